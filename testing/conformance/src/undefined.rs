@@ -14,6 +14,7 @@
 //! | OF of shifts and rotates by other than 1 | SDM Vol 2, SAL/SAR/SHL/SHR and RCL/RCR/ROL/ROR |
 //! | RF | SDM Vol 3 17.3.1.1: set in the image of a fault |
 
+use std::iter::once;
 use std::ops::Range;
 
 use iced_x86::{Mnemonic, OpKind, Register, RflagsBits};
@@ -107,7 +108,7 @@ impl Undefined {
                         OpKind::Register => {
                             self.gpr = Some(instruction.op0_register().full_register().number());
                         }
-                        _ => self.operand(case, [0..bits as usize / 8]),
+                        _ => self.operand(case, once(0..bits as usize / 8)),
                     }
                 }
             }
@@ -147,7 +148,7 @@ impl Undefined {
                     iced_x86::Code::Fnstenv_m14byte | iced_x86::Code::Fnsave_m94byte
                 );
                 if short {
-                    self.operand(case, [6..14]);
+                    self.operand(case, once(6..14));
                 } else {
                     self.operand(case, [2..4, 6..8, 10..28]);
                 }
