@@ -258,13 +258,8 @@ impl HostExec {
         operand_use(insn, access.unwrap_or(iced_x86::OpAccess::None))
     }
 
-    fn prepare_stub(
-        &mut self,
-        insn: &Instruction,
-        group: Group,
-    ) -> Result<Prepared, PrepareError> {
-        let canonical =
-            stub::canonicalize(insn, &mut self.info).ok_or(PrepareError::NotVector)?;
+    fn prepare_stub(&mut self, insn: &Instruction, group: Group) -> Result<Prepared, PrepareError> {
+        let canonical = stub::canonicalize(insn, &mut self.info).ok_or(PrepareError::NotVector)?;
         let key = canonical.key().map_err(|_| PrepareError::NotVector)?;
         if let Some(known) = self.stubs.get(&key) {
             return Ok(*known);
@@ -392,7 +387,9 @@ impl HostExec {
         mem: &mut Bounce,
         rflags: &mut u64,
     ) -> Outcome {
-        if ext.mxcsr & underflow::MXCSR_UM == 0 || matches!(prepared.facts.memory, MemoryUse::Write(_)) {
+        if ext.mxcsr & underflow::MXCSR_UM == 0
+            || matches!(prepared.facts.memory, MemoryUse::Write(_))
+        {
             return self.run_simd_fp_slow(prepared, ext, gpr, mem, rflags);
         }
         let (status, raised) = self.call(prepared.offset, ext, gpr, mem, rflags);
@@ -417,25 +414,27 @@ impl HostExec {
         let (mut new_ext, mut new_gpr, mut new_rflags) = (ext.clone(), *gpr, *rflags);
         let mut new_mem = mem.clone();
         let unmasked_underflow = ext.mxcsr & underflow::MXCSR_UM == 0;
+        new_ext.mxcsr = ext.mxcsr & !0x3f | MXCSR_RESET;
         if unmasked_underflow {
             // FTZ has no effect while underflow is unmasked (SDM Vol. 1, 10.2.3.3).
             new_ext.mxcsr &= !underflow::MXCSR_FTZ;
         }
-        let (status, raised) = self.call(
+        let (status, _) = self.call(
             prepared.offset,
             &mut new_ext,
             &mut new_gpr,
             &mut new_mem,
             &mut new_rflags,
         );
-        if status != 0 {
-            return take_simd_exception(ext, raised);
-        }
+        assert_eq!(status, 0, "no exception is unmasked in this MXCSR");
+        let mut raised = new_ext.mxcsr & 0x3f;
         if unmasked_underflow && prepared.tiny.found(&new_ext, &new_mem) {
-            let raised = new_ext.mxcsr & 0x3f | underflow::MXCSR_UE;
+            raised |= underflow::MXCSR_UE;
+        }
+        if raised & !(ext.mxcsr >> 7) != 0 {
             return take_simd_exception(ext, raised);
         }
-        new_ext.mxcsr |= ext.mxcsr;
+        new_ext.mxcsr = ext.mxcsr | raised;
         *ext = new_ext;
         *gpr = new_gpr;
         *mem = new_mem;
@@ -451,18 +450,13 @@ impl HostExec {
         mem: &mut Bounce,
         rflags: &mut u64,
     ) -> Outcome {
-        if !prepared.facts.simd_fp {
-            x87::enter_mmx(ext);
-            self.call(prepared.offset, ext, gpr, mem, rflags);
-            return Outcome::Done;
-        }
-        let before = ext.fx;
+        // The x87 state changes to MMX before the conversion that may raise a SIMD exception.
         x87::enter_mmx(ext);
-        let outcome = self.run_simd_fp(prepared, ext, gpr, mem, rflags);
-        if outcome == Outcome::SimdException {
-            ext.fx = before;
+        if prepared.facts.simd_fp {
+            return self.run_simd_fp(prepared, ext, gpr, mem, rflags);
         }
-        outcome
+        self.call(prepared.offset, ext, gpr, mem, rflags);
+        Outcome::Done
     }
 
     fn run_x87_stub(
@@ -551,10 +545,7 @@ fn take_simd_exception(ext: &mut ExtState, raised: u32) -> Outcome {
 }
 
 /// How `insn` uses its memory operand, accessed as `access`.
-fn operand_use(
-    insn: &Instruction,
-    access: iced_x86::OpAccess,
-) -> Result<MemoryUse, PrepareError> {
+fn operand_use(insn: &Instruction, access: iced_x86::OpAccess) -> Result<MemoryUse, PrepareError> {
     if access == iced_x86::OpAccess::None {
         return Ok(MemoryUse::None);
     }

@@ -153,12 +153,13 @@ impl Gather {
 
     /// Extends each element's mask bit over the element and clears the mask beyond the elements.
     pub fn start(&self, ext: &mut ExtState) {
-        let extended = (0..self.count())
-            .filter(|&i| self.wanted(ext, i))
-            .fold([0; 4], |mut words, i| {
-                self.put(&mut words, i, u64::MAX);
-                words
-            });
+        let extended =
+            (0..self.count())
+                .filter(|&i| self.wanted(ext, i))
+                .fold([0; 4], |mut words, i| {
+                    self.put(&mut words, i, u64::MAX);
+                    words
+                });
         ext.ymm[usize::from(self.mask & 15)] = extended;
     }
 

@@ -17,7 +17,7 @@
 use crate::facts::{Facts, Group};
 use crate::state::{ExtState, FX_ST};
 use iced_x86::{
-    Code, EncodingKind, Encoder, IcedError, Instruction, InstructionInfoFactory, MemoryOperand,
+    Code, Encoder, EncodingKind, IcedError, Instruction, InstructionInfoFactory, MemoryOperand,
     OpAccess, OpKind, Register,
 };
 use std::mem::offset_of;
@@ -262,9 +262,10 @@ fn registers(canonical: &Canonical, info: &mut InstructionInfoFactory) -> Regist
     for register in info.info(insn).used_registers() {
         let (register, access) = (register.register(), register.access());
         let number = register.number();
+        // VEX destinations are listed as their ZMM register, all of which they define.
         // A legacy destination is loaded even if wholly written: cheaper than to doubt which ones are.
         let load = legacy || reads(access);
-        if register.is_xmm() || register.is_ymm() {
+        if register.is_vector_register() {
             let bit = 1u16 << (number & 15);
             used.vector_in |= if load { bit } else { 0 };
             used.vector_out |= if writes(access) { bit } else { 0 };
@@ -415,11 +416,7 @@ fn load_registers(emit: &mut Emitter, used: &Registers, vex: bool) -> Result<(),
         }
     }
     for number in (0..8).filter(|number| used.mm_in & 1 << number != 0) {
-        emit.load(
-            Code::Movq_mm_mmm64,
-            Register::MM0 + number,
-            mm_at(number),
-        )?;
+        emit.load(Code::Movq_mm_mmm64, Register::MM0 + number, mm_at(number))?;
     }
     for (register, guest) in used.gpr_in.into_iter().flatten() {
         emit.load(Code::Mov_r64_rm64, register, gpr_at(guest))?;
@@ -446,11 +443,7 @@ fn store_registers(emit: &mut Emitter, used: &Registers, vex: bool) -> Result<()
         }
     }
     for number in (0..8).filter(|number| used.mm_out & 1 << number != 0) {
-        emit.store(
-            Code::Movq_mmm64_mm,
-            mm_at(number),
-            Register::MM0 + number,
-        )?;
+        emit.store(Code::Movq_mmm64_mm, mm_at(number), Register::MM0 + number)?;
         // A write to an MMX register sets bits 79:64 of the x87 register (SDM Vol. 1, 9.5.1).
         emit.put(&Instruction::with2(
             Code::Mov_rm16_imm16,

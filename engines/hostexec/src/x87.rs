@@ -53,8 +53,8 @@ fn load_fcw(ext: &mut ExtState, fcw: u16) {
 }
 
 fn fninit(ext: &mut ExtState) {
+    load_fsw(ext, 0);
     ext.set_fcw(FCW_FNINIT);
-    ext.set_fsw(0);
     ext.set_ftw_abridged(0);
     ext.set_fop(0);
     ext.set_fip(0);
@@ -237,7 +237,7 @@ fn load_environment(ext: &mut ExtState, bytes: &[u8], size: EnvSize, real_mode: 
             )
         }
     };
-    ext.set_fsw(fsw);
+    load_fsw(ext, fsw);
     ext.set_ftw_abridged(abridge(tags));
     ext.set_fip(u64::from(fip));
     ext.set_fdp(u64::from(fdp));
@@ -245,13 +245,12 @@ fn load_environment(ext: &mut ExtState, bytes: &[u8], size: EnvSize, real_mode: 
     load_fcw(ext, get16(bytes, 0));
 }
 
-/// Makes the x87 state that of MMX code: TOP 0, all registers valid (SDM Vol. 1, 9.5.1). The image is in stack
-/// order, so a TOP that changes moves the registers.
+/// Makes the x87 state that of MMX code: TOP 0, all registers valid (SDM Vol. 1, 9.5.1).
 #[inline]
 pub(crate) fn enter_mmx(ext: &mut ExtState) {
-    let top = ext.top();
-    if top != 0 {
-        rotate_to_physical(ext, top);
+    if ext.top() != 0 {
+        let fsw = ext.fsw() & !FSW_TOP;
+        load_fsw(ext, fsw);
     }
     ext.set_ftw_abridged(0xff);
 }
@@ -262,11 +261,14 @@ pub(crate) fn emms(ext: &mut ExtState) {
     ext.set_ftw_abridged(0);
 }
 
+/// Sets FSW and keeps each physical register's contents: the image is in stack order, so a TOP that changes
+/// moves the registers in it.
 #[cold]
-fn rotate_to_physical(ext: &mut ExtState, top: u8) {
-    ext.fx[FX_ST..FX_ST + 128].rotate_right(usize::from(top) * 16);
-    let fsw = ext.fsw() & !FSW_TOP;
+fn load_fsw(ext: &mut ExtState, fsw: u16) {
+    let old_top = ext.top();
     ext.set_fsw(fsw);
+    let moved = ext.top().wrapping_sub(old_top) & 7;
+    ext.fx[FX_ST..FX_ST + 128].rotate_left(usize::from(moved) * 16);
 }
 
 /// Whether an unmasked exception just raised kept an x87 store from its memory operand: invalid operation,
