@@ -138,7 +138,8 @@ pub(crate) fn support(code: Code, host: HostFeatures) -> Support {
     }
     for cpuid in code.cpuid_features() {
         match cpuid {
-            CpuidFeature::FPU
+            CpuidFeature::INTEL8086
+            | CpuidFeature::FPU
             | CpuidFeature::FPU287
             | CpuidFeature::FPU387
             | CpuidFeature::CMOV
