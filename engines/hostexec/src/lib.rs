@@ -26,6 +26,7 @@ mod state;
 mod stub;
 mod underflow;
 mod x87;
+mod x87_fast;
 
 #[cfg(test)]
 mod tests;
@@ -102,7 +103,10 @@ enum Method {
     SimdFp,
     /// Either of the above with MMX registers.
     Mmx,
-    X87,
+    /// Complete stub, and if there is one the distance to the short one.
+    X87 {
+        short: Option<(u16, x87_fast::Effect)>,
+    },
     Control(Control),
     Emms,
     ZeroUpper {
@@ -228,16 +232,13 @@ impl HostExec {
             Group::Emms => Method::Emms,
             Group::ZeroUpper => Method::ZeroUpper { registers },
             Group::ZeroAll => Method::ZeroAll { registers },
-            Group::X87 => Method::X87,
+            Group::X87 => return self.prepare_stub(insn, group),
             Group::Vector => match masked::gather(insn) {
                 Err(masked::OverlappingRegisters) => return Err(PrepareError::Undefined),
                 Ok(Some(gather)) => Method::Gather(gather),
                 Ok(None) => return self.prepare_stub(insn, group),
             },
         };
-        if method == Method::X87 {
-            return self.prepare_stub(insn, group);
-        }
         let memory = match method {
             Method::Gather(gather) => MemoryUse::Gather(gather),
             Method::Control(_) => self.memory_use(insn)?,
@@ -266,7 +267,7 @@ impl HostExec {
         }
         let memory = operand_use(&canonical.insn, canonical.memory_access)?;
         let facts = facts::facts(&canonical.insn, group, memory);
-        let code = stub::build(
+        let built = stub::build(
             &canonical,
             group,
             &facts,
@@ -275,9 +276,9 @@ impl HostExec {
             self.area.next_address(),
         )
         .map_err(|_| PrepareError::NotVector)?;
-        let offset = self.area.append(&code).ok_or(PrepareError::Full)?;
+        let offset = self.area.append(&built.code).ok_or(PrepareError::Full)?;
         let method = match group {
-            Group::X87 => Method::X87,
+            Group::X87 => Method::X87 { short: built.short },
             _ if facts.x87_state => Method::Mmx,
             _ if facts.simd_fp => Method::SimdFp,
             _ => Method::Integer,
@@ -356,7 +357,20 @@ impl HostExec {
             }
             Method::SimdFp => return self.run_simd_fp(prepared, ext, gpr, mem, rflags),
             Method::Mmx => return self.run_mmx(prepared, ext, gpr, mem, rflags),
-            Method::X87 => return self.run_x87_stub(prepared, ext, gpr, mem, rflags, context),
+            Method::X87 { short } => {
+                if let Some((distance, effect)) = short.filter(|(_, effect)| effect.applies(ext)) {
+                    let entry = prepared.offset + u32::from(distance);
+                    let (status, fsw) = self.call(entry, ext, gpr, mem, rflags);
+                    if status == 0 {
+                        effect.finish(ext, fsw as u16);
+                        if let Some(context) = context {
+                            context.record(ext);
+                        }
+                        return Outcome::Done;
+                    }
+                }
+                return self.run_x87_stub(prepared, ext, gpr, mem, rflags, context);
+            }
             Method::Control(control) => {
                 let real_mode = context.is_some_and(|context| context.real_mode);
                 x87::run_control(control, ext, gpr, mem, real_mode);
@@ -509,7 +523,7 @@ impl HostExec {
             asm!(
                 "call {entry}",
                 entry = in(reg) entry,
-                in("rsi") mem.0.as_mut_ptr(),
+                inlateout("rsi") mem.0.as_mut_ptr() => _,
                 in("r8") ext as *mut ExtState,
                 in("r9") gpr.as_mut_ptr(),
                 in("r10") rflags as *mut u64,

@@ -12,10 +12,14 @@
 //! | R8  | [`ExtState`] |
 //! | R9  | the sixteen general registers |
 //! | R10 | RFLAGS |
-//! | RAX, RCX, RDX, RDI, R11 | scratch; RAX returns 0, or 1 when a SIMD exception was taken, with the flags in RDX |
+//! | RAX, RCX, RDX, RDI, R11 | scratch |
+//!
+//! EAX returns 0, or 1 when the stub gave up without effect: for a SIMD exception, with the flags in EDX, or
+//! because a short x87 stub does not do. A short x87 stub that succeeds returns FSW in EDX.
 
 use crate::facts::{Facts, Group};
-use crate::state::{ExtState, FX_ST};
+use crate::state::{ExtState, FCW_FNINIT, FX_ST};
+use crate::x87_fast::{self, Effect, Shape};
 use iced_x86::{
     Code, Encoder, EncodingKind, IcedError, Instruction, InstructionInfoFactory, MemoryOperand,
     OpAccess, OpKind, Register,
@@ -31,8 +35,13 @@ const MXCSR_MASKED: i32 = 0x1f80;
 
 /// Offset in the area of the constant MXCSR value every stub leaves behind.
 const DEFAULT_MXCSR_AT: u64 = 0;
+/// Offset in the area of the x87 control word every stub leaves behind.
+const DEFAULT_FCW_AT: u64 = 4;
 /// Offset in the area of the code that ends a stub when a SIMD exception is unmasked.
 const ABORT_AT: u64 = 32;
+
+/// Offset in the area of the code that ends a short x87 stub without effect.
+const ABORT_X87_AT: u64 = 64;
 
 /// An instruction rewritten to run inside a stub.
 #[derive(Clone, Copy, Debug)]
@@ -217,6 +226,11 @@ fn gpr_at(number: u8) -> MemoryOperand {
     at(Register::R9, usize::from(number) * 8)
 }
 
+/// A constant at the start of the area.
+fn constant(base: u64, offset: u64) -> MemoryOperand {
+    MemoryOperand::with_base_displ(Register::RIP, (base + offset) as i64)
+}
+
 fn mxcsr() -> MemoryOperand {
     at(Register::R8, offset_of!(ExtState, mxcsr))
 }
@@ -233,11 +247,18 @@ fn spill() -> MemoryOperand {
 pub(crate) fn prologue(base: u64, avx: bool) -> Result<Vec<u8>, IcedError> {
     let mut bytes = vec![0; ABORT_AT as usize];
     bytes[..4].copy_from_slice(&MXCSR_MASKED.to_le_bytes());
+    bytes[4..6].copy_from_slice(&FCW_FNINIT.to_le_bytes());
     let mut emit = Emitter::new(base + ABORT_AT);
     if avx {
         emit.op0(Code::VEX_Vzeroupper)?;
     }
     emit.op0(Code::Emms)?;
+    emit.reg_imm(Code::Mov_r32_imm32, Register::EAX, 1)?;
+    emit.op0(Code::Retnq)?;
+    bytes.extend(emit.encoder.take_buffer());
+    bytes.resize(ABORT_X87_AT as usize, 0);
+    let mut emit = Emitter::new(base + ABORT_X87_AT);
+    emit.op0(Code::Fninit)?;
     emit.reg_imm(Code::Mov_r32_imm32, Register::EAX, 1)?;
     emit.op0(Code::Retnq)?;
     bytes.extend(emit.encoder.take_buffer());
@@ -315,7 +336,14 @@ fn registers(canonical: &Canonical, info: &mut InstructionInfoFactory) -> Regist
     used
 }
 
-/// The code of the stub for `canonical`, to run at `rip` in the area that starts at `base`.
+/// The code of a stub.
+pub(crate) struct Built {
+    pub(crate) code: Vec<u8>,
+    /// Offset in `code` of the short form of an x87 stub, and what goes with it.
+    pub(crate) short: Option<(u16, Effect)>,
+}
+
+/// Builds the stub for `canonical`, to run at `rip` in the area that starts at `base`.
 ///
 /// # Errors
 /// The encoder refuses the instruction, so no decoder made it.
@@ -326,15 +354,24 @@ pub(crate) fn build(
     info: &mut InstructionInfoFactory,
     base: u64,
     rip: u64,
-) -> Result<Vec<u8>, IcedError> {
+) -> Result<Built, IcedError> {
     let mut emit = Emitter::new(rip);
+    let mut short = None;
     if group == Group::X87 {
         x87(&mut emit, canonical, facts)?;
+        if let Some(shape) = x87_fast::shape(&canonical.insn) {
+            let start = (emit.rip - rip) as u16;
+            x87_short(&mut emit, canonical, facts, &shape, base)?;
+            short = Some((start, shape.effect()));
+        }
     } else {
         let registers = registers(canonical, info);
         vector(&mut emit, canonical, facts, &registers, base)?;
     }
-    Ok(emit.encoder.take_buffer())
+    Ok(Built {
+        code: emit.encoder.take_buffer(),
+        short,
+    })
 }
 
 fn vector(
@@ -361,10 +398,7 @@ fn vector(
     emit.put(&canonical.insn)?;
     if facts.simd_fp {
         emit.mem(Code::Stmxcsr_m32, spill())?;
-        emit.mem(
-            Code::Ldmxcsr_m32,
-            MemoryOperand::with_base_displ(Register::RIP, (base + DEFAULT_MXCSR_AT) as i64),
-        )?;
+        emit.mem(Code::Ldmxcsr_m32, constant(base, DEFAULT_MXCSR_AT))?;
     }
     if facts.writes_rflags {
         emit.op0(Code::Pushfq)?;
@@ -475,37 +509,141 @@ fn merge_rflags(emit: &mut Emitter, flags: Register, scratch: Register) -> Resul
     )
 }
 
-/// Loads the whole x87 state, executes, stores it. The image's MXCSR is the default one, so FXRSTOR leaves
-/// the host's as it must be; the XMM fields go in and out unchanged.
-fn x87(emit: &mut Emitter, canonical: &Canonical, facts: &Facts) -> Result<(), IcedError> {
-    let image = || at(Register::R8, offset_of!(ExtState, fx));
-    let flags = facts.reads_rflags || facts.writes_rflags;
-    emit.mem(Code::Fxrstor64_m512byte, image())?;
-    if flags {
-        // OF first, by an addition that overflows when it is set, then the others: an instruction that
-        // writes no flags after all (FCOMI with unmasked invalid operation) must find the guest's.
-        emit.load(
-            Code::Mov_r32_rm32,
-            Register::EAX,
-            MemoryOperand::with_base(Register::R10),
-        )?;
-        emit.reg_reg(Code::Mov_r32_rm32, Register::ECX, Register::EAX)?;
-        emit.reg_imm(Code::Shr_rm32_imm8, Register::ECX, 11)?;
-        emit.reg_imm(Code::And_rm32_imm8, Register::ECX, 1)?;
-        emit.reg_imm(Code::Add_rm8_imm8, Register::CL, 0x7f)?;
-        emit.reg_reg(Code::Mov_r8_rm8, Register::AH, Register::AL)?;
-        emit.op0(Code::Sahf)?;
+/// Loads the guest's status flags: OF by an addition that overflows when it is set, then the others. An
+/// instruction that writes only some, or none after all (FCOMI with unmasked invalid operation), must find
+/// the guest's.
+fn load_rflags(emit: &mut Emitter) -> Result<(), IcedError> {
+    emit.load(
+        Code::Mov_r32_rm32,
+        Register::EAX,
+        MemoryOperand::with_base(Register::R10),
+    )?;
+    emit.reg_reg(Code::Mov_r32_rm32, Register::ECX, Register::EAX)?;
+    emit.reg_imm(Code::Shr_rm32_imm8, Register::ECX, 11)?;
+    emit.reg_imm(Code::And_rm32_imm8, Register::ECX, 1)?;
+    emit.reg_imm(Code::Add_rm8_imm8, Register::CL, 0x7f)?;
+    emit.reg_reg(Code::Mov_r8_rm8, Register::AH, Register::AL)?;
+    emit.op0(Code::Sahf)
+}
+
+/// The instruction between loading and saving the status flags (in R11), as far as it uses them.
+fn with_rflags(emit: &mut Emitter, insn: &Instruction, facts: &Facts) -> Result<(), IcedError> {
+    if facts.reads_rflags || facts.writes_rflags {
+        load_rflags(emit)?;
     }
-    emit.put(&canonical.insn)?;
+    emit.put(insn)?;
     if facts.writes_rflags {
         emit.op0(Code::Pushfq)?;
         emit.reg(Code::Pop_r64, Register::R11)?;
     }
-    emit.mem(Code::Fxsave64_m512byte, image())?;
+    Ok(())
+}
+
+fn fx(offset: usize) -> MemoryOperand {
+    at(Register::R8, offset_of!(ExtState, fx) + offset)
+}
+
+/// Loads the whole x87 state, executes, stores it. The image's MXCSR is the default one, so FXRSTOR leaves
+/// the host's as it must be; the XMM fields go in and out unchanged.
+fn x87(emit: &mut Emitter, canonical: &Canonical, facts: &Facts) -> Result<(), IcedError> {
+    emit.mem(Code::Fxrstor64_m512byte, fx(0))?;
+    with_rflags(emit, &canonical.insn, facts)?;
+    emit.mem(Code::Fxsave64_m512byte, fx(0))?;
     emit.op0(Code::Fninit)?;
     if facts.writes_rflags {
         merge_rflags(emit, Register::R11, Register::EDX)?;
     }
     emit.reg_reg(Code::Xor_r32_rm32, Register::EAX, Register::EAX)?;
     emit.op0(Code::Retnq)
+}
+
+/// FLDCW from `from` unless the guest's control word is the host's.
+fn load_fcw_if_other(emit: &mut Emitter, from: MemoryOperand) -> Result<(), IcedError> {
+    emit.put(&Instruction::with2(
+        Code::Cmp_rm16_imm16,
+        fx(0),
+        u32::from(FCW_FNINIT),
+    )?)?;
+    // The jump is two bytes long; FLDCW is as long at every address.
+    let fldcw = Instruction::with1(Code::Fldcw_m2byte, from)?;
+    let length = Encoder::new(64).encode(&fldcw, emit.rip + 2)? as u64;
+    emit.put(&Instruction::with_branch(
+        Code::Je_rel8_64,
+        emit.rip + 2 + length,
+    )?)?;
+    emit.put(&fldcw)
+}
+
+/// Moves the ten bytes of one register of the image, in the sizes FLD and FSTP access them.
+fn move_st(emit: &mut Emitter, from: u32, to: u32) -> Result<(), IcedError> {
+    emit.load(Code::Mov_r64_rm64, Register::RAX, mm_at(from))?;
+    emit.load(Code::Movzx_r32_rm16, Register::ECX, mm_top_at(from))?;
+    emit.store(Code::Mov_rm64_r64, mm_at(to), Register::RAX)?;
+    emit.store(Code::Mov_rm16_r16, mm_top_at(to), Register::CX)
+}
+
+/// Loads only the registers `shape` names; see `x87_fast`.
+fn x87_short(
+    emit: &mut Emitter,
+    canonical: &Canonical,
+    facts: &Facts,
+    shape: &Shape,
+    base: u64,
+) -> Result<(), IcedError> {
+    load_fcw_if_other(emit, fx(0))?;
+    if let Some(i) = shape.load_sti {
+        emit.mem(Code::Fld_m80fp, mm_at(u32::from(i)))?;
+    }
+    if shape.load_st0 {
+        emit.mem(Code::Fld_m80fp, mm_at(0))?;
+    }
+    with_rflags(emit, &x87_fast::renamed(&canonical.insn, shape), facts)?;
+    emit.reg(Code::Fnstsw_AX, Register::AX)?;
+    // A flag the guest does not have: not for a short stub to tell if it is raised now.
+    emit.reg_reg(Code::Mov_r32_rm32, Register::EDX, Register::EAX)?;
+    emit.load(Code::Movzx_r32_rm16, Register::ECX, fx(2))?;
+    emit.reg(Code::Not_rm32, Register::ECX)?;
+    emit.reg_reg(Code::And_r32_rm32, Register::ECX, Register::EAX)?;
+    emit.reg_imm(Code::And_rm32_imm8, Register::ECX, 0x3f)?;
+    emit.put(&Instruction::with_branch(
+        Code::Jne_rel32_64,
+        base + ABORT_X87_AT,
+    )?)?;
+    store_stack(emit, shape)?;
+    load_fcw_if_other(emit, constant(base, DEFAULT_FCW_AT))?;
+    if facts.writes_rflags {
+        merge_rflags(emit, Register::R11, Register::ECX)?;
+    }
+    emit.reg_reg(Code::Xor_r32_rm32, Register::EAX, Register::EAX)?;
+    emit.op0(Code::Retnq)
+}
+
+/// Empties the host's stack into the image and turns the image, which is in stack order, with the top.
+fn store_stack(emit: &mut Emitter, shape: &Shape) -> Result<(), IcedError> {
+    if shape.push {
+        for from in (0..7).rev() {
+            move_st(emit, from, from + 1)?;
+        }
+        emit.mem(Code::Fstp_m80fp, mm_at(0))?;
+        if shape.load_st0 || shape.load_sti.is_some() {
+            emit.reg(Code::Fstp_sti, Register::ST0)?;
+        }
+        return Ok(());
+    }
+    if shape.pops == 0 {
+        emit.mem(Code::Fstp_m80fp, mm_at(0))?;
+    }
+    if let Some(i) = shape.load_sti.filter(|_| shape.pops < 2) {
+        emit.mem(Code::Fstp_m80fp, mm_at(u32::from(i)))?;
+    }
+    for _ in 0..shape.pops {
+        emit.load(Code::Mov_r64_rm64, Register::RDI, mm_at(0))?;
+        emit.load(Code::Movzx_r32_rm16, Register::ESI, mm_top_at(0))?;
+        for to in 0..7 {
+            move_st(emit, to + 1, to)?;
+        }
+        emit.store(Code::Mov_rm64_r64, mm_at(7), Register::RDI)?;
+        emit.store(Code::Mov_rm16_r16, mm_top_at(7), Register::SI)?;
+    }
+    Ok(())
 }

@@ -212,6 +212,14 @@ fn instance(code: Code, random: &mut Random, bitness: u32) -> Option<(Vec<u8>, I
     Some((bytes, decoded))
 }
 
+/// How many times the usual number of operands to try: the environment's HOSTEXEC_SWEEP, or 1.
+fn effort() -> usize {
+    std::env::var("HOSTEXEC_SWEEP")
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(1)
+}
+
 struct Sweep {
     exec: HostExec,
     native: Native,
@@ -328,7 +336,7 @@ fn vector_instructions_are_the_processors() {
         {
             continue;
         }
-        for round in 0..12 {
+        for round in 0..12 * effort() {
             let Some((bytes, insn)) = instance(code, &mut sweep.random, 64) else {
                 continue;
             };
@@ -352,7 +360,7 @@ fn unmasked_simd_exceptions_are_the_processors() {
         if group != Group::Vector || !crate::facts::is_simd_fp(code) {
             continue;
         }
-        for _ in 0..24 {
+        for _ in 0..24 * effort() {
             let Some((bytes, insn)) = instance(code, &mut sweep.random, 64) else {
                 continue;
             };
@@ -371,7 +379,7 @@ fn x87_instructions_are_the_processors() {
         if !(group == Group::X87 || matches!(group, Group::Control(_))) {
             continue;
         }
-        for round in 0..60 {
+        for round in 0..60 * effort() {
             let Some((bytes, insn)) = instance(code, &mut sweep.random, 64) else {
                 continue;
             };
