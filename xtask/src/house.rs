@@ -108,7 +108,12 @@ pub const ROOMS: &[Room] = &[
         Tier::Engines,
         Uses::Only(&["x86defs", "guestmem"]),
     ),
-    border("hostexec", "engines/hostexec", Tier::Engines, Uses::Only(&[])),
+    border(
+        "hostexec",
+        "engines/hostexec",
+        Tier::Engines,
+        Uses::Only(&[]),
+    ),
     room(
         "softcpu",
         "engines/softcpu",
@@ -127,7 +132,12 @@ pub const ROOMS: &[Room] = &[
         Tier::Engines,
         Uses::Only(&["vcpu", "x86defs", "guestmem"]),
     ),
-    room("bus", "devices/bus", Tier::Devices, Uses::Only(&["guestmem"])),
+    room(
+        "bus",
+        "devices/bus",
+        Tier::Devices,
+        Uses::Only(&["guestmem"]),
+    ),
     room(
         "chipset",
         "devices/chipset",
@@ -271,7 +281,9 @@ mod tests {
     #[test]
     fn the_table_keeps_the_rules_between_tiers() {
         for room in ROOMS {
-            let Uses::Only(uses) = room.uses else { continue };
+            let Uses::Only(uses) = room.uses else {
+                continue;
+            };
             for used in uses.iter().map(|name| room_named(name).unwrap()) {
                 assert!(
                     !used.tier.is_above(room.tier),

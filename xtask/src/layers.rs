@@ -46,7 +46,10 @@ pub fn run(root: &Path) -> Result<Report> {
         .exec()
         .context("cargo metadata failed")?;
     let packages = packages(&metadata)?;
-    let edges: usize = packages.iter().map(|package| package.dependencies.len()).sum();
+    let edges: usize = packages
+        .iter()
+        .map(|package| package.dependencies.len())
+        .sum();
     Ok(Report {
         findings: check(&packages),
         summary: format!(
@@ -84,7 +87,8 @@ fn packages(metadata: &Metadata) -> Result<Vec<Package>> {
 fn check(packages: &[Package]) -> Vec<String> {
     let mut findings = Vec::new();
     for package in packages {
-        let mut say = |what: String| findings.push(format!("{}/Cargo.toml:1: {what}", package.folder));
+        let mut say =
+            |what: String| findings.push(format!("{}/Cargo.toml:1: {what}", package.folder));
         let Some(room) = house::room_named(&package.name) else {
             say(format!(
                 "{} is not in the table of xtask/src/house.rs",
@@ -142,7 +146,9 @@ fn refuse_ours(room: &Room, dependency: &Dependency) -> Option<String> {
 
 fn refuse_external(room: &Room, dependency: &Dependency) -> Option<String> {
     let name = dependency.name.as_str();
-    if let Some(reserved) = RESERVED_EXTERNAL.iter().find(|reserved| reserved.name == name)
+    if let Some(reserved) = RESERVED_EXTERNAL
+        .iter()
+        .find(|reserved| reserved.name == name)
         && !reserved.rooms.contains(&room.name)
     {
         let rooms = reserved.rooms.join(", ");

@@ -20,7 +20,12 @@ const USAGE: &str = "usage: cargo xtask <command>
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let outcome = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    let outcome = match args
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
         ["tidy"] => workspace_root().and_then(|root| tidy::run(&root)),
         ["layers"] => workspace_root().and_then(|root| layers::run(&root)),
         ["-h" | "--help" | "help"] => {

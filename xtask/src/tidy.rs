@@ -54,13 +54,17 @@ pub fn run(root: &Path) -> Result<Report> {
     let mut findings = Vec::new();
     let mut rust_files = 0;
     for path in &paths {
-        let bytes = std::fs::read(root.join(path)).with_context(|| format!("cannot read {path}"))?;
+        let bytes =
+            std::fs::read(root.join(path)).with_context(|| format!("cannot read {path}"))?;
         rust_files += usize::from(path.ends_with(".rs"));
         findings.extend(check_file(path, &bytes, &tree));
     }
     Ok(Report {
         findings: findings.iter().map(Finding::to_string).collect(),
-        summary: format!("tidy: {} files checked, {rust_files} of them Rust", paths.len()),
+        summary: format!(
+            "tidy: {} files checked, {rust_files} of them Rust",
+            paths.len()
+        ),
     })
 }
 
@@ -152,7 +156,10 @@ mod tests {
     #[test]
     fn a_clean_file_passes_every_rule() {
         let text = "//! What this models.\n\n/// Adds one.\npub fn next(n: u64) -> u64 {\n    n.wrapping_add(1)\n}\n";
-        assert_eq!(whats("engines/softcpu/src/lib.rs", text), Vec::<String>::new());
+        assert_eq!(
+            whats("engines/softcpu/src/lib.rs", text),
+            Vec::<String>::new()
+        );
         assert_eq!(
             whats(
                 "arch/x86defs/Cargo.toml",
@@ -198,7 +205,10 @@ mod tests {
 
     #[test]
     fn binary_files_are_judged_by_name_only() {
-        assert_eq!(whats("guests/blob.bin", "a\0 TODO \n"), Vec::<String>::new());
+        assert_eq!(
+            whats("guests/blob.bin", "a\0 TODO \n"),
+            Vec::<String>::new()
+        );
     }
 
     #[test]
@@ -211,7 +221,9 @@ mod tests {
         let lines: Vec<_> = found.iter().map(|finding| finding.line).collect();
         assert_eq!(lines, [2, 2, 3]);
         assert!(
-            found[2].to_string().starts_with("engines/softcpu/src/a.rs:3: "),
+            found[2]
+                .to_string()
+                .starts_with("engines/softcpu/src/a.rs:3: "),
             "{}",
             found[2]
         );

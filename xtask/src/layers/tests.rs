@@ -149,7 +149,10 @@ fn xtask_stands_outside() {
 
 #[test]
 fn a_dev_dependency_may_look_sideways_and_down() {
-    assert!(!refused("kvm", ours_dev("softcpu")), "to compare the engines");
+    assert!(
+        !refused("kvm", ours_dev("softcpu")),
+        "to compare the engines"
+    );
     assert!(!refused("pci", ours_dev("chipset")));
     assert!(!refused("lifecycle", ours_dev("softcpu")));
     assert!(!refused("x86defs", ours_dev("guestmem")));
@@ -161,7 +164,10 @@ fn a_dev_dependency_never_looks_up_across_or_in_a_circle() {
     assert!(refused("softcpu", ours_dev("machine")));
     assert!(refused("softcpu", ours_dev("bus")));
     assert!(refused("chipset", ours_dev("vcpu")));
-    assert!(refused("softcpu", ours_dev("jit")), "softcpu never names jit");
+    assert!(
+        refused("softcpu", ours_dev("jit")),
+        "softcpu never names jit"
+    );
     assert!(refused("vcpu", ours_dev("softcpu")));
     assert!(refused("bus", ours_dev("chipset")));
     assert!(refused("nestling", ours_dev("conformance")));
@@ -171,7 +177,10 @@ fn a_dev_dependency_never_looks_up_across_or_in_a_circle() {
 fn arch_takes_nothing_that_does_io() {
     assert!(refused("guestmem", external("rustix")));
     assert!(refused("x86defs", external("tracing")));
-    assert!(!refused("vcpu", external("tracing")), "the list is for arch only");
+    assert!(
+        !refused("vcpu", external("tracing")),
+        "the list is for arch only"
+    );
 }
 
 #[test]
@@ -187,7 +196,9 @@ fn reserved_crates_stay_where_they_belong() {
 fn a_room_taken_from_a_registry_is_refused() {
     assert_eq!(
         findings("softcpu", vec![external("vcpu")]),
-        ["engines/softcpu/Cargo.toml:1: softcpu takes vcpu from elsewhere, though the house has it"]
+        [
+            "engines/softcpu/Cargo.toml:1: softcpu takes vcpu from elsewhere, though the house has it"
+        ]
     );
 }
 
@@ -230,11 +241,17 @@ fn metadata_is_read_as_cargo_writes_it() {
     let [pci] = packages.as_slice() else {
         panic!("{packages:?}")
     };
-    assert_eq!((pci.name.as_str(), pci.folder.as_str()), ("pci", "devices/pci"));
+    assert_eq!(
+        (pci.name.as_str(), pci.folder.as_str()),
+        ("pci", "devices/pci")
+    );
     let dependencies: Vec<_> = pci
         .dependencies
         .iter()
         .map(|dependency| (dependency.name.as_str(), dependency.ours, dependency.dev))
         .collect();
-    assert_eq!(dependencies, [("bus", true, false), ("proptest", false, true)]);
+    assert_eq!(
+        dependencies,
+        [("bus", true, false), ("proptest", false, true)]
+    );
 }

@@ -10,12 +10,15 @@ use super::source::Source;
 /// A file under `src` opens with module docs.
 pub fn check_rust(source: &Source<'_>) -> Vec<Finding> {
     let in_src = source.path.starts_with("src/") || source.path.contains("/src/");
-    let documented =
-        source.file.attrs.iter().any(|attribute| {
-            matches!(attribute.style, AttrStyle::Inner(_)) && attribute.path().is_ident("doc")
-        });
+    let documented = source.file.attrs.iter().any(|attribute| {
+        matches!(attribute.style, AttrStyle::Inner(_)) && attribute.path().is_ident("doc")
+    });
     if in_src && !documented {
-        return vec![Finding::new(source.path, 1, "no module docs (//!) at the top")];
+        return vec![Finding::new(
+            source.path,
+            1,
+            "no module docs (//!) at the top",
+        )];
     }
     Vec::new()
 }
@@ -44,7 +47,11 @@ pub fn check_markdown(path: &str, text: &str, tree: &BTreeSet<String>) -> Vec<Fi
             .filter(|quoted| is_path(quoted))
         {
             if !exists(tree, quoted) && !exists(tree, &format!("{own_folder}/{quoted}")) {
-                findings.push(Finding::new(path, number, format!("`{quoted}` does not exist")));
+                findings.push(Finding::new(
+                    path,
+                    number,
+                    format!("`{quoted}` does not exist"),
+                ));
             }
         }
     }
@@ -56,8 +63,9 @@ fn is_path(quoted: &str) -> bool {
     let plain = quoted
         .chars()
         .all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c));
-    let relative =
-        !quoted.starts_with(['/', '.']) || quoted.starts_with(".ci/") || quoted.starts_with(".cargo/");
+    let relative = !quoted.starts_with(['/', '.'])
+        || quoted.starts_with(".ci/")
+        || quoted.starts_with(".cargo/");
     let has_folder = quoted.contains('/');
     plain
         && relative
@@ -100,9 +108,13 @@ mod tests {
 
     #[test]
     fn paths_in_prose_exist() {
-        let tree: BTreeSet<String> = ["docs/architecture.md", "engines/softcpu/src/lib.rs", "README.md"]
-            .map(String::from)
-            .into();
+        let tree: BTreeSet<String> = [
+            "docs/architecture.md",
+            "engines/softcpu/src/lib.rs",
+            "README.md",
+        ]
+        .map(String::from)
+        .into();
         let found = |path: &str, text: &str| check_markdown(path, text, &tree);
         for good in [
             "`engines/softcpu/src/lib.rs` and `engines/softcpu/`",

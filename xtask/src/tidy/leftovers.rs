@@ -135,7 +135,9 @@ mod tests {
                 expected
             );
             assert_eq!(
-                found(&format!("macro_rules! a {{\n    () => {{ {name}!() }};\n}}\n")),
+                found(&format!(
+                    "macro_rules! a {{\n    () => {{ {name}!() }};\n}}\n"
+                )),
                 expected
             );
             assert!(found(&format!("// {name}!()\nfn {name}() {{ {name}() }}\n")).is_empty());

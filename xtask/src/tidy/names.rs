@@ -84,7 +84,9 @@ mod tests {
 
     #[test]
     fn names_of_declared_modules() {
-        let found = |text: &str| check_rust(&Source::parse("a/src/lib.rs", text).expect("the sample parses"));
+        let found = |text: &str| {
+            check_rust(&Source::parse("a/src/lib.rs", text).expect("the sample parses"))
+        };
         for name in EMPTY_NAMES {
             assert_eq!(
                 found(&format!("mod a {{\n    pub mod {name} {{}}\n}}\n"))[0].line,

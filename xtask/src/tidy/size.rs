@@ -73,7 +73,9 @@ impl Sizes<'_> {
                     .filter(|arm| lines_of(arm.span()) > FUNCTION_LINES)
                 {
                     let lines = lines_of(arm.span());
-                    let what = format!("fn {name}: this arm has {lines} lines, more than {FUNCTION_LINES}");
+                    let what = format!(
+                        "fn {name}: this arm has {lines} lines, more than {FUNCTION_LINES}"
+                    );
                     self.findings
                         .push(Finding::new(self.path, line_of(arm.span()), what));
                 }
@@ -105,10 +107,14 @@ impl<'ast> Visit<'ast> for Sizes<'_> {
             let lines = lines_of(module.span());
             self.test_lines += lines;
             if lines > TEST_MODULE_LINES && !is_test_file(self.path) {
-                let what =
-                    format!("test module of {lines} lines; beyond {TEST_MODULE_LINES} it moves to tests.rs");
-                self.findings
-                    .push(Finding::new(self.path, line_of(module.mod_token.span), what));
+                let what = format!(
+                    "test module of {lines} lines; beyond {TEST_MODULE_LINES} it moves to tests.rs"
+                );
+                self.findings.push(Finding::new(
+                    self.path,
+                    line_of(module.mod_token.span),
+                    what,
+                ));
             }
         }
         visit::visit_item_mod(self, module);
@@ -232,7 +238,8 @@ mod tests {
 
     #[test]
     fn a_function_holds_120_lines() {
-        let function = |lines: usize| format!("fn run() {{\n{}}}\n", "    step();\n".repeat(lines - 2));
+        let function =
+            |lines: usize| format!("fn run() {{\n{}}}\n", "    step();\n".repeat(lines - 2));
         assert!(passes(&function(FUNCTION_LINES)));
         assert_eq!(
             found("a/src/b.rs", &function(FUNCTION_LINES + 1)),
@@ -264,7 +271,10 @@ mod tests {
     fn a_dispatching_match_may_be_longer() {
         let plain = ("", "");
         assert!(passes(&dispatcher(0, 300, plain)));
-        assert!(passes(&dispatcher(78, 120, plain)), "60 per cent of 200 lines");
+        assert!(
+            passes(&dispatcher(78, 120, plain)),
+            "60 per cent of 200 lines"
+        );
         assert!(
             !passes(&dispatcher(79, 119, plain)),
             "less than 60 per cent of 200 lines"

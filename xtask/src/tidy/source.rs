@@ -43,7 +43,10 @@ impl<'a> Source<'a> {
                 _ if code == keep => '?',
                 _ => ' ',
             });
-            kept.collect::<String>().lines().map(str::to_string).collect()
+            kept.collect::<String>()
+                .lines()
+                .map(str::to_string)
+                .collect()
         };
         Ok(Source {
             path,
@@ -68,13 +71,21 @@ impl<'a> Source<'a> {
     /// Whether one of `words` stands in a comment on `line` or in the comments directly above it; attributes
     /// may stand between.
     pub fn has_comment_at(&self, line: usize, words: &[&str]) -> bool {
-        let says = |line: usize| words.iter().any(|word| self.comments[line - 1].contains(word));
+        let says = |line: usize| {
+            words
+                .iter()
+                .any(|word| self.comments[line - 1].contains(word))
+        };
         let belongs = |line: usize| {
             let code = self.code[line - 1].trim();
             let has_comment = !self.comments[line - 1].trim().is_empty();
             code.starts_with("#[") || code.starts_with("#![") || code.is_empty() && has_comment
         };
-        says(line) || (1..line).rev().take_while(|&above| belongs(above)).any(says)
+        says(line)
+            || (1..line)
+                .rev()
+                .take_while(|&above| belongs(above))
+                .any(says)
     }
 }
 
@@ -164,7 +175,11 @@ mod tests {
         let finding = Source::parse("a.rs", "//! D.\n\nfn a( {}\n")
             .err()
             .expect("refused");
-        assert!(finding.what.starts_with("does not parse"), "{}", finding.what);
+        assert!(
+            finding.what.starts_with("does not parse"),
+            "{}",
+            finding.what
+        );
         let finding = Source::parse("a.rs", "//! D.\nfn struct() {}\n")
             .err()
             .expect("refused");

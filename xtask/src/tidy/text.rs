@@ -21,7 +21,10 @@ pub fn check(path: &str, text: &str) -> Vec<Finding> {
         if rust && let Some(odd) = line.chars().find(|c| !c.is_ascii()) {
             say(format!("U+{:04X} is not ASCII", u32::from(odd)));
         }
-        if let Some(folder) = MACHINE_FOLDERS.iter().find(|folder| names_folder(line, folder)) {
+        if let Some(folder) = MACHINE_FOLDERS
+            .iter()
+            .find(|folder| names_folder(line, folder))
+        {
             say(format!("path under /{folder} of one machine"));
         }
     }

@@ -87,7 +87,8 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn say(&mut self, line: usize, what: String) {
-        self.findings.push(Finding::new(self.source.path, line, what));
+        self.findings
+            .push(Finding::new(self.source.path, line, what));
     }
 
     /// Walks one level of tokens. `outer` holds the lines where the surrounding statement begins.
@@ -96,7 +97,11 @@ impl Walk<'_> {
         let mut part = None;
         for (i, token) in tokens.iter().enumerate() {
             let line = token.span().start().line;
-            let starts: Vec<usize> = outer.iter().copied().chain([*part.get_or_insert(line)]).collect();
+            let starts: Vec<usize> = outer
+                .iter()
+                .copied()
+                .chain([*part.get_or_insert(line)])
+                .collect();
             match token {
                 TokenTree::Ident(word) if word == "unsafe" => {
                     if let Some(kind) = kind_of(&tokens[i + 1..]) {
@@ -124,7 +129,10 @@ impl Walk<'_> {
 
     fn check_unsafe(&mut self, kind: Kind, line: usize, starts: &[usize]) {
         if !self.allowed {
-            self.say(line, format!("unsafe {} outside the unsafe borders", kind.name()));
+            self.say(
+                line,
+                format!("unsafe {} outside the unsafe borders", kind.name()),
+            );
         }
         let has_reason = |&line: &usize| self.source.has_comment_at(line, kind.reasons());
         if !has_reason(&line) && !starts.iter().any(has_reason) {

@@ -14,7 +14,10 @@ fn found_in(path: &str, text: &str) -> Vec<(usize, String)> {
 
 /// The lines of the findings inside a border.
 fn lines(text: &str) -> Vec<usize> {
-    found_in(BORDER, text).into_iter().map(|(line, _)| line).collect()
+    found_in(BORDER, text)
+        .into_iter()
+        .map(|(line, _)| line)
+        .collect()
 }
 
 #[test]
@@ -24,9 +27,17 @@ fn a_block_needs_a_reason() {
         [(2, "unsafe block without a reason (SAFETY:)".into())]
     );
     assert!(lines("fn a() {\n    // SAFETY: b is a constant.\n    unsafe { b() }\n}\n").is_empty());
-    assert!(lines("fn a() {\n    /* SAFETY: b is a constant. */\n    unsafe { b() }\n}\n").is_empty());
-    assert!(lines("fn a() {\n    // SAFETY: b is\n    // a constant.\n    unsafe { b() }\n}\n").is_empty());
-    assert_eq!(lines("fn a() {\n    // Calls b.\n    unsafe { b() }\n}\n"), [3]);
+    assert!(
+        lines("fn a() {\n    /* SAFETY: b is a constant. */\n    unsafe { b() }\n}\n").is_empty()
+    );
+    assert!(
+        lines("fn a() {\n    // SAFETY: b is\n    // a constant.\n    unsafe { b() }\n}\n")
+            .is_empty()
+    );
+    assert_eq!(
+        lines("fn a() {\n    // Calls b.\n    unsafe { b() }\n}\n"),
+        [3]
+    );
     assert_eq!(
         lines("fn a() {\n    // SAFETY: too far.\n\n    unsafe { b() }\n}\n"),
         [4]
@@ -39,9 +50,13 @@ fn a_block_needs_a_reason() {
 
 #[test]
 fn a_reason_serves_the_statement_it_stands_above() {
-    assert!(lines("fn a() {\n    // SAFETY: c.\n    let x =\n        d(1, unsafe { b() });\n}\n").is_empty());
     assert!(
-        lines("fn a() {\n    // SAFETY: c.\n    if unsafe { b() } {\n        d();\n    }\n}\n").is_empty()
+        lines("fn a() {\n    // SAFETY: c.\n    let x =\n        d(1, unsafe { b() });\n}\n")
+            .is_empty()
+    );
+    assert!(
+        lines("fn a() {\n    // SAFETY: c.\n    if unsafe { b() } {\n        d();\n    }\n}\n")
+            .is_empty()
     );
     assert!(lines("fn a() {\n    match x {\n        // SAFETY: c.\n        1 => unsafe { b() },\n        _ => 0,\n    }\n}\n").is_empty());
     assert!(
@@ -87,7 +102,8 @@ fn a_function_needs_a_reason_or_terms() {
             .is_empty()
     );
     assert!(
-        lines("// SAFETY: the caller's terms.\npub const unsafe extern \"sysv64\" fn a() {}\n").is_empty()
+        lines("// SAFETY: the caller's terms.\npub const unsafe extern \"sysv64\" fn a() {}\n")
+            .is_empty()
     );
 }
 
@@ -99,7 +115,10 @@ fn impls_traits_extern_blocks_and_attributes_need_one_too() {
         "#[unsafe(no_mangle)]\nfn a() {}",
     ] {
         assert_eq!(lines(&format!("{item}\n")), [1], "{item}");
-        assert!(lines(&format!("// SAFETY: c.\n{item}\n")).is_empty(), "{item}");
+        assert!(
+            lines(&format!("// SAFETY: c.\n{item}\n")).is_empty(),
+            "{item}"
+        );
         assert_eq!(lines(&format!("/// # Safety\n{item}\n")), [2], "{item}");
     }
     assert_eq!(lines("unsafe trait A {}\n"), [1]);
@@ -108,12 +127,17 @@ fn impls_traits_extern_blocks_and_attributes_need_one_too() {
 
 #[test]
 fn a_function_pointer_type_needs_none() {
-    assert!(lines("type A = unsafe extern \"sysv64\" fn(u64);\ntype B = unsafe fn();\n").is_empty());
+    assert!(
+        lines("type A = unsafe extern \"sysv64\" fn(u64);\ntype B = unsafe fn();\n").is_empty()
+    );
 }
 
 #[test]
 fn macros_are_no_hiding_place() {
-    assert_eq!(lines("fn a() {\n    println!(\"{}\", unsafe { b() });\n}\n"), [2]);
+    assert_eq!(
+        lines("fn a() {\n    println!(\"{}\", unsafe { b() });\n}\n"),
+        [2]
+    );
     assert_eq!(
         lines("macro_rules! a {\n    () => {\n        unsafe { b() }\n    };\n}\n"),
         [3]
@@ -178,7 +202,10 @@ fn manifests_take_the_lints_of_the_workspace() {
         0
     );
     assert_eq!(
-        found("engines/softcpu/Cargo.toml", "[package]\nworkspace = true\n"),
+        found(
+            "engines/softcpu/Cargo.toml",
+            "[package]\nworkspace = true\n"
+        ),
         1
     );
     assert_eq!(
