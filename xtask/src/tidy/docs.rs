@@ -7,13 +7,14 @@ use syn::AttrStyle;
 use super::Finding;
 use super::source::Source;
 
-/// A file under `src` opens with module docs.
+/// A file under `src` opens with module docs. A `tests.rs` need not: it tests what the module above it models.
 pub fn check_rust(source: &Source<'_>) -> Vec<Finding> {
     let in_src = source.path.starts_with("src/") || source.path.contains("/src/");
     let documented = source.file.attrs.iter().any(|attribute| {
         matches!(attribute.style, AttrStyle::Inner(_)) && attribute.path().is_ident("doc")
     });
-    if in_src && !documented {
+    let is_tests = source.path.ends_with("/tests.rs");
+    if in_src && !is_tests && !documented {
         return vec![Finding::new(
             source.path,
             1,
@@ -103,6 +104,8 @@ mod tests {
         assert_eq!(rust("a/src/b.rs", "//! What this is.\nfn a() {}\n"), 0);
         assert_eq!(rust("a/src/b.rs", "#![no_std]\n//! What this is.\n"), 0);
         assert_eq!(rust("a/tests/b.rs", "fn a() {}\n"), 0);
+        assert_eq!(rust("a/src/b/tests.rs", "fn a() {}\n"), 0);
+        assert_eq!(rust("a/src/contests.rs", "fn a() {}\n"), 1);
         assert_eq!(rust("xtask/src/main.rs", "fn main() {}\n"), 1);
     }
 
