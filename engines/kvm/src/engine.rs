@@ -14,7 +14,7 @@ use vcpu::{
 
 use crate::cpuid::{HostCpuid, guest_cpuid};
 use crate::vcpu_fd::KvmVcpu;
-use crate::{NAME, host, kick, unsupported};
+use crate::{NAME, host, kick, msrs, unsupported};
 
 /// Page of the identity map that KVM's VT-x code needs for real mode on processors without "unrestricted
 /// guest"; three pages of a task-state segment follow. Below the BIOS area, above everything PCI may use.
@@ -137,6 +137,8 @@ impl Engine for KvmEngine {
                 cpuid: HostCpuid::new(&self.supported),
                 deadline_timer: self.kvm.check_extension(Cap::TscDeadlineTimer),
                 config: config.clone(),
+                nested_state: config.nested != NestedVirt::Off
+                    && self.kvm.check_extension_int(Cap::NestedState) > 0,
                 run_page_bytes: self.run_page_bytes,
                 _ram: ram,
             }),
@@ -175,6 +177,8 @@ pub(crate) struct VmInner {
     cpuid: HostCpuid,
     deadline_timer: bool,
     config: VmConfig,
+    /// KVM can tell the state of VMX operation, and the guest may be in it.
+    pub(crate) nested_state: bool,
     run_page_bytes: usize,
     _ram: Arc<GuestRam>,
 }
@@ -217,6 +221,7 @@ impl Vm for KvmVm {
         })?;
         fd.set_cpuid2(&cpuid)
             .map_err(host("setting the vCPU's CPUID"))?;
+        msrs::enable_fast_strings(&fd)?;
         let vcpu = KvmVcpu::new(
             index,
             fd,

@@ -12,7 +12,7 @@ mod timing;
 #[cfg(test)]
 mod tests;
 
-pub use intel::{MICROCODE_REVISION, SIGNATURE, arch_capabilities};
+pub use intel::{MICROCODE_REVISION, MISC_ENABLE_RESET, SIGNATURE, arch_capabilities};
 pub use timing::{TscRatio, timing_leaves, tsc_ratio};
 
 use crate::NestedVirt;
