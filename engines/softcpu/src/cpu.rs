@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use guestmem::GuestRam;
-use hostexec::{ExtState, HostExec};
+use hostexec::{Bounce, ExtState, HostExec};
 use vcpu::cpuid::CpuidTable;
 use vcpu::{Attention, DescriptorTable, MpState, Platform, SegmentRegister};
 use x86defs::cr::{cr0, cr4, efer};
@@ -15,6 +15,7 @@ use x86defs::rflags;
 
 use crate::code::Op;
 use crate::flags::Flags;
+use crate::insn::VectorTable;
 use crate::mem::{CodePages, Tlb};
 use crate::vmx::{ExitRequest, Vmx};
 
@@ -243,6 +244,10 @@ pub struct Cpu {
     pub ext: ExtState,
     /// Runs vector instructions on the host.
     pub host: HostExec,
+    /// Prepared vector instructions.
+    pub vectors: VectorTable,
+    /// Memory operand of a vector instruction on its way to or from the guest.
+    pub bounce: Bounce,
     /// Pages of RAM that hold decoded code.
     pub code_pages: CodePages,
     /// The board.
@@ -269,6 +274,10 @@ pub struct Cpu {
     pub pending_debug: u64,
     /// What the processor is doing.
     pub activity: MpState,
+    /// What it was doing when the event arrived that is now exiting to a hypervisor.
+    pub activity_in_exit: MpState,
+    /// The instruction being stepped loaded RF itself (IRET, POPF of a debugger's frame).
+    pub trapped_kind_sets_rf: bool,
     /// The controller has an interrupt for us that IF, shadow or VMX held back.
     pub interrupt_waiting: bool,
     /// NMI received and not yet taken.
@@ -277,8 +286,12 @@ pub struct Cpu {
     pub alone: bool,
     /// Guest TSC minus platform TSC (IA32_TSC writes, IA32_TSC_ADJUST).
     pub tsc_offset: u64,
-    /// Instructions executed in blocks that are complete.
-    pub retired: u64,
+    /// Instructions executed when [`Cpu::budget`] was last set.
+    pub retired_base: u64,
+    /// What [`Cpu::budget`] was set to.
+    pub budget_given: i64,
+    /// State of the random-number generator behind RDRAND.
+    pub random_state: u64,
     /// VT-x.
     pub vmx: Vmx,
 }
@@ -410,6 +423,22 @@ impl Cpu {
     #[inline(never)]
     pub fn ud<T>(&mut self) -> Result<T, Trap> {
         self.raise(x86defs::exception::UD)
+    }
+
+    /// Instructions executed so far (at the start of the running block).
+    pub fn retired_now(&self) -> u64 {
+        self.retired_base.wrapping_add((self.budget_given - self.budget) as u64)
+    }
+
+    /// A random number for RDRAND and RDSEED.
+    ///
+    /// SplitMix64 from a seed the monitor gives: in virtual-time mode a run stays reproducible.
+    pub fn random(&mut self) -> u64 {
+        self.random_state = self.random_state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = self.random_state;
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
     }
 
     /// #GP(0) unless the current privilege level is 0.

@@ -1,11 +1,10 @@
 //! From bytes to operations: iced-x86 decodes, the instruction table binds.
 
-use hostexec::HostExec;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, MemorySize, OpKind, Register};
 
 use super::op::{Ea, Op};
 use crate::cpu::{RIP, TWO_GIB, ZERO};
-use crate::insn;
+use crate::insn::{self, HostSide};
 
 /// What of the processor's mode decoding depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +37,12 @@ pub enum Decoded {
 const MAX_INSTRUCTIONS: usize = 48;
 
 /// Decodes instructions from `bytes` until a block ends.
-pub fn decode_block(bytes: &[u8], mode: Mode, host: &mut HostExec, out: &mut Vec<Op>) -> Decoded {
+pub fn decode_block(bytes: &[u8], mode: Mode, side: &mut HostSide, out: &mut Vec<Op>) -> Decoded {
     out.clear();
     let mut decoder = Decoder::with_ip(u32::from(mode.bits), bytes, 0, DecoderOptions::NONE);
     let mut insn = Instruction::default();
     let mut length = 0u32;
+    let mut ended = false;
     while decoder.can_decode() {
         decoder.decode_out(&mut insn);
         if decoder.last_error() == DecoderError::NoMoreBytes {
@@ -56,12 +56,17 @@ pub fn decode_block(bytes: &[u8], mode: Mode, host: &mut HostExec, out: &mut Vec
             true
         } else {
             fill_operands(&insn, &mut op);
-            insn::bind(&insn, mode, host, &mut op)
+            insn::bind(&insn, mode, side, &mut op)
         };
         out.push(op);
+        ended = ends;
         if ends || mode.single || out.len() >= MAX_INSTRUCTIONS {
             break;
         }
+    }
+    if !ended && !out.is_empty() {
+        // Nothing sets the next RIP: an operation of no length does. It does not count as an instruction.
+        out.push(Op { run: insn::fall_through, offset: length as u16, ..Op::default() });
     }
     if out.is_empty() { Decoded::NeedsMore } else { Decoded::Block(length) }
 }
@@ -82,7 +87,6 @@ pub fn register_code(r: Register) -> u8 {
 
 /// Puts the operands where handlers expect them.
 fn fill_operands(insn: &Instruction, op: &mut Op) {
-    let mut registers = 0;
     for i in 0..insn.op_count() {
         match insn.op_kind(i) {
             OpKind::Register => {
@@ -93,7 +97,6 @@ fn fill_operands(insn: &Instruction, op: &mut Op) {
                     2 => op.extra = u16::from(code),
                     _ => {}
                 }
-                registers += 1;
             }
             OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
                 op.imm = insn.near_branch_target();
@@ -121,7 +124,6 @@ fn fill_operands(insn: &Instruction, op: &mut Op) {
             }
         }
     }
-    let _ = registers;
 }
 
 fn fill_memory(insn: &Instruction, op: &mut Op) {

@@ -378,7 +378,12 @@ fn iret<T: Int>(cpu: &mut Cpu, _: &Op) -> Flow {
             };
         }
     }
-    let flags = (cpu.rflags() & !writable) | (image & writable);
+    if cpu.dr7 & 0xff == 0 {
+        // RF only matters to breakpoints: without any, the next instruction need not be stepped to clear it.
+        writable &= !rflags::RF;
+    }
+    let flags = (cpu.rflags() & !writable & !rflags::RF) | (image & writable);
+    cpu.trapped_kind_sets_rf = flags & rflags::RF != 0;
     cpu.seg[sreg::CS] = segment_of(cs, d);
     if outer {
         cpu.cpl = cs.rpl();

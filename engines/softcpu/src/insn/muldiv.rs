@@ -4,7 +4,7 @@ use iced_x86::Mnemonic;
 use x86defs::exception::DE;
 
 use super::form::{Form, Kind};
-use super::operand::{Dst, Int, Mem, Place, Source, Src, sized, sized_wide};
+use super::operand::{Dst, Int, Mem, Source, Src, sized, sized_wide};
 use crate::code::{Handler, Op};
 use crate::cpu::{Cpu, Flow, gpr};
 use crate::flags::{mask, sign_extend};

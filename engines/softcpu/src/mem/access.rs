@@ -231,6 +231,17 @@ impl Cpu {
         Ok(())
     }
 
+    /// Checks that `size` bytes can be written, without writing.
+    pub fn probe_write(&mut self, va: u64, size: u64) -> Flow {
+        let (first, second) = self.targets(va, size)?;
+        let in_first = (4096 - (va & PAGE_MASK)).min(size);
+        self.may_store(first, in_first)?;
+        match second {
+            Some(second) => self.may_store(second, size - in_first),
+            None => Ok(()),
+        }
+    }
+
     fn targets(&mut self, va: u64, size: u64) -> Result<(Target, Option<Target>), Trap> {
         self.check_canonical(va, size)?;
         let user = self.cpl == 3;

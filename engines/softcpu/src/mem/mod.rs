@@ -10,7 +10,8 @@ mod ept;
 mod tlb;
 mod walk;
 
-pub use code_pages::CodePages;
+pub use access::NON_CANONICAL;
+pub use code_pages::{CodePages, STALE_LIMIT};
 pub use ept::EptCache;
 pub use tlb::{Space, Tlb};
 pub use walk::{Access, Translation};
