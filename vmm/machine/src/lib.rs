@@ -1,1 +1,7 @@
-//! See docs/architecture.md.
+//! The board.
+
+pub mod acpi;
+pub mod boot;
+pub mod config;
+pub mod memory;
+pub mod ports;
