@@ -1,6 +1,8 @@
 //! What a VM is asked to be, and the checks that need no file and no engine.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bus::ClockMode;
 use vcpu::NestedVirt;
@@ -17,6 +19,35 @@ pub enum EngineChoice {
     Kvm,
 }
 
+/// Where the bytes of a kernel or an initial RAM disk come from.
+#[derive(Clone)]
+pub enum Image {
+    /// A regular file, read when the machine is built.
+    File(PathBuf),
+    /// Bytes in memory.
+    Bytes(Arc<Vec<u8>>),
+}
+
+impl Image {
+    /// What messages call it: the path, or "(in memory)".
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Bytes(_) => "(in memory)".to_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "File({})", path.display()),
+            Self::Bytes(bytes) => write!(f, "Bytes({} bytes)", bytes.len()),
+        }
+    }
+}
+
 /// Configuration of a VM.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
@@ -25,9 +56,9 @@ pub struct MachineConfig {
     /// Number of vCPUs.
     pub vcpus: u32,
     /// A Linux bzImage.
-    pub kernel: PathBuf,
+    pub kernel: Image,
     /// Initial RAM disk, if any.
-    pub initrd: Option<PathBuf>,
+    pub initrd: Option<Image>,
     /// Kernel command line.
     pub cmdline: String,
     /// Which engine runs it.
@@ -57,7 +88,7 @@ impl Default for MachineConfig {
         Self {
             memory_bytes: 1 << 30,
             vcpus: 1,
-            kernel: PathBuf::new(),
+            kernel: Image::File(PathBuf::new()),
             initrd: None,
             cmdline: String::new(),
             engine: EngineChoice::Auto,

@@ -4,4 +4,5 @@ pub mod acpi;
 pub mod boot;
 pub mod config;
 pub mod memory;
+mod parking;
 pub mod ports;

@@ -17,12 +17,12 @@ mod entry;
 mod zero_page;
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 
 use guestmem::{Gpa, GuestRam, RamError};
 use vcpu::VcpuState;
 
+use crate::config::Image;
 use crate::memory::{EBDA_START, LEGACY_START, MemoryMap};
 
 pub use bzimage::{HeaderError, SetupHeader};
@@ -38,31 +38,31 @@ const BIOS_DATA_AREA: Gpa = Gpa(0x400);
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// A file cannot be opened or read.
-    #[error("cannot read the {what} {}: {source}", path.display())]
+    #[error("cannot read the {what} {name}: {source}")]
     Unreadable {
         /// "kernel" or "initial RAM disk".
         what: &'static str,
-        /// The file.
-        path: PathBuf,
+        /// Which one.
+        name: String,
         /// The host's error.
         source: std::io::Error,
     },
     /// The file is no bzImage we can start.
-    #[error("{} is not a kernel that can be booted: {source}", path.display())]
+    #[error("{name} is not a kernel that can be booted: {source}")]
     NotAKernel {
-        /// The file.
-        path: PathBuf,
+        /// Which one.
+        name: String,
         /// What is wrong with it.
         source: HeaderError,
     },
     /// The kernel does not fit into RAM.
     #[error(
-        "{} MiB of memory is too little for the kernel {}, which needs RAM up to {} MiB; give the VM more memory",
-        have_bytes >> 20, path.display(), (need_bytes >> 20) + 1
+        "{} MiB of memory is too little for the kernel {name}, which needs RAM up to {} MiB; give the VM more memory",
+        have_bytes >> 20, (need_bytes >> 20) + 1
     )]
     KernelTooLarge {
-        /// The file.
-        path: PathBuf,
+        /// Which one.
+        name: String,
         /// Low RAM there is.
         have_bytes: u64,
         /// Low RAM needed.
@@ -70,12 +70,12 @@ pub enum BootError {
     },
     /// The initial RAM disk does not fit beside the kernel.
     #[error(
-        "the initial RAM disk {} of {} MiB does not fit beside the kernel into {} MiB of memory; give the VM at least {} MiB",
-        path.display(), size_bytes.div_ceil(1 << 20), have_bytes >> 20, need_bytes.div_ceil(1 << 20)
+        "the initial RAM disk {name} of {} MiB does not fit beside the kernel into {} MiB of memory; give the VM at least {} MiB",
+        size_bytes.div_ceil(1 << 20), have_bytes >> 20, need_bytes.div_ceil(1 << 20)
     )]
     InitrdTooLarge {
-        /// The file.
-        path: PathBuf,
+        /// Which one.
+        name: String,
         /// Its size.
         size_bytes: u64,
         /// Low RAM there is.
@@ -84,10 +84,12 @@ pub enum BootError {
         need_bytes: u64,
     },
     /// The initial RAM disk lies beyond what this kernel can reach, whatever the memory.
-    #[error("the initial RAM disk {} of {size_bytes} bytes is larger than this kernel accepts; use a smaller one", path.display())]
+    #[error(
+        "the initial RAM disk {name} of {size_bytes} bytes is larger than this kernel accepts; use a smaller one"
+    )]
     InitrdBeyondKernel {
-        /// The file.
-        path: PathBuf,
+        /// Which one.
+        name: String,
         /// Its size.
         size_bytes: u64,
     },
@@ -110,56 +112,67 @@ pub enum BootError {
 #[derive(Clone, Copy, Debug)]
 pub struct LinuxBoot<'a> {
     /// The bzImage.
-    pub kernel: &'a Path,
+    pub kernel: &'a Image,
     /// Initial RAM disk.
-    pub initrd: Option<&'a Path>,
+    pub initrd: Option<&'a Image>,
     /// Command line, without NUL.
     pub cmdline: &'a str,
     /// Where the RSDP lies.
     pub rsdp: Gpa,
 }
 
-/// Bytes of a file that go to guest RAM.
-struct Blob {
-    file: File,
+trait Source: Read + Seek {}
+impl<T: Read + Seek> Source for T {}
+
+/// Bytes that go to guest RAM.
+struct Blob<'a> {
+    source: Box<dyn Source + 'a>,
     what: &'static str,
-    path: PathBuf,
+    name: String,
     size_bytes: u64,
 }
 
-impl Blob {
-    fn open(what: &'static str, path: &Path) -> Result<Self, BootError> {
-        let unreadable = |source| BootError::Unreadable {
-            what,
-            path: path.to_owned(),
-            source,
+impl<'a> Blob<'a> {
+    fn open(what: &'static str, image: &'a Image) -> Result<Self, BootError> {
+        let name = image.name();
+        let (source, size_bytes): (Box<dyn Source + 'a>, u64) = match image {
+            Image::Bytes(bytes) => (Box::new(Cursor::new(bytes.as_slice())), bytes.len() as u64),
+            Image::File(path) => {
+                let open = || {
+                    let file = File::open(path)?;
+                    let meta = file.metadata()?;
+                    if !meta.is_file() {
+                        return Err(std::io::Error::other("it is not a regular file"));
+                    }
+                    Ok((file, meta.len()))
+                };
+                let (file, size) = open().map_err(|source| BootError::Unreadable {
+                    what,
+                    name: name.clone(),
+                    source,
+                })?;
+                (Box::new(file), size)
+            }
         };
-        let file = File::open(path).map_err(unreadable)?;
-        let meta = file.metadata().map_err(unreadable)?;
-        if !meta.is_file() {
-            return Err(unreadable(std::io::Error::other(
-                "it is not a regular file",
-            )));
-        }
         Ok(Self {
-            file,
+            source,
             what,
-            path: path.to_owned(),
-            size_bytes: meta.len(),
+            name,
+            size_bytes,
         })
     }
 
     fn unreadable(&self, source: std::io::Error) -> BootError {
         BootError::Unreadable {
             what: self.what,
-            path: self.path.clone(),
+            name: self.name.clone(),
             source,
         }
     }
 
     /// Copies everything from `start` on to `gpa`; at most as much as the file had when it was opened.
     fn copy_to(&mut self, start: u64, ram: &GuestRam, gpa: Gpa) -> Result<(), BootError> {
-        self.file
+        self.source
             .seek(SeekFrom::Start(start))
             .map_err(|e| self.unreadable(e))?;
         let mut left = self.size_bytes.saturating_sub(start);
@@ -168,7 +181,9 @@ impl Blob {
         while left > 0 {
             let len = usize::try_from(left).map_or(chunk.len(), |l| l.min(chunk.len()));
             let part = &mut chunk[..len];
-            self.file.read_exact(part).map_err(|e| self.unreadable(e))?;
+            self.source
+                .read_exact(part)
+                .map_err(|e| self.unreadable(e))?;
             ram.write(at, part)?;
             at = at.offset(part.len() as u64);
             left -= part.len() as u64;
@@ -190,7 +205,7 @@ pub fn load(ram: &GuestRam, map: &MemoryMap, boot: &LinuxBoot<'_>) -> Result<Vcp
 
     let kernel_end = load.0 + header.memory_needed(kernel.size_bytes);
     let initrd = match boot.initrd {
-        Some(path) => Some(load_initrd(path, &header, kernel_end, ram, map)?),
+        Some(image) => Some(load_initrd(image, &header, kernel_end, ram, map)?),
         None => None,
     };
     write_cmdline(boot.cmdline, &header, ram)?;
@@ -209,21 +224,25 @@ pub fn load(ram: &GuestRam, map: &MemoryMap, boot: &LinuxBoot<'_>) -> Result<Vcp
     Ok(entry::prepare(ram, load)?)
 }
 
-fn read_header(kernel: &mut Blob) -> Result<SetupHeader, BootError> {
+fn read_header(kernel: &mut Blob<'_>) -> Result<SetupHeader, BootError> {
     let mut start = Vec::with_capacity(bzimage::HEADER_END);
-    (&mut kernel.file)
+    (&mut kernel.source)
         .take(bzimage::HEADER_END as u64)
         .read_to_end(&mut start)
         .map_err(|e| kernel.unreadable(e))?;
     SetupHeader::parse(&start, kernel.size_bytes).map_err(|source| BootError::NotAKernel {
-        path: kernel.path.clone(),
+        name: kernel.name.clone(),
         source,
     })
 }
 
 /// Where the kernel goes: where it prefers to be, or, if that is beyond RAM and it is relocatable, as low
 /// as its alignment allows.
-fn place_kernel(kernel: &Blob, header: &SetupHeader, map: &MemoryMap) -> Result<Gpa, BootError> {
+fn place_kernel(
+    kernel: &Blob<'_>,
+    header: &SetupHeader,
+    map: &MemoryMap,
+) -> Result<Gpa, BootError> {
     let have = map.low_end().0;
     let need = header.memory_needed(kernel.size_bytes);
     let candidates = [Some(header.preferred_address()), header.lowest_address()];
@@ -233,7 +252,7 @@ fn place_kernel(kernel: &Blob, header: &SetupHeader, map: &MemoryMap) -> Result<
         .flatten()
         .find(fits)
         .ok_or_else(|| BootError::KernelTooLarge {
-            path: kernel.path.clone(),
+            name: kernel.name.clone(),
             have_bytes: have,
             need_bytes: header
                 .lowest_address()
@@ -245,18 +264,18 @@ fn place_kernel(kernel: &Blob, header: &SetupHeader, map: &MemoryMap) -> Result<
 
 /// Puts the initial RAM disk as high as the kernel can reach it below the 32-bit hole.
 fn load_initrd(
-    path: &Path,
+    image: &Image,
     header: &SetupHeader,
     kernel_end: u64,
     ram: &GuestRam,
     map: &MemoryMap,
 ) -> Result<(Gpa, u64), BootError> {
-    let mut blob = Blob::open("initial RAM disk", path)?;
+    let mut blob = Blob::open("initial RAM disk", image)?;
     let size = blob.size_bytes;
     let reach = header.initrd_end_limit();
     if kernel_end.saturating_add(size) > reach {
         return Err(BootError::InitrdBeyondKernel {
-            path: path.to_owned(),
+            name: blob.name.clone(),
             size_bytes: size,
         });
     }
@@ -267,7 +286,7 @@ fn load_initrd(
         .map(|s| Gpa(s).page())
         .filter(|s| s.0 >= kernel_end)
         .ok_or_else(|| BootError::InitrdTooLarge {
-            path: path.to_owned(),
+            name: blob.name.clone(),
             size_bytes: size,
             have_bytes: have,
             // Unpacking takes at least as much room again.
