@@ -6,3 +6,6 @@ pub mod config;
 pub mod memory;
 mod parking;
 pub mod ports;
+mod board;
+mod platform;
+mod signal;
