@@ -1,7 +1,7 @@
 //! What all vCPUs of a machine share: devices, time, and the way to reach each other.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::Duration;
 
 use bus::{Bus, Clock, ClockMode, VirtualTime};
@@ -21,6 +21,9 @@ pub struct Board {
     busy: AtomicUsize,
     /// Where [`Board::keep_time`] sleeps.
     timer: Parking,
+    /// Until when it sleeps, in nanoseconds; `u64::MAX` for ever.
+    timer_until: AtomicU64,
+    timer_stopped: AtomicBool,
 }
 
 impl Board {
@@ -37,6 +40,8 @@ impl Board {
             fabric,
             lines,
             timer: Parking::default(),
+            timer_until: AtomicU64::new(u64::MAX),
+            timer_stopped: AtomicBool::new(false),
         }
     }
 
@@ -107,19 +112,35 @@ impl Board {
         self.fabric.is_none()
     }
 
-    /// Lets devices act when they are due, until `stopped` says so. [`Board::wake_timekeeper`] makes it look.
-    pub fn keep_time(&self, stopped: impl Fn() -> bool) {
+    /// Lets devices act when they are due, until [`Board::stop_timekeeper`].
+    pub fn keep_time(&self) {
+        let stopped = || self.timer_stopped.load(Ordering::SeqCst);
         while !stopped() {
             let now = self.clock.now();
             self.bus.advance(now);
-            let timeout = self.bus.deadline().map(|d| Duration::from_nanos(d - now));
-            self.timer.park(timeout, &stopped);
+            let deadline = self.bus.deadline();
+            self.timer_until.store(nanoseconds(deadline), Ordering::SeqCst);
+            let timeout = deadline.map(|d| Duration::from_nanos(d - now));
+            self.timer
+                .park(timeout, || stopped() || self.bus.deadline() != deadline);
         }
     }
 
-    /// Makes [`Board::keep_time`] look at deadlines and at whether it is to stop.
-    pub fn wake_timekeeper(&self) {
-        self.timer.nudge();
+    /// Ends [`Board::keep_time`].
+    pub fn stop_timekeeper(&self) {
+        self.timer_stopped.store(true, Ordering::SeqCst);
+        self.timer.wake();
+    }
+
+    /// Wakes [`Board::keep_time`] if a device now wants to act earlier than it sleeps.
+    ///
+    /// Either this sees what the sleeper wrote to `timer_until`, or the sleeper, which looks at the deadline
+    /// after that, sees the new one.
+    pub(crate) fn deadlines_changed(&self) {
+        fence(Ordering::SeqCst);
+        if nanoseconds(self.bus.deadline()) < self.timer_until.load(Ordering::SeqCst) {
+            self.timer.wake();
+        }
     }
 
     /// Real time until `deadline`, in host mode.
@@ -136,4 +157,8 @@ pub(crate) fn earlier(a: Option<VirtualTime>, b: Option<VirtualTime>) -> Option<
         (a, None) => a,
         (None, b) => b,
     }
+}
+
+fn nanoseconds(deadline: Option<VirtualTime>) -> u64 {
+    deadline.map_or(u64::MAX, |d| d.0)
 }

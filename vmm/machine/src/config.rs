@@ -7,18 +7,6 @@ use std::sync::Arc;
 use bus::ClockMode;
 use vcpu::NestedVirt;
 
-/// Which engine runs the VM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EngineChoice {
-    /// KVM where it can really run this VM, else the software engine.
-    #[default]
-    Auto,
-    /// The software engine.
-    Soft,
-    /// KVM, or an error that says why not.
-    Kvm,
-}
-
 /// Where the bytes of a kernel or an initial RAM disk come from.
 #[derive(Clone)]
 pub enum Image {
@@ -61,14 +49,15 @@ pub struct MachineConfig {
     pub initrd: Option<Image>,
     /// Kernel command line.
     pub cmdline: String,
-    /// Which engine runs it.
-    pub engine: EngineChoice,
     /// The virtualization extension the guest is shown.
     pub nested: NestedVirt,
     /// Where virtual time comes from.
     pub clock: ClockMode,
     /// Frequency of the TSC in Hz, where the engine can choose it.
     pub tsc_hz: u64,
+    /// What the real-time clock shows at the start, in seconds since 1970; `None` for the host's time, or for
+    /// a fixed date in virtual time.
+    pub epoch_s: Option<i64>,
     /// Whether a write to port F4h ends the run with a status.
     pub debug_exit: bool,
 }
@@ -91,10 +80,10 @@ impl Default for MachineConfig {
             kernel: Image::File(PathBuf::new()),
             initrd: None,
             cmdline: String::new(),
-            engine: EngineChoice::Auto,
             nested: NestedVirt::Off,
             clock: ClockMode::Host,
             tsc_hz: DEFAULT_TSC_HZ,
+            epoch_s: None,
             debug_exit: false,
         }
     }

@@ -91,6 +91,15 @@ impl MemoryMap {
         Gpa(self.low_end)
     }
 
+    /// End of all RAM.
+    #[must_use]
+    pub fn end(&self) -> Gpa {
+        match self.high_bytes {
+            0 => self.low_end(),
+            high => Gpa(FOUR_GIB + high),
+        }
+    }
+
     /// The RAM regions, `(base, size_bytes)`.
     #[must_use]
     pub fn ram_regions(&self) -> Vec<(Gpa, u64)> {

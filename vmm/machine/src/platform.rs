@@ -26,7 +26,8 @@ use crate::signal::VcpuLine;
 const HOST_SLICE: u64 = 32_768;
 /// Fewest instructions between two looks in host mode, however near a deadline is.
 const HOST_SLICE_MIN: u64 = 1_024;
-/// Instructions the software engine executes in about 16 nanoseconds, for slices that end near a deadline.
+/// log2 of the nanoseconds the software engine is taken to need for an instruction, for slices that end near
+/// a deadline.
 const NS_PER_INSTRUCTION_SHIFT: u32 = 3;
 /// Most instructions between two looks in virtual mode. Device accesses see the time of the last look, so
 /// this is how far, in nanoseconds, their time may lag.

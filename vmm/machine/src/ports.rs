@@ -22,5 +22,3 @@ pub const RESET_CONTROL: u16 = 0xcf9;
 pub const RESET_VALUE: u8 = 0x06;
 /// SLP_TYP of S5 (ICH9 datasheet 13.8.3.3).
 pub const SLEEP_TYPE_S5: u8 = 7;
-/// Debug-exit port.
-pub const DEBUG_EXIT: u16 = 0xf4;
