@@ -12,7 +12,9 @@ use crate::vm::{ClockMode, EngineChoice, NestedChoice};
 /// A virtual machine monitor whose guests can be hypervisors.
 #[derive(Debug, Parser)]
 #[command(name = "nestling", version, propagate_version = true)]
-#[command(after_help = "Start with `nestling demo`, or with `nestling doctor` to see what this host offers.")]
+#[command(
+    after_help = "Start with `nestling demo`, or with `nestling doctor` to see what this host offers."
+)]
 pub struct CommandLine {
     /// What to do.
     #[command(subcommand)]
@@ -23,10 +25,13 @@ pub struct CommandLine {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Boot Linux inside Linux inside Linux, and show the levels coming up
+    #[command(long_about = DEMO_HELP, after_help = DEMO_STATUS)]
     Demo(DemoArgs),
     /// Run one virtual machine, its first serial port on this terminal
+    #[command(long_about = RUN_HELP, after_help = RUN_STATUS)]
     Run(RunArgs),
     /// Say what this host offers, which engine is used, and why
+    #[command(long_about = DOCTOR_HELP)]
     Doctor(DoctorArgs),
     /// Print what this machine is, as a level of a demo does
     #[command(hide = true)]
@@ -37,6 +42,8 @@ pub enum Command {
 }
 
 const DEMO_HELP: &str = "\
+Boot Linux inside Linux inside Linux, and show the levels coming up.
+
 Debian's stock kernel boots as level 1, loads KVM and runs level 2 with the same kernel, and so on. The files
 come from Debian's packages linux-image-cloud-amd64 and busybox-static, fetched once through this host's apt,
 without root, into a cache: $NESTLING_CACHE, else $XDG_CACHE_HOME/nestling, else ~/.cache/nestling.";
@@ -51,7 +58,6 @@ Exit status:
 
 /// Options of `nestling demo`.
 #[derive(Debug, Args)]
-#[command(long_about = DEMO_HELP, after_help = DEMO_STATUS)]
 pub struct DemoArgs {
     /// How many levels of guests, one inside the other
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=i64::from(DEEPEST)))]
@@ -71,12 +77,12 @@ pub struct DemoArgs {
     /// What runs level 1; the inner levels are always run by KVM in their outer level
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub engine: EngineArg,
-    /// Files of your own.
-    #[command(flatten)]
-    pub files: FileArgs,
     /// Also show what the guests write on their consoles
     #[arg(short, long)]
     pub verbose: bool,
+    /// Files of your own.
+    #[command(flatten)]
+    pub files: FileArgs,
 }
 
 /// Files that replace the fetched ones.
@@ -106,7 +112,9 @@ impl FileArgs {
 }
 
 const RUN_HELP: &str = "\
-Run one virtual machine until it ends. Its first serial port is this terminal; Ctrl-] leaves. If standard input is
+Run one virtual machine until it ends.
+
+Its first serial port is this terminal; Ctrl-] leaves. If standard input is
 no terminal, the guest receives what is read from it.";
 
 const RUN_STATUS: &str = "\
@@ -123,7 +131,6 @@ Exit status:
 
 /// Options of `nestling run`.
 #[derive(Debug, Args)]
-#[command(long_about = RUN_HELP, after_help = RUN_STATUS)]
 pub struct RunArgs {
     /// The Linux kernel to boot, a bzImage
     #[arg(long, value_name = "FILE")]
@@ -156,6 +163,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "S", value_parser = seconds)]
     pub timeout: Option<Duration>,
 }
+
+const DOCTOR_HELP: &str = "\
+Say item by item what this host offers, which engine is used, and why. A `no` says what to do about it; nestling runs
+without all of them, on its soft engine.";
 
 /// Options of `nestling doctor`.
 #[derive(Debug, Args)]
@@ -317,7 +328,17 @@ mod tests {
         assert_eq!(size("1G"), Ok(1 << 30));
         assert_eq!(size("512m"), Ok(512 << 20));
         assert_eq!(size("4MiB"), Ok(4 << 20));
-        for wrong in ["", "G", "512", "-1G", "1.5G", "99999999999T", "0G", "1GB2", "\u{e9}G"] {
+        for wrong in [
+            "",
+            "G",
+            "512",
+            "-1G",
+            "1.5G",
+            "99999999999T",
+            "0G",
+            "1GB2",
+            "\u{e9}G",
+        ] {
             assert!(size(wrong).is_err(), "{wrong}");
         }
     }

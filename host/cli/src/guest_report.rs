@@ -56,7 +56,11 @@ fn value(text: &str) -> String {
             _ => '_',
         })
         .collect();
-    if value.is_empty() { "unknown".into() } else { value }
+    if value.is_empty() {
+        "unknown".into()
+    } else {
+        value
+    }
 }
 
 /// The report line of level `level`.

@@ -27,7 +27,8 @@ use vm::Monitor;
 
 /// Messages of the monitor go to standard error, as far as `NESTLING_LOG` asks for them.
 fn log_to_standard_error() {
-    let filter = EnvFilter::try_from_env("NESTLING_LOG").unwrap_or_else(|_| EnvFilter::new("error"));
+    let filter =
+        EnvFilter::try_from_env("NESTLING_LOG").unwrap_or_else(|_| EnvFilter::new("error"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

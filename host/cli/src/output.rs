@@ -43,7 +43,11 @@ pub fn say(line: &str) {
 /// As [`print`].
 pub fn print_json(data: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(data).map_err(|e| {
-        Failure::new("cannot print the result as JSON", e, "report this as a fault of nestling")
+        Failure::new(
+            "cannot print the result as JSON",
+            e,
+            "report this as a fault of nestling",
+        )
     })?;
     print(&(text + "\n"))
 }

@@ -162,7 +162,12 @@ impl<'a> Apt<'a> {
                 OWN_FILES,
             ));
         }
-        for folder in ["lists/partial", "state", "cache/archives/partial", "fetched"] {
+        for folder in [
+            "lists/partial",
+            "state",
+            "cache/archives/partial",
+            "fetched",
+        ] {
             let folder = root.join(folder);
             std::fs::create_dir_all(&folder).map_err(|e| Failure::writing(&folder, &e))?;
         }
@@ -237,11 +242,13 @@ impl<'a> Apt<'a> {
         self.progress.say("fetching the package lists with apt");
         self.own_lists.set(true);
         let answer = self.ask("apt-get", &["update", "-q"], &self.root, &|| {})?;
-        Ok(if answer.status.success() && !answer.messages.contains("W:") {
-            String::new()
-        } else {
-            answer.messages
-        })
+        Ok(
+            if answer.status.success() && !answer.messages.contains("W:") {
+                String::new()
+            } else {
+                answer.messages
+            },
+        )
     }
 
     /// The inner error is apt's messages.
@@ -285,12 +292,16 @@ impl<'a> Apt<'a> {
         tick: &dyn Fn(),
     ) -> Result<Answer, Failure> {
         let failed = |error: std::io::Error| {
-            Failure::new(format_args!("cannot run {program}"), cause(&error), OWN_FILES)
+            Failure::new(
+                format_args!("cannot run {program}"),
+                cause(&error),
+                OWN_FILES,
+            )
         };
-        let mut output = tempfile::tempfile_in(&self.root)
-            .map_err(|e| Failure::writing(&self.root, &e))?;
-        let mut messages = tempfile::tempfile_in(&self.root)
-            .map_err(|e| Failure::writing(&self.root, &e))?;
+        let mut output =
+            tempfile::tempfile_in(&self.root).map_err(|e| Failure::writing(&self.root, &e))?;
+        let mut messages =
+            tempfile::tempfile_in(&self.root).map_err(|e| Failure::writing(&self.root, &e))?;
         let mut child = Command::new(program)
             .args(self.options())
             .args(arguments)
@@ -389,9 +400,8 @@ impl<'a> Apt<'a> {
 /// Whether `program` is an executable file in one of the folders of PATH.
 pub fn is_on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| {
-        rustix::fs::access(folder.join(program), rustix::fs::Access::EXEC_OK).is_ok()
-    })
+    std::env::split_paths(&path)
+        .any(|folder| rustix::fs::access(folder.join(program), rustix::fs::Access::EXEC_OK).is_ok())
 }
 
 fn text_of(file: &mut File) -> std::io::Result<String> {
@@ -463,7 +473,10 @@ mod tests {
     #[test]
     fn an_incomplete_record_is_none() {
         assert_eq!(parse_record(""), None);
-        assert_eq!(parse_record("Package: x\nVersion: 1\nSHA256: short\n"), None);
+        assert_eq!(
+            parse_record("Package: x\nVersion: 1\nSHA256: short\n"),
+            None
+        );
         assert_eq!(parse_record(&RECORD.replace("1504", "many")), None);
     }
 

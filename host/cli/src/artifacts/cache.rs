@@ -137,11 +137,7 @@ impl Cache {
     ///
     /// # Errors
     /// A folder that cannot be made or written, or an interrupt while waiting.
-    pub fn lock(
-        &self,
-        interrupt: &Interrupt,
-        progress: &Progress,
-    ) -> Result<Locked<'_>, Failure> {
+    pub fn lock(&self, interrupt: &Interrupt, progress: &Progress) -> Result<Locked<'_>, Failure> {
         std::fs::create_dir_all(&self.root).map_err(|e| Failure::writing(&self.root, &e))?;
         let path = self.root.join(LOCK);
         let lock = File::options()
@@ -223,7 +219,8 @@ impl Locked<'_> {
 }
 
 fn is_unfinished(name: &OsStr) -> bool {
-    name.to_str().is_some_and(|name| name.starts_with(UNFINISHED))
+    name.to_str()
+        .is_some_and(|name| name.starts_with(UNFINISHED))
 }
 
 /// A name that stays inside the entry's folder.
@@ -250,8 +247,8 @@ fn read_entry(folder: &Path) -> Result<Entry, String> {
         if !is_plain(&name) {
             return Err(format!("{MANIFEST} names a file {name:?}"));
         }
-        let content = read_checked(&folder.join(&name), &record)
-            .map_err(|why| format!("{name}: {why}"))?;
+        let content =
+            read_checked(&folder.join(&name), &record).map_err(|why| format!("{name}: {why}"))?;
         files.insert(name, content);
     }
     Ok(Entry {
@@ -406,7 +403,9 @@ mod tests {
         let path = root.path().join("one/manifest.json");
         let text = std::fs::read_to_string(&path).expect("readable");
         std::fs::write(&path, text.replace("\"busybox\": {", "\"../x\": {")).expect("written");
-        assert!(matches!(cache.look_up("one"), Lookup::Broken(why) if why.contains("names a file")));
+        assert!(
+            matches!(cache.look_up("one"), Lookup::Broken(why) if why.contains("names a file"))
+        );
     }
 
     #[test]
@@ -443,11 +442,19 @@ mod tests {
             })
         };
         assert_eq!(
-            with(&[("NESTLING_CACHE", "/n"), ("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]),
+            with(&[
+                ("NESTLING_CACHE", "/n"),
+                ("XDG_CACHE_HOME", "/x"),
+                ("HOME", "/h")
+            ]),
             Some("/n".into())
         );
         assert_eq!(
-            with(&[("NESTLING_CACHE", ""), ("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]),
+            with(&[
+                ("NESTLING_CACHE", ""),
+                ("XDG_CACHE_HOME", "/x"),
+                ("HOME", "/h")
+            ]),
             Some("/x/nestling".into())
         );
         assert_eq!(

@@ -28,8 +28,7 @@ pub fn reader<'a>(packed: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
             DECODER_LIMIT_KIB,
         )))
     } else if start.starts_with(ZSTD) {
-        let decoder =
-            ruzstd::decoding::StreamingDecoder::new(packed).map_err(io::Error::other)?;
+        let decoder = ruzstd::decoding::StreamingDecoder::new(packed).map_err(io::Error::other)?;
         Ok(Box::new(decoder))
     } else {
         Ok(Box::new(packed))

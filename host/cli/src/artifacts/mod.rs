@@ -221,7 +221,9 @@ fn cached(
 
 fn fetch_busybox(apt: &Apt) -> Result<Entry, Failure> {
     let (record, deb) = apt.download(|apt| apt.show(BUSYBOX_PACKAGE))?;
-    let files = deb::extract(&deb, |path| path == "bin/busybox" || path == "usr/bin/busybox")?;
+    let files = deb::extract(&deb, |path| {
+        path == "bin/busybox" || path == "usr/bin/busybox"
+    })?;
     let file = files.into_iter().next();
     let content = file.ok_or_else(|| missing(&record.package, BUSYBOX_FILE))?;
     Ok(Entry {

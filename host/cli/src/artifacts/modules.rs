@@ -56,8 +56,8 @@ pub fn name_of_file(path: &str) -> Option<String> {
 /// # Errors
 /// Why it is no module, in words.
 pub fn unpack(name: &str, content: &[u8]) -> Result<Module, String> {
-    let content = decompress::all(content, LARGEST_MODULE)
-        .map_err(|error| crate::failure::cause(&error))?;
+    let content =
+        decompress::all(content, LARGEST_MODULE).map_err(|error| crate::failure::cause(&error))?;
     Ok(Module {
         name: canonical(name),
         content,
@@ -242,4 +242,4 @@ impl ModuleSource for ModuleDirectory {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -131,7 +131,10 @@ mod tests {
 
     #[test]
     fn what_a_terminal_would_obey_is_taken_out() {
-        assert_eq!(printable(b"\x1bc\x1b[?7l\x1b[2Jboot\x1b[1;31mred"), "bootred");
+        assert_eq!(
+            printable(b"\x1bc\x1b[?7l\x1b[2Jboot\x1b[1;31mred"),
+            "bootred"
+        );
         assert_eq!(printable(b"a\x00\x07\x9b\xff"), "a\\x00\\x07\\x9b\\xff");
         assert_eq!(printable(b"\x1b"), "");
         assert_eq!(printable(b"\x1b[12"), "");

@@ -95,20 +95,18 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     }
     let interrupt = Interrupt::new();
     interrupt.watch_signals().map_err(|e| {
-        Failure::new("cannot watch for signals", cause(&e), "check this process's limits")
+        Failure::new(
+            "cannot watch for signals",
+            cause(&e),
+            "check this process's limits",
+        )
     })?;
     let needs = Needs {
         nested: NestedChoice::Intel,
         clock: ClockMode::Host,
     };
     let decision = engine::decide(args.engine.into(), needs, crate::doctor::facts::kvm)?;
-    let prepared = prepare(
-        args.depth,
-        args.virt,
-        args.memory,
-        &args.files,
-        &interrupt,
-    );
+    let prepared = prepare(args.depth, args.virt, args.memory, &args.files, &interrupt);
     let (artifacts, images) = match prepared {
         Ok(prepared) => prepared,
         Err(failure) if interrupt.is_requested() => {
@@ -255,10 +253,13 @@ fn print_tail(lines: &[String]) {
 pub fn write_images(args: &ImagesArgs) -> Result<(), Failure> {
     let interrupt = Interrupt::new();
     interrupt.watch_signals().map_err(|e| {
-        Failure::new("cannot watch for signals", cause(&e), "check this process's limits")
+        Failure::new(
+            "cannot watch for signals",
+            cause(&e),
+            "check this process's limits",
+        )
     })?;
-    let (artifacts, images) =
-        prepare(args.depth, args.virt, args.memory, &args.files, &interrupt)?;
+    let (artifacts, images) = prepare(args.depth, args.virt, args.memory, &args.files, &interrupt)?;
     let folder = &args.output;
     std::fs::create_dir_all(folder).map_err(|e| Failure::writing(folder, &e))?;
     let write = |name: &str, content: &[u8]| {
@@ -267,7 +268,10 @@ pub fn write_images(args: &ImagesArgs) -> Result<(), Failure> {
     };
     write("vmlinuz", &artifacts.kernel)?;
     write("initramfs.cpio", &images.outermost)?;
-    write("append.txt", format!("{}\n", script::COMMAND_LINE).as_bytes())?;
+    write(
+        "append.txt",
+        format!("{}\n", script::COMMAND_LINE).as_bytes(),
+    )?;
     output::print(&format!(
         "kernel {}, level 1 needs {}M of memory\n",
         artifacts.release.as_deref().unwrap_or("of unknown release"),

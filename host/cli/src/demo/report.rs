@@ -64,7 +64,13 @@ pub fn parse(line: &str) -> Option<Report> {
     let kind = words.next()?;
     let pairs: Vec<(&str, &str)> = words.filter_map(|word| word.split_once('=')).collect();
     let get = |key: &str| pairs.iter().find(|(name, _)| *name == key).map(|(_, v)| *v);
-    let text = |key: &str| -> String { get(key).unwrap_or("unknown").chars().take(LONGEST_VALUE).collect() };
+    let text = |key: &str| -> String {
+        get(key)
+            .unwrap_or("unknown")
+            .chars()
+            .take(LONGEST_VALUE)
+            .collect()
+    };
     let uptime_seconds = get("uptime")
         .and_then(|value| value.parse::<f64>().ok())
         .filter(|seconds| seconds.is_finite() && *seconds >= 0.0);

@@ -68,7 +68,11 @@ impl DemoResult {
             engine,
             seconds: rounded(total),
             levels: results,
-            console: if failure.is_some() { console } else { Vec::new() },
+            console: if failure.is_some() {
+                console
+            } else {
+                Vec::new()
+            },
             failure,
         }
     }
@@ -198,11 +202,20 @@ mod tests {
 
     fn good() -> Levels {
         levels(&[
-            ("NESTLING-LEVEL 1 up kernel=6.1.0-9 hypervisor=Nestling virt=vmx uptime=1.88 memory_kib=1003456", 2_100),
+            (
+                "NESTLING-LEVEL 1 up kernel=6.1.0-9 hypervisor=Nestling virt=vmx uptime=1.88 memory_kib=1003456",
+                2_100,
+            ),
             ("NESTLING-LEVEL 1 enter", 2_500),
-            ("NESTLING-LEVEL 2 up kernel=6.1.0-9 hypervisor=KVMKVMKVM virt=vmx uptime=3.12 memory_kib=803456", 9_940),
+            (
+                "NESTLING-LEVEL 2 up kernel=6.1.0-9 hypervisor=KVMKVMKVM virt=vmx uptime=3.12 memory_kib=803456",
+                9_940,
+            ),
             ("NESTLING-LEVEL 2 enter", 10_000),
-            ("NESTLING-LEVEL 3 up kernel=6.1.0-9 hypervisor=KVMKVMKVM virt=none uptime=9 memory_kib=603456", 31_000),
+            (
+                "NESTLING-LEVEL 3 up kernel=6.1.0-9 hypervisor=KVMKVMKVM virt=none uptime=9 memory_kib=603456",
+                31_000,
+            ),
             ("NESTLING-LEVEL 3 down status=0 uptime=9.2", 31_500),
             ("NESTLING-LEVEL 2 down status=0 uptime=20.5", 32_000),
             ("NESTLING-LEVEL 1 down status=0 uptime=30.25", 33_250),
@@ -211,8 +224,14 @@ mod tests {
 
     fn bad() -> Levels {
         levels(&[
-            ("NESTLING-LEVEL 1 up kernel=6.1.0-9 hypervisor=none virt=none uptime=1.88 memory_kib=1003456", 2_100),
-            ("NESTLING-LEVEL 1 fail step=module-kvm-intel status=1", 2_500),
+            (
+                "NESTLING-LEVEL 1 up kernel=6.1.0-9 hypervisor=none virt=none uptime=1.88 memory_kib=1003456",
+                2_100,
+            ),
+            (
+                "NESTLING-LEVEL 1 fail step=module-kvm-intel status=1",
+                2_500,
+            ),
             ("NESTLING-LEVEL 1 down status=1 uptime=30.25", 3_000),
         ])
     }

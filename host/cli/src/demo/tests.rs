@@ -49,10 +49,7 @@ impl View for Noted {
     }
 }
 
-fn play(
-    console: &[u8],
-    end: Result<RunOutcome, RunError>,
-) -> (Result<u8, Failure>, Vec<String>) {
+fn play(console: &[u8], end: Result<RunOutcome, RunError>) -> (Result<u8, Failure>, Vec<String>) {
     let request = RunRequest {
         kernel: Vec::new(),
         initrd: None,
@@ -132,7 +129,10 @@ fn a_hostile_console_does_no_harm() {
 
 #[test]
 fn the_last_line_counts_without_its_end() {
-    let cut = DEPTH_2.replace("uptime=12.5\r\n[   12.6] reboot: Power down\r\n", "uptime=12.5");
+    let cut = DEPTH_2.replace(
+        "uptime=12.5\r\n[   12.6] reboot: Power down\r\n",
+        "uptime=12.5",
+    );
     assert_eq!(play(cut.as_bytes(), Ok(RunOutcome::PowerOff)).0, Ok(0));
 }
 

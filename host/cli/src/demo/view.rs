@@ -156,13 +156,18 @@ mod tests {
     use crate::demo::report::parse;
 
     fn told(line: &str) -> String {
-        event_line(&parse(line).expect("a report"), Duration::from_millis(4_250))
+        event_line(
+            &parse(line).expect("a report"),
+            Duration::from_millis(4_250),
+        )
     }
 
     #[test]
     fn events_in_words() {
         assert_eq!(
-            told("NESTLING-LEVEL 1 up kernel=6.1 hypervisor=none virt=vmx uptime=1 memory_kib=2048"),
+            told(
+                "NESTLING-LEVEL 1 up kernel=6.1 hypervisor=none virt=vmx uptime=1 memory_kib=2048"
+            ),
             "4.2 s: level 1 is up: Linux 6.1, no hypervisor seen, vmx, 2 MiB"
         );
         assert_eq!(

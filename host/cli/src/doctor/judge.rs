@@ -221,7 +221,9 @@ fn nested_parameter(facts: &HostFacts) -> Finding {
         Some(false) => no(
             item,
             format!("{module} nested=0"),
-            format!("write `options {module} nested=1` to a file in /etc/modprobe.d and load it anew"),
+            format!(
+                "write `options {module} nested=1` to a file in /etc/modprobe.d and load it anew"
+            ),
         ),
         None => note(item, format!("{module} does not say")),
     }
@@ -395,7 +397,10 @@ pub mod tests {
     fn an_emulating_kvm_is_not_taken() {
         let diagnosis = judge(&emulating_host());
         assert_eq!(diagnosis.engine.engine, Engine::Soft);
-        let speed = diagnosis.findings.iter().find(|f| f.item == "KVM at hardware speed");
+        let speed = diagnosis
+            .findings
+            .iter()
+            .find(|f| f.item == "KVM at hardware speed");
         assert_eq!(speed.map(|f| f.status), Some(Status::No));
     }
 }

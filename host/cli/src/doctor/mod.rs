@@ -42,7 +42,11 @@ fn render(diagnosis: &Diagnosis) -> String {
         }
     }
     let engine = &diagnosis.engine;
-    let _ = writeln!(text, "\nengine auto takes {}: {}", engine.engine, engine.why);
+    let _ = writeln!(
+        text,
+        "\nengine auto takes {}: {}",
+        engine.engine, engine.why
+    );
     text
 }
 

@@ -47,7 +47,10 @@ pub fn outermost(asked_bytes: Option<u64>, image_bytes: &[u64]) -> Result<u64, F
                 asked / GRAIN_BYTES,
                 minimum / GRAIN_BYTES
             ),
-            format_args!("give --memory {}M or more, or a smaller --depth", minimum / GRAIN_BYTES),
+            format_args!(
+                "give --memory {}M or more, or a smaller --depth",
+                minimum / GRAIN_BYTES
+            ),
         )),
     }
 }

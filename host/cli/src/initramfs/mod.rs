@@ -77,7 +77,12 @@ fn memory_of_levels(plan: &Plan) -> Result<Vec<u64>, Failure> {
     const SMALL_PARTS: u64 = 16 * 1024;
     let bytes = |content: &[u8]| content.len() as u64;
     let base = bytes(&plan.artifacts.busybox) + bytes(plan.program) + SMALL_PARTS;
-    let modules: u64 = plan.artifacts.modules.iter().map(|m| bytes(&m.content)).sum();
+    let modules: u64 = plan
+        .artifacts
+        .modules
+        .iter()
+        .map(|m| bytes(&m.content))
+        .sum();
     let per_hypervisor = base + bytes(&plan.artifacts.kernel) + modules;
     let sizes: Vec<u64> = (0..u64::from(plan.depth))
         .rev()
@@ -213,9 +218,21 @@ mod tests {
         assert_eq!(
             paths(&entries),
             [
-                "bin", "bin/busybox", "bin/nestling", "dev", "dev/console", "dev/null", "init",
-                "modules", "modules/kvm-intel.ko", "modules/kvm.ko", "next.cpio", "proc", "run",
-                "sys", "vmlinuz",
+                "bin",
+                "bin/busybox",
+                "bin/nestling",
+                "dev",
+                "dev/console",
+                "dev/null",
+                "init",
+                "modules",
+                "modules/kvm-intel.ko",
+                "modules/kvm.ko",
+                "next.cpio",
+                "proc",
+                "run",
+                "sys",
+                "vmlinuz",
             ]
         );
     }

@@ -111,7 +111,11 @@ pub fn run(args: &RunArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     let request = request(args)?;
     let interrupt = request.interrupt.clone();
     interrupt.watch_signals().map_err(|e| {
-        Failure::new("cannot watch for signals", cause(&e), "check this process's limits")
+        Failure::new(
+            "cannot watch for signals",
+            cause(&e),
+            "check this process's limits",
+        )
     })?;
     let output = Box::new(Output::new(io::stdout(), interrupt.clone()));
     let (raw_mode, input): (_, Box<dyn Read + Send>) = if terminal::input_is_terminal() {
@@ -141,7 +145,11 @@ fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
     let kernel = read(&args.kernel)?;
     artifacts::check_kernel(&kernel, &args.kernel.display().to_string())?;
     let initrd = args.initrd.as_deref().map(read).transpose()?;
-    check_memory(args.memory, kernel.len(), initrd.as_ref().map_or(0, Vec::len))?;
+    check_memory(
+        args.memory,
+        kernel.len(),
+        initrd.as_ref().map_or(0, Vec::len),
+    )?;
     let needs = Needs {
         nested: args.nested.into(),
         clock: args.clock.into(),

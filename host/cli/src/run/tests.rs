@@ -1,5 +1,5 @@
 use super::*;
-use crate::args::{CommandLine, Command};
+use crate::args::{Command, CommandLine};
 use crate::artifacts::kernel_image;
 use clap::Parser;
 
@@ -61,8 +61,19 @@ fn a_request_says_what_was_asked() {
     std::fs::write(file.path(), kernel_image::tests::made_up("6.1")).expect("written");
     let path = file.path().display().to_string();
     let line = [
-        "--kernel", &path, "--engine", "soft", "--clock", "virtual", "--append", "quiet",
-        "--memory", "256M", "--debug-exit", "--timeout", "9",
+        "--kernel",
+        &path,
+        "--engine",
+        "soft",
+        "--clock",
+        "virtual",
+        "--append",
+        "quiet",
+        "--memory",
+        "256M",
+        "--debug-exit",
+        "--timeout",
+        "9",
     ];
     let request = request(&args(&line)).expect("good");
     assert_eq!(request.engine, Engine::Soft);

@@ -120,7 +120,10 @@ fn rubbish_is_no_module() {
 
 #[test]
 fn file_names_give_module_names() {
-    assert_eq!(name_of_file("a/b/kvm_intel.ko.xz").as_deref(), Some("kvm-intel"));
+    assert_eq!(
+        name_of_file("a/b/kvm_intel.ko.xz").as_deref(),
+        Some("kvm-intel")
+    );
     assert_eq!(name_of_file("kvm.ko").as_deref(), Some("kvm"));
     assert_eq!(name_of_file("kvm.so"), None);
 }
