@@ -1,1 +1,16 @@
-//! See docs/architecture.md.
+//! Guest-physical memory: address types and the one shared RAM mapping of a VM.
+//!
+//! A VM's RAM is one host mapping, split into regions of guest-physical address space (below and
+//! above the 32-bit hole). Code that runs hot (the software TLB) remembers a [`RamOffset`] and
+//! accesses through [`GuestRam::load`]/[`GuestRam::store`], which check bounds, so that no crate
+//! above this one needs `unsafe` to touch guest memory.
+//!
+//! Invariants: the mapping lives as long as the [`GuestRam`]; its pages are never unmapped or
+//! reprotected; guest RAM may change at any moment (other vCPUs), so nothing here hands out
+//! references into it.
+
+mod addr;
+mod ram;
+
+pub use addr::{Gpa, Gva, L2Gpa, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
+pub use ram::{GuestRam, RamError, RamOffset, RamRegion, Word};
