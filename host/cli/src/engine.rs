@@ -3,9 +3,6 @@
 use crate::failure::Failure;
 use crate::vm::{ClockMode, Engine, EngineChoice, NestedChoice};
 
-/// A KVM below this speed does not run guest code on the processor but emulates it.
-pub const HARDWARE_INSTRUCTIONS_PER_SECOND: f64 = 100e6;
-
 /// The hardware virtualization of a processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -37,6 +34,15 @@ pub enum KvmDevice {
     Open,
 }
 
+/// A vendor's module of KVM.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct KvmModule {
+    /// Its name, as `kvm_intel`.
+    pub name: String,
+    /// Its parameter `nested`.
+    pub nested: Option<bool>,
+}
+
 /// What is known of the host's KVM.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct KvmFacts {
@@ -48,13 +54,13 @@ pub struct KvmFacts {
     pub nested_state: bool,
     /// Guest instructions a second, measured.
     pub instructions_per_second: Option<f64>,
-    /// Why something about it is not known.
+    /// Whether that is the processor's own speed; `None` if it could not be measured.
+    pub hardware_speed: Option<bool>,
+    /// Why it could not be measured.
     pub trouble: Option<String>,
-    /// Which modules of KVM are loaded, as `kvm_intel`.
-    pub modules: Vec<String>,
-    /// The parameter `nested` of the vendor's module.
-    pub nested_parameter: Option<bool>,
-    /// The virtualization of the processor KVM runs on.
+    /// The vendors' modules.
+    pub modules: Vec<KvmModule>,
+    /// The virtualization KVM can show to its guests.
     pub virtualization: Option<HardwareVirtualization>,
 }
 
@@ -81,28 +87,33 @@ pub struct Needs {
     pub clock: ClockMode,
 }
 
+/// Why the device cannot be used, as half a sentence; `None` if it can.
+fn why_not_open(device: &KvmDevice) -> Option<String> {
+    match device {
+        KvmDevice::Missing => Some("/dev/kvm is not there".into()),
+        KvmDevice::Closed { why, .. } => Some(format!("/dev/kvm does not open: {why}")),
+        KvmDevice::Open => None,
+    }
+}
+
 /// Why KVM cannot run guest code as it should, as half a sentence; `None` if it can.
 pub fn why_not_kvm(facts: &KvmFacts) -> Option<String> {
-    match &facts.device {
-        KvmDevice::Missing => return Some("/dev/kvm is not there".into()),
-        KvmDevice::Closed { why, .. } => return Some(format!("/dev/kvm does not open: {why}")),
-        KvmDevice::Open => {}
+    if let Some(why) = why_not_open(&facts.device) {
+        return Some(why);
     }
     match facts.api_version {
         Some(12) => {}
         Some(other) => return Some(format!("KVM speaks version {other}, not 12")),
-        None => {
-            let why = facts.trouble.as_deref().unwrap_or("no reason given");
-            return Some(format!("KVM does not answer: {why}"));
-        }
+        None => return Some("KVM does not say which version it speaks".into()),
     }
-    match facts.instructions_per_second {
-        Some(speed) if speed >= HARDWARE_INSTRUCTIONS_PER_SECOND => None,
-        Some(speed) => Some(format!(
+    match (facts.hardware_speed, facts.instructions_per_second) {
+        (Some(true), _) => None,
+        (Some(false), Some(speed)) => Some(format!(
             "KVM emulates instead of running on the processor ({} million instructions a second)",
             millions(speed)
         )),
-        None => {
+        (Some(false), None) => Some("KVM emulates instead of running on the processor".into()),
+        (None, _) => {
             let why = facts.trouble.as_deref().unwrap_or("no reason given");
             Some(format!("KVM runs no guest code: {why}"))
         }
@@ -111,21 +122,20 @@ pub fn why_not_kvm(facts: &KvmFacts) -> Option<String> {
 
 /// Why KVM cannot show a guest the virtualization `nested`, as half a sentence; `None` if it can.
 pub fn why_not_nested(facts: &KvmFacts, nested: NestedChoice) -> Option<String> {
-    let offered = facts.virtualization;
     let wanted = match nested {
         NestedChoice::Off => return None,
-        NestedChoice::Auto => offered,
+        NestedChoice::Auto => facts.virtualization,
         NestedChoice::Intel => Some(HardwareVirtualization::Intel),
         NestedChoice::Amd => Some(HardwareVirtualization::Amd),
     };
-    if offered.is_none() {
-        return Some("KVM offers its guests no virtualization here".into());
-    }
-    if offered != wanted {
-        return Some("the processor has the other vendor's virtualization".into());
-    }
-    if facts.nested_parameter == Some(false) {
+    if facts.modules.iter().any(|m| m.nested == Some(false)) {
         return Some("nesting is switched off in KVM's module".into());
+    }
+    if facts.virtualization.is_none() {
+        return Some("KVM can show its guests neither VT-x nor AMD-V".into());
+    }
+    if facts.virtualization != wanted {
+        return Some("KVM can show its guests the other vendor's virtualization only".into());
     }
     if !facts.nested_state {
         return Some("KVM has no nested state to save (KVM_CAP_NESTED_STATE)".into());
@@ -161,13 +171,15 @@ pub fn automatic(needs: Needs, facts: &KvmFacts) -> Decision {
     }
 }
 
-/// Takes an engine for a VM. KVM is only looked at if it may be taken.
+/// Takes an engine for a VM. KVM is only measured (`facts`) if that matters; if it was asked for, it only has to
+/// open (`device`).
 ///
 /// # Errors
 /// KVM was asked for and is not to be had, or it lacks what the VM needs.
 pub fn decide(
     choice: EngineChoice,
     needs: Needs,
+    device: impl FnOnce() -> KvmDevice,
     facts: impl FnOnce() -> KvmFacts,
 ) -> Result<Decision, Failure> {
     let asked_for = |engine| Decision {
@@ -183,15 +195,15 @@ pub fn decide(
             "take --clock host or --engine soft",
         )),
         EngineChoice::Kvm => {
-            let facts = facts();
-            if facts.device == KvmDevice::Open {
-                return Ok(asked_for(Engine::Kvm));
+            let device = device();
+            match why_not_open(&device) {
+                None => Ok(asked_for(Engine::Kvm)),
+                Some(why) => Err(Failure::new(
+                    "cannot run on the kvm engine",
+                    why,
+                    format_args!("take --engine soft, or {}", device_advice(&device)),
+                )),
             }
-            Err(Failure::new(
-                "cannot run on the kvm engine",
-                why_not_kvm(&facts).unwrap_or_default(),
-                format_args!("take --engine soft, or {}", device_advice(&facts.device)),
-            ))
         }
     }
 }
@@ -224,6 +236,14 @@ pub fn device_advice(device: &KvmDevice) -> String {
 pub mod tests {
     use super::*;
 
+    /// A vendor's module with nesting on or off.
+    pub fn module(name: &str, nested: bool) -> KvmModule {
+        KvmModule {
+            name: name.into(),
+            nested: Some(nested),
+        }
+    }
+
     /// A host whose KVM can do everything.
     pub fn good() -> KvmFacts {
         KvmFacts {
@@ -231,9 +251,9 @@ pub mod tests {
             api_version: Some(12),
             nested_state: true,
             instructions_per_second: Some(2.4e9),
+            hardware_speed: Some(true),
             trouble: None,
-            modules: vec!["kvm_intel".into()],
-            nested_parameter: Some(true),
+            modules: vec![module("kvm_intel", true)],
             virtualization: Some(HardwareVirtualization::Intel),
         }
     }
@@ -245,11 +265,15 @@ pub mod tests {
             api_version: None,
             nested_state: false,
             instructions_per_second: None,
+            hardware_speed: None,
             trouble: None,
             modules: Vec::new(),
-            nested_parameter: None,
             virtualization: None,
         }
+    }
+
+    fn not_asked() -> KvmFacts {
+        unreachable!("KVM is not measured when it does not matter")
     }
 
     fn auto(nested: NestedChoice, facts: KvmFacts) -> Decision {
@@ -257,7 +281,13 @@ pub mod tests {
             nested,
             clock: ClockMode::Host,
         };
-        decide(EngineChoice::Auto, needs, || facts).expect("auto always finds one")
+        decide(
+            EngineChoice::Auto,
+            needs,
+            || facts.device.clone(),
+            || facts.clone(),
+        )
+        .expect("auto always finds one")
     }
 
     #[test]
@@ -265,6 +295,7 @@ pub mod tests {
         assert_eq!(auto(NestedChoice::Intel, good()).engine, Engine::Kvm);
         let slow = KvmFacts {
             instructions_per_second: Some(1.5e6),
+            hardware_speed: Some(false),
             ..good()
         };
         let decision = auto(NestedChoice::Off, slow);
@@ -276,7 +307,7 @@ pub mod tests {
     fn auto_minds_the_nesting_asked_for() {
         assert_eq!(auto(NestedChoice::Amd, good()).engine, Engine::Soft);
         let off = KvmFacts {
-            nested_parameter: Some(false),
+            modules: vec![module("kvm_intel", false)],
             ..good()
         };
         assert_eq!(auto(NestedChoice::Intel, off.clone()).engine, Engine::Soft);
@@ -301,7 +332,8 @@ pub mod tests {
             nested: NestedChoice::Off,
             clock: ClockMode::Host,
         };
-        let failure = decide(EngineChoice::Kvm, needs, missing).expect_err("missing");
+        let failure = decide(EngineChoice::Kvm, needs, || KvmDevice::Missing, not_asked)
+            .expect_err("missing");
         assert_eq!(failure.why, "/dev/kvm is not there");
     }
 
@@ -311,9 +343,10 @@ pub mod tests {
             nested: NestedChoice::Off,
             clock: ClockMode::Virtual,
         };
-        let decision = decide(EngineChoice::Auto, needs, good).expect("soft has it");
+        let decision =
+            decide(EngineChoice::Auto, needs, || KvmDevice::Open, good).expect("soft has it");
         assert_eq!(decision.engine, Engine::Soft);
-        assert!(decide(EngineChoice::Kvm, needs, good).is_err());
+        assert!(decide(EngineChoice::Kvm, needs, || KvmDevice::Open, good).is_err());
     }
 
     #[test]
@@ -322,7 +355,7 @@ pub mod tests {
             nested: NestedChoice::Auto,
             clock: ClockMode::Host,
         };
-        let decision = decide(EngineChoice::Soft, needs, || unreachable!("not asked"));
+        let decision = decide(EngineChoice::Soft, needs, || KvmDevice::Missing, not_asked);
         assert_eq!(decision.expect("always there").engine, Engine::Soft);
     }
 }

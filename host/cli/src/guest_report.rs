@@ -37,11 +37,15 @@ pub fn hypervisor() -> Option<String> {
         .iter()
         .flat_map(|register| register.to_le_bytes())
         .collect();
-    Some(
-        String::from_utf8_lossy(&name)
-            .trim_end_matches('\0')
-            .to_string(),
-    )
+    let name: String = name
+        .iter()
+        .map(|&byte| match byte {
+            b' '..=b'~' => char::from(byte),
+            0 => ' ',
+            _ => '?',
+        })
+        .collect();
+    Some(name.trim().to_string())
 }
 
 /// A value in a report line: what would break the line becomes `_`.

@@ -93,11 +93,6 @@ impl Levels {
         self.levels.iter()
     }
 
-    /// The level of that number.
-    pub fn get(&self, number: u8) -> Option<&LevelState> {
-        self.levels.get(usize::from(number).checked_sub(1)?)
-    }
-
     /// Why the demo did not succeed, as half a sentence; `None` if every level came up and switched itself off
     /// with status 0.
     pub fn why_not(&self, outcome: RunOutcome) -> Option<String> {
@@ -168,7 +163,7 @@ mod tests {
     fn a_good_demo_has_no_problem() {
         let levels = after(&GOOD);
         assert_eq!(levels.why_not(RunOutcome::PowerOff), None);
-        let second = levels.get(2).expect("two levels");
+        let second = levels.iter().nth(1).expect("two levels");
         assert_eq!(second.up_at, Some(Duration::from_secs(3)));
         assert_eq!(second.down_at, Some(Duration::from_secs(4)));
     }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::args::{DemoArgs, FileArgs, Format, ImagesArgs, Vendor};
 use crate::artifacts::progress::Progress;
 use crate::artifacts::{self, Artifacts};
+use crate::doctor::facts;
 use crate::engine::{self, Decision, Needs};
 use crate::failure::{Failure, cause};
 use crate::initramfs::{self, Images, Plan, script};
@@ -105,7 +106,7 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
         nested: NestedChoice::Intel,
         clock: ClockMode::Host,
     };
-    let decision = engine::decide(args.engine.into(), needs, crate::doctor::facts::kvm)?;
+    let decision = engine::decide(args.engine.into(), needs, facts::kvm_device, facts::kvm)?;
     let prepared = prepare(args.depth, args.virt, args.memory, &args.files, &interrupt);
     let (artifacts, images) = match prepared {
         Ok(prepared) => prepared,

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::artifacts::apt::is_on_path;
-use crate::engine::{HardwareVirtualization, KvmDevice, KvmFacts};
+use crate::engine::{HardwareVirtualization, KvmDevice, KvmFacts, KvmModule};
 use crate::failure::cause;
 use crate::guest_report::{field, hypervisor};
 
@@ -85,15 +85,6 @@ pub fn parse_lockdown(text: &str) -> Option<String> {
     Some(chosen.to_string())
 }
 
-/// A module parameter that is a truth value.
-fn parse_parameter(text: &str) -> Option<bool> {
-    match text.trim() {
-        "Y" | "1" => Some(true),
-        "N" | "0" => Some(false),
-        _ => None,
-    }
-}
-
 /// The name of group `gid` in the text of /etc/group, or its number.
 fn group_name(groups: &str, gid: u32) -> String {
     groups
@@ -126,37 +117,36 @@ pub fn gather() -> HostFacts {
     }
 }
 
-/// Looks at this host's KVM.
+/// Looks at this host's KVM, and measures it if it opens.
 pub fn kvm() -> KvmFacts {
-    let processor = parse_processor(&text_of("/proc/cpuinfo"));
-    let virtualization = if processor.vmx {
-        Some(HardwareVirtualization::Intel)
-    } else if processor.svm {
-        Some(HardwareVirtualization::Amd)
-    } else {
-        None
-    };
-    let parameter = match virtualization {
-        Some(HardwareVirtualization::Intel) => "/sys/module/kvm_intel/parameters/nested",
-        Some(HardwareVirtualization::Amd) => "/sys/module/kvm_amd/parameters/nested",
-        None => "",
-    };
-    let device = device(Path::new(DEV_KVM));
-    let answers = if device == KvmDevice::Open {
-        ask_kvm()
-    } else {
-        Answers::default()
-    };
+    let device = kvm_device();
+    let probe = kvm::probe();
     KvmFacts {
+        hardware_speed: probe.hardware_speed(),
         device,
-        api_version: answers.api_version,
-        nested_state: answers.nested_state,
-        instructions_per_second: answers.instructions_per_second,
-        trouble: answers.trouble,
-        modules: modules(),
-        nested_parameter: parse_parameter(&text_of(parameter)),
-        virtualization,
+        api_version: probe.api_version,
+        nested_state: probe.nested_state,
+        instructions_per_second: probe.guest_instructions_per_s,
+        trouble: probe.measurement_failure,
+        modules: probe
+            .modules
+            .into_iter()
+            .map(|module| KvmModule {
+                name: module.name,
+                nested: module.nested,
+            })
+            .collect(),
+        virtualization: match (probe.guest_vmx, probe.guest_svm) {
+            (true, _) => Some(HardwareVirtualization::Intel),
+            (false, true) => Some(HardwareVirtualization::Amd),
+            (false, false) => None,
+        },
     }
+}
+
+/// Whether this host's KVM opens.
+pub fn kvm_device() -> KvmDevice {
+    device(Path::new(DEV_KVM))
 }
 
 fn device(path: &Path) -> KvmDevice {
@@ -171,37 +161,6 @@ fn device(path: &Path) -> KvmDevice {
             group: group_name(&text_of("/etc/group"), metadata.gid()),
             group_may_open: metadata.mode() & 0o060 == 0o060,
         },
-    }
-}
-
-/// The loaded modules of KVM besides `kvm` itself.
-fn modules() -> Vec<String> {
-    let Ok(entries) = fs::read_dir("/sys/module") else {
-        return Vec::new();
-    };
-    let mut names: Vec<String> = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.starts_with("kvm_"))
-        .collect();
-    names.sort();
-    names
-}
-
-/// What KVM answers when it is asked.
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Answers {
-    api_version: Option<i32>,
-    nested_state: bool,
-    instructions_per_second: Option<f64>,
-    trouble: Option<String>,
-}
-
-/// Asks KVM through its device.
-fn ask_kvm() -> Answers {
-    Answers {
-        trouble: Some("this build cannot ask it".into()),
-        ..Answers::default()
     }
 }
 
@@ -239,13 +198,6 @@ mod tests {
         let text = "none [integrity] confidentiality\n";
         assert_eq!(parse_lockdown(text).as_deref(), Some("integrity"));
         assert_eq!(parse_lockdown(""), None);
-    }
-
-    #[test]
-    fn parameters_come_in_two_spellings() {
-        assert_eq!(parse_parameter("Y\n"), Some(true));
-        assert_eq!(parse_parameter("0\n"), Some(false));
-        assert_eq!(parse_parameter(""), None);
     }
 
     #[test]

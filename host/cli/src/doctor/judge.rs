@@ -5,8 +5,7 @@ use serde::Serialize;
 
 use super::facts::HostFacts;
 use crate::engine::{
-    self, Decision, HARDWARE_INSTRUCTIONS_PER_SECOND, HardwareVirtualization, KvmDevice, Needs,
-    device_advice, millions,
+    self, Decision, HardwareVirtualization, KvmDevice, Needs, device_advice, millions,
 };
 use crate::vm::{ClockMode, NestedChoice};
 
@@ -85,6 +84,7 @@ pub fn judge(facts: &HostFacts) -> Diagnosis {
         answers(facts),
         speed(facts),
         nested_parameter(facts),
+        guest_virtualization(facts),
         nested_state(facts),
         lockdown(facts),
         memory(facts),
@@ -138,10 +138,11 @@ fn virtualization(facts: &HostFacts) -> Finding {
 
 fn device(facts: &HostFacts) -> Finding {
     let item = "/dev/kvm";
-    let modules = if facts.kvm.modules.is_empty() {
-        "no vendor's module loaded".to_string()
-    } else {
-        format!("modules {}", facts.kvm.modules.join(", "))
+    let names: Vec<&str> = facts.kvm.modules.iter().map(|m| m.name.as_str()).collect();
+    let modules = match names.as_slice() {
+        [] => "no vendor's module loaded".to_string(),
+        [one] => format!("module {one}"),
+        several => format!("modules {}", several.join(", ")),
     };
     match &facts.kvm.device {
         KvmDevice::Missing => no(
@@ -192,13 +193,12 @@ fn unknown(item: &'static str, facts: &HostFacts) -> Finding {
 
 fn speed(facts: &HostFacts) -> Finding {
     let item = "KVM at hardware speed";
-    match facts.kvm.instructions_per_second {
-        None => unknown(item, facts),
-        Some(speed) if speed >= HARDWARE_INSTRUCTIONS_PER_SECOND => yes(
+    match (facts.kvm.hardware_speed, facts.kvm.instructions_per_second) {
+        (Some(true), Some(speed)) => yes(
             item,
             format!("{} million guest instructions a second", millions(speed)),
         ),
-        Some(speed) => no(
+        (Some(false), Some(speed)) => no(
             item,
             format!(
                 "{} million guest instructions a second: it emulates them",
@@ -206,26 +206,38 @@ fn speed(facts: &HostFacts) -> Finding {
             ),
             "take the soft engine, which is faster than this KVM; or a host with VT-x or AMD-V",
         ),
+        (None, _) | (_, None) => unknown(item, facts),
     }
 }
 
 fn nested_parameter(facts: &HostFacts) -> Finding {
     let item = "nesting in KVM's module";
-    let module = match facts.kvm.virtualization {
-        Some(HardwareVirtualization::Intel) => "kvm_intel",
-        Some(HardwareVirtualization::Amd) => "kvm_amd",
-        None => return note(item, "no vendor's module for this processor"),
-    };
-    match facts.kvm.nested_parameter {
-        Some(true) => yes(item, format!("{module} nested=1")),
-        Some(false) => no(
+    let told = facts.kvm.modules.iter().find(|m| m.nested.is_some());
+    match told.map(|module| (module.name.as_str(), module.nested)) {
+        Some((name, Some(true))) => yes(item, format!("{name} nested=1")),
+        Some((name, _)) => no(
             item,
-            format!("{module} nested=0"),
+            format!("{name} nested=0"),
             format!(
-                "write `options {module} nested=1` to a file in /etc/modprobe.d and load it anew"
+                "write `options {name} nested=1` to a file in /etc/modprobe.d and load it anew"
             ),
         ),
-        None => note(item, format!("{module} does not say")),
+        None if facts.kvm.modules.is_empty() => note(item, "no vendor's module loaded"),
+        None => note(item, "the module does not say"),
+    }
+}
+
+fn guest_virtualization(facts: &HostFacts) -> Finding {
+    let item = "VT-x or AMD-V for guests";
+    match (facts.kvm.virtualization, facts.kvm.api_version) {
+        (Some(HardwareVirtualization::Intel), _) => yes(item, "VT-x"),
+        (Some(HardwareVirtualization::Amd), _) => yes(item, "AMD-V"),
+        (None, Some(_)) => no(
+            item,
+            "KVM can show its guests neither",
+            "switch on nesting in KVM's module; the soft engine shows VT-x everywhere",
+        ),
+        (None, None) => unknown(item, facts),
     }
 }
 
@@ -294,7 +306,7 @@ fn apt(facts: &HostFacts) -> Finding {
 pub mod tests {
     use super::*;
     use crate::doctor::facts::{MemoryFacts, ProcessorFacts};
-    use crate::engine::tests::{good, missing};
+    use crate::engine::tests::{good, missing, module};
     use crate::vm::Engine;
 
     /// A host on which all is well.
@@ -354,7 +366,9 @@ pub mod tests {
                 api_version: None,
                 nested_state: false,
                 instructions_per_second: None,
-                nested_parameter: Some(false),
+                hardware_speed: None,
+                modules: vec![module("kvm_intel", false)],
+                virtualization: None,
                 ..good()
             },
             lockdown: Some("integrity".into()),
@@ -368,7 +382,11 @@ pub mod tests {
         facts.kvm.device = KvmDevice::Open;
         facts.kvm.api_version = Some(12);
         facts.kvm.instructions_per_second = Some(1.5e6);
-        facts.kvm.modules = vec!["kvm_pvm".into()];
+        facts.kvm.hardware_speed = Some(false);
+        facts.kvm.modules = vec![engine::KvmModule {
+            name: "kvm_pvm".into(),
+            nested: None,
+        }];
         facts
     }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::args::RunArgs;
 use crate::artifacts;
+use crate::doctor::facts;
 use crate::engine::{self, Needs};
 use crate::failure::{Failure, cause};
 use crate::interrupt::{Interrupt, StopReason};
@@ -154,7 +155,7 @@ fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
         nested: args.nested.into(),
         clock: args.clock.into(),
     };
-    let decision = engine::decide(args.engine.into(), needs, crate::doctor::facts::kvm)?;
+    let decision = engine::decide(args.engine.into(), needs, facts::kvm_device, facts::kvm)?;
     check_nested(needs.nested, decision.engine)?;
     output::say(&format!("engine {}: {}", decision.engine, decision.why));
     Ok(RunRequest {
