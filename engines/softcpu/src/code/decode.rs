@@ -82,6 +82,8 @@ pub fn register_code(r: Register) -> u8 {
     if r == Register::None {
         return ZERO as u8;
     }
+    // The full register's number: SPL to DIL count from 8 among the byte registers.
+    let r = if r.is_gpr8() { r.full_register() } else { r };
     (r.number() & 31) as u8
 }
 
