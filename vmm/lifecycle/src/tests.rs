@@ -326,7 +326,7 @@ fn a_triple_fault_is_an_outcome() {
 
 #[test]
 fn stopping_reaches_running_and_idle_vcpus() {
-    let programs: [Program; 2] = [Guest::spin, |g| {
+    let programs: [Program; 2] = [|g| g.spin(), |g| {
         assert_eq!(g.halt(), None);
         Ok(RunExit::Stopped)
     }];
@@ -349,7 +349,7 @@ fn stopping_reaches_running_and_idle_vcpus() {
 fn the_time_limit_ends_a_guest_that_hangs() {
     let begin = Instant::now();
     let vm = Vm::start(
-        &FakeEngine::new(Guest::spin),
+        &FakeEngine::new(|g| g.spin()),
         &config(),
         Screen::default().console(),
         RunOptions {
@@ -648,7 +648,7 @@ fn the_timekeeper_serves_devices_of_an_engine_with_interrupt_controllers() {
 fn what_the_engine_cannot_do_is_refused_at_the_start() {
     let engine = FakeEngine {
         own_interrupt_controllers: true,
-        program: Guest::spin,
+        program: |g| g.spin(),
     };
     let refused = |config: &MachineConfig| {
         let console = Screen::default().console();
