@@ -220,7 +220,10 @@ impl Driver {
             _ => self.deadline,
         };
         let received = match due {
-            None => self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            None => self
+                .messages
+                .recv()
+                .map_err(|_| RecvTimeoutError::Disconnected),
             Some(due) => self
                 .messages
                 .recv_timeout(due.saturating_duration_since(Instant::now())),

@@ -256,7 +256,9 @@ fn start_with(config: &MachineConfig, console: Console, program: Program) -> VmH
         &FakeEngine::new(program),
         config,
         console,
-        RunOptions::default(),
+        RunOptions {
+            timeout: Some(Duration::from_secs(30)),
+        },
     )
     .expect("it starts")
 }
@@ -326,10 +328,13 @@ fn a_triple_fault_is_an_outcome() {
 
 #[test]
 fn stopping_reaches_running_and_idle_vcpus() {
-    let programs: [Program; 2] = [Guest::spin, |g| {
-        assert_eq!(g.halt(), None);
-        Ok(RunExit::Stopped)
-    }];
+    let programs: [Program; 2] = [
+        |g| g.spin(),
+        |g| {
+            assert_eq!(g.halt(), None);
+            Ok(RunExit::Stopped)
+        },
+    ];
     for program in programs {
         let vm = start(program);
         let stopper = vm.stopper();
@@ -349,7 +354,7 @@ fn stopping_reaches_running_and_idle_vcpus() {
 fn the_time_limit_ends_a_guest_that_hangs() {
     let begin = Instant::now();
     let vm = Vm::start(
-        &FakeEngine::new(Guest::spin),
+        &FakeEngine::new(|g| g.spin()),
         &config(),
         Screen::default().console(),
         RunOptions {
@@ -463,7 +468,9 @@ fn output_that_cannot_be_written_is_reported_and_does_not_stop_the_guest() {
 /// Echoes what the serial port's receive interrupt brings, until a `q`.
 fn echo(g: &mut Guest<'_>) -> Result<RunExit, EngineError> {
     g.init_pic(4);
+    // Receive interrupt on; OUT2 connects the chip to the interrupt line.
     g.out(0x3f9, 1);
+    g.out(0x3fc, 8);
     loop {
         match g.halt() {
             None => return Ok(RunExit::Stopped),
@@ -516,10 +523,11 @@ fn more_input_than_the_port_holds_arrives_whole() {
 /// Programs PIT channel 0 as a rate generator of 1193 ticks (999.85 us) and takes five interrupts while
 /// executing; prints at how many instructions each was seen.
 fn five_ticks(g: &mut Guest<'_>) -> Result<RunExit, EngineError> {
-    g.init_pic(0);
+    // The PIT first: its output rises with the mode, which the 8259A's initialization forgets.
     g.out(0x43, 0x34);
     g.out(0x40, (1193 & 0xff) as u8);
     g.out(0x40, (1193 >> 8) as u8);
+    g.init_pic(0);
     let mut seen = 0;
     while seen < 5 && !g.stopping() {
         g.retired += g.platform.poll(g.retired);
@@ -562,10 +570,10 @@ fn in_virtual_time_interrupts_come_at_the_same_instruction_in_every_run() {
 
 /// As [`five_ticks`], but idle between the ticks.
 fn five_idle_ticks(g: &mut Guest<'_>) -> Result<RunExit, EngineError> {
-    g.init_pic(0);
     g.out(0x43, 0x34);
     g.out(0x40, 0);
     g.out(0x40, 0);
+    g.init_pic(0);
     for _ in 0..5 {
         if g.halt().is_none() {
             return Ok(RunExit::Stopped);
@@ -638,8 +646,8 @@ fn the_timekeeper_serves_devices_of_an_engine_with_interrupt_controllers() {
     let options = RunOptions {
         timeout: Some(Duration::from_secs(10)),
     };
-    let vm = Vm::start(&engine, &config(), Screen::default().console(), options)
-        .expect("it starts");
+    let vm =
+        Vm::start(&engine, &config(), Screen::default().console(), options).expect("it starts");
     assert_eq!(outcome(&vm), RunOutcome::DebugExit(8));
     assert_eq!(vm.engine(), "fake");
 }
@@ -648,7 +656,7 @@ fn the_timekeeper_serves_devices_of_an_engine_with_interrupt_controllers() {
 fn what_the_engine_cannot_do_is_refused_at_the_start() {
     let engine = FakeEngine {
         own_interrupt_controllers: true,
-        program: Guest::spin,
+        program: |g| g.spin(),
     };
     let refused = |config: &MachineConfig| {
         let console = Screen::default().console();

@@ -101,8 +101,7 @@ impl Board {
 
     /// Whether no vCPU runs or is about to.
     pub(crate) fn all_idle(&self) -> bool {
-        self.busy.load(Ordering::SeqCst) == 0
-            && self.lines.iter().all(|l| l.attention().get() == 0)
+        self.busy.load(Ordering::SeqCst) == 0 && self.lines.iter().all(|l| l.attention().get() == 0)
     }
 
     /// Whether devices need a thread that lives through [`Board::keep_time`]: with an engine whose idle
@@ -119,7 +118,8 @@ impl Board {
             let now = self.clock.now();
             self.bus.advance(now);
             let deadline = self.bus.deadline();
-            self.timer_until.store(nanoseconds(deadline), Ordering::SeqCst);
+            self.timer_until
+                .store(nanoseconds(deadline), Ordering::SeqCst);
             let timeout = deadline.map(|d| Duration::from_nanos(d - now));
             self.timer
                 .park(timeout, || stopped() || self.bus.deadline() != deadline);

@@ -4,9 +4,11 @@ use std::sync::{Arc, Mutex};
 
 use bus::{Bus, BusBuilder, Device, IrqLine, LineSink, Region};
 use chipset::SystemControl;
+use chipset::acpi_pm::{self, AcpiPmDevice, ResetPort};
 use chipset::debug_ports::{self, DebugExit, PostCode};
 use chipset::fabric::InterruptFabric;
 use chipset::hpet::{self, HpetDevice, LegacyRoute};
+use chipset::i8042::{self, I8042Device};
 use chipset::ioapic::{self, IoApicDevice};
 use chipset::pic::PicDevice;
 use chipset::pit::PitDevice;
@@ -83,6 +85,17 @@ pub(crate) fn build(wiring: DeviceWiring<'_>) -> (Bus, SerialInput) {
     let (com1, input) = Serial::new(line(u32::from(ports::COM1_IRQ)), wiring.console);
     bus.add_ports(com1, ports::COM1, serial::regs::PORTS);
     bus.add_ports(PostCode::new(), debug_ports::POST_PORT, 1);
+    let sci = line(acpi_pm::regs::SCI_IRQ);
+    let pm = AcpiPmDevice::new(sci, Arc::clone(&wiring.control));
+    bus.add_ports(pm, acpi_pm::regs::PORT, acpi_pm::regs::PORTS);
+    let reset = ResetPort::new(Arc::clone(&wiring.control));
+    bus.add_ports(reset, acpi_pm::regs::RESET_PORT, 1);
+    let keyboard = I8042Device::new(
+        line(i8042::regs::KEYBOARD_IRQ),
+        line(i8042::regs::AUX_IRQ),
+        Arc::clone(&wiring.control),
+    );
+    bus.add(keyboard, &I8042Device::PORTS, &[]);
     if wiring.debug_exit {
         let exit = DebugExit::new(Arc::clone(&wiring.control));
         bus.add_ports(exit, debug_ports::DEBUG_EXIT_PORT, 4);

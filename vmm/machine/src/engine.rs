@@ -8,7 +8,9 @@ use crate::config::MachineConfig;
 #[derive(Debug, thiserror::Error)]
 pub enum UnfitEngine {
     /// The engine asked for cannot show the extension.
-    #[error("the {engine} engine cannot show {extension} to a guest here; choose --nested off or another engine")]
+    #[error(
+        "the {engine} engine cannot show {extension} to a guest here; choose --nested off or another engine"
+    )]
     NoNested {
         /// Engine.
         engine: &'static str,

@@ -146,7 +146,9 @@ impl Machine {
             console: wiring.console,
             debug_exit: config.debug_exit,
             memory: map,
-            epoch_s: config.epoch_s.unwrap_or_else(|| default_epoch_s(config.clock)),
+            epoch_s: config
+                .epoch_s
+                .unwrap_or_else(|| default_epoch_s(config.clock)),
         });
         let board = Arc::new(Board::new(bus, Clock::new(config.clock), fabric, lines));
         let mut vcpus = create_vcpus(&*vm, &board, config)?;
@@ -252,4 +254,3 @@ fn create_vcpus(
         })
         .collect()
 }
-

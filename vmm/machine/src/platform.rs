@@ -266,9 +266,7 @@ impl Platform for SoftPlatform {
         self.advance_own(now);
         let left = self.own_deadline().map_or(u64::MAX, |d| d - now);
         match self.board.clock.mode() {
-            ClockMode::Host => {
-                (left >> NS_PER_INSTRUCTION_SHIFT).clamp(HOST_SLICE_MIN, HOST_SLICE)
-            }
+            ClockMode::Host => (left >> NS_PER_INSTRUCTION_SHIFT).clamp(HOST_SLICE_MIN, HOST_SLICE),
             ClockMode::Virtual => {
                 self.rebase(retired, now);
                 left.clamp(1, VIRTUAL_SLICE)

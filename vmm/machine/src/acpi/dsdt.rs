@@ -26,7 +26,7 @@ struct IsaDevice {
 }
 
 /// The legacy devices with fixed addresses (hardware ids: PNP device id list).
-const ISA_DEVICES: [IsaDevice; 6] = [
+const ISA_DEVICES: [IsaDevice; 5] = [
     IsaDevice {
         name: "PIC_",
         id: "PNP0000",
@@ -50,12 +50,6 @@ const ISA_DEVICES: [IsaDevice; 6] = [
         id: "PNP0303",
         ports: &[(0x60, 1), (0x64, 1)],
         irq: Some(1),
-    },
-    IsaDevice {
-        name: "MOU_",
-        id: "PNP0F13",
-        ports: &[],
-        irq: Some(12),
     },
     IsaDevice {
         name: "COM1",

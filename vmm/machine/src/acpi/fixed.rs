@@ -50,6 +50,8 @@ pub(super) fn fadt(facs: Gpa, dsdt: Gpa) -> Vec<u8> {
     table.pm1_cnt_len = ports::PM1A_CONTROL_LEN;
     table.pm_tmr_blk = u32::from(ports::PM_TIMER).into();
     table.pm_tmr_len = ports::PM_TIMER_LEN;
+    table.gpe0_blk = u32::from(ports::GPE0).into();
+    table.gpe0_blk_len = ports::GPE0_LEN;
     table.p_lvl2_lat = NO_C2.into();
     table.p_lvl3_lat = NO_C3.into();
     table.century = RTC_CENTURY;
@@ -60,5 +62,7 @@ pub(super) fn fadt(facs: Gpa, dsdt: Gpa) -> Vec<u8> {
     table.x_pm1a_evt_blk.access_size = AccessSize::WordAccess;
     table.x_pm1a_cnt_blk = port(ports::PM1A_CONTROL, ports::PM1A_CONTROL_LEN);
     table.x_pm_tmr_blk = port(ports::PM_TIMER, ports::PM_TIMER_LEN);
+    table.x_gpe0_blk = port(ports::GPE0, ports::GPE0_LEN);
+    table.x_gpe0_blk.access_size = AccessSize::ByteAccess;
     bytes_of(&table.finalize())
 }

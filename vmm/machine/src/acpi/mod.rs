@@ -17,7 +17,7 @@ const OEM_TABLE_ID: [u8; 8] = *b"NESTLING";
 const OEM_REVISION: u32 = 1;
 
 /// The system control interrupt's GSI (and ISA interrupt).
-pub const SCI_GSI: u32 = 9;
+pub const SCI_GSI: u32 = chipset::acpi_pm::regs::SCI_IRQ;
 /// First of the four GSIs PCI interrupt pins are routed to.
 pub const PCI_FIRST_GSI: u32 = 16;
 /// The I/O APIC's id: one beyond every local APIC's.
@@ -160,9 +160,8 @@ fn madt(vcpus: u32) -> Vec<u8> {
 
 /// HPET description table (IA-PC HPET specification 1.0a, 3.2.4).
 fn hpet() -> Vec<u8> {
-    /// Vendor 8086h, legacy replacement, 64-bit counter, 3 comparators, revision 1: the low half of the
-    /// device's capability register.
-    const EVENT_TIMER_BLOCK_ID: u32 = 0x8086_a201;
+    /// Hardware id: the low half of the device's capability register.
+    const EVENT_TIMER_BLOCK_ID: u32 = chipset::hpet::regs::CAPABILITIES_VALUE as u32;
     /// Least count between two periodic interrupts without a loss.
     const MIN_TICK: u16 = 0x80;
     let mut table = new_table(*b"HPET", 1);
