@@ -1,6 +1,6 @@
 //! One instruction with its inputs, and what came of it.
 
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction};
+use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 /// Bytes of the memory window: two writable pages and one read-only page.
 pub const WINDOW_BYTES: usize = 3 * 4096;
@@ -253,9 +253,6 @@ pub struct Outcome {
 
 /// Something that executes cases.
 pub trait Subject {
-    /// Whether it implements a form.
-    fn supports(&self, code: Code) -> bool;
-
     /// Executes one case at CPL 3 in 64-bit mode.
     fn execute(&mut self, case: &Case) -> Outcome;
 }

@@ -18,8 +18,6 @@ use std::io;
 use std::mem::offset_of;
 use std::ptr;
 
-use iced_x86::Code;
-
 use crate::case::{
     CODE_BYTES, Case, Exception, Layout, Outcome, READ_ONLY_OFFSET, Registers, Subject,
     WINDOW_BYTES,
@@ -478,10 +476,6 @@ impl Drop for Host {
 }
 
 impl Subject for Host {
-    fn supports(&self, _: Code) -> bool {
-        true
-    }
-
     fn execute(&mut self, case: &Case) -> Outcome {
         assert_eq!(case.layout, self.layout, "a case of another worker");
         self.load(case);

@@ -11,9 +11,11 @@
 
 mod case;
 pub mod compare;
+pub mod engine;
 pub mod forms;
 pub mod generate;
 pub mod host;
+mod implemented;
 mod random;
 pub mod run;
 pub mod undefined;
@@ -22,4 +24,5 @@ pub use case::{
     CODE_BYTES, CPL3_CS, CPL3_SS, Case, Exception, Extended, Layout, Outcome, Patch,
     READ_ONLY_OFFSET, Registers, Subject, WINDOW_BYTES,
 };
+pub use implemented::Implemented;
 pub use random::Random;

@@ -9,7 +9,7 @@ use iced_x86::Code;
 
 use crate::case::{Case, Layout, Outcome, Subject, WINDOW_BYTES};
 use crate::compare::{describe, differences};
-use crate::forms::FormList;
+use crate::forms::{FormList, Skip};
 use crate::generate::{Generator, background};
 use crate::host::Host;
 
@@ -105,6 +105,9 @@ impl fmt::Display for Report {
         writeln!(f)?;
         for (why, codes) in &self.forms.skipped {
             writeln!(f, "skipped {:5} forms: {why}", codes.len())?;
+        }
+        if let Some(codes) = self.forms.skipped.get(&Skip::NotImplemented) {
+            writeln!(f, "not implemented: {codes:?}")?;
         }
         if !self.empty.is_empty() {
             writeln!(f, "no case could be made of {:?}", self.empty)?;

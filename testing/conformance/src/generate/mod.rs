@@ -11,7 +11,8 @@ use iced_x86::{
 
 use crate::case::{Case, Layout, Patch, READ_ONLY_OFFSET, Registers, WINDOW_BYTES};
 use crate::random::{Lane, Random};
-use encode::{Encoding, Encodings};
+use encode::Encoding;
+pub(crate) use encode::Encodings;
 
 /// RFLAGS bits a case starts with at random: CF, PF, AF, ZF, SF, OF.
 const ARITHMETIC_FLAGS: u64 = 0x8d5;
