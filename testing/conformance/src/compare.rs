@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use iced_x86::{Formatter, NasmFormatter};
 
-use crate::case::{Case, Extended, Outcome};
+use crate::case::{Case, Exception, Extended, Outcome};
 use crate::undefined::Undefined;
 
 const GPR_NAMES: [&str; 16] = [
@@ -21,7 +21,13 @@ pub fn differences(case: &Case, host: &Outcome, subject: &Outcome) -> Vec<String
     }
     let undefined = Undefined::of(case, host);
     let mut lines = Vec::new();
-    if host.exception != subject.exception {
+    let comparable = |outcome: &Outcome| {
+        outcome.exception.map(|e| Exception {
+            cr2: e.cr2 & !undefined.cr2,
+            ..e
+        })
+    };
+    if comparable(host) != comparable(subject) {
         lines.push(format!(
             "exception: host {:x?}, subject {:x?}",
             host.exception, subject.exception
@@ -66,7 +72,7 @@ fn extended(a: &Extended, b: &Extended, undefined: &Undefined, lines: &mut Vec<S
             b.abridged_tags(),
         ));
     }
-    if a.mxcsr() != b.mxcsr() {
+    if (a.mxcsr() ^ b.mxcsr()) & !undefined.mxcsr != 0 {
         lines.push(differ("mxcsr", a.mxcsr(), b.mxcsr()));
     }
     for i in 0..8 {
@@ -75,7 +81,7 @@ fn extended(a: &Extended, b: &Extended, undefined: &Undefined, lines: &mut Vec<S
             lines.push(differ(&format!("st{i}"), value(a.st(i)), value(b.st(i))));
         }
     }
-    for i in 0..16 {
+    for i in (0..16).filter(|i| undefined.vectors & 1 << i == 0) {
         if a.xmm(i) != b.xmm(i) {
             lines.push(differ(&format!("xmm{i}"), a.xmm(i), b.xmm(i)));
         }

@@ -112,7 +112,7 @@ impl fmt::Display for Report {
         if !self.empty.is_empty() {
             writeln!(f, "no case could be made of {:?}", self.empty)?;
         }
-        for failure in self.failures.iter().take(40) {
+        for failure in self.failures.iter().take(200) {
             writeln!(f, "{failure}")?;
         }
         if self.failed > 0 {

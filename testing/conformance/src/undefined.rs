@@ -12,6 +12,10 @@
 //! | SHLD, SHRD with a count above the operand size | SDM Vol 2, SHLD: result and flags undefined |
 //! | CF of SHL, SHR with a count of at least the operand size | SDM Vol 2, SAL/SAR/SHL/SHR |
 //! | OF of shifts and rotates by other than 1 | SDM Vol 2, SAL/SAR/SHL/SHR and RCL/RCR/ROL/ROR |
+//! | CR2 when a state image faults | the order of its stores is the processor's |
+//! | PE of MXCSR beside an unmasked overflow or underflow | SDM Vol 1 11.5.2.6: whether the result is also inexact is not said for one that is not delivered |
+//! | flags of MXCSR beside an unmasked exception of DPPS, DPPD | SDM Vol 2, DPPS: each multiplication and addition by itself |
+//! | destination and mask of a gather that faults | SDM Vol 2, VPGATHERDD: elements beyond the faulting one may be done; the mask's form |
 //! | RF | SDM Vol 3 17.3.1.1: set in the image of a fault |
 
 use std::iter::once;
@@ -39,6 +43,12 @@ pub struct Undefined {
     pub fsw: u16,
     /// A general register: its number.
     pub gpr: Option<usize>,
+    /// Vector registers, a bit each.
+    pub vectors: u16,
+    /// MXCSR bits.
+    pub mxcsr: u32,
+    /// Bits of CR2.
+    pub cr2: u64,
     /// Offsets in the window.
     pub memory: Vec<Range<usize>>,
 }
@@ -72,6 +82,24 @@ impl Undefined {
             _ => {}
         }
         undefined.images(case);
+        // OE and UE are bits 3 and 4, their masks bits 10 and 11.
+        let mxcsr = outcome.after.extended.mxcsr();
+        if outcome.exception.is_some_and(|e| e.vector == 19) && mxcsr & !(mxcsr >> 7) & 0x18 != 0 {
+            undefined.mxcsr = 1 << 5;
+        }
+        if matches!(
+            instruction.mnemonic(),
+            M::Dpps | M::Dppd | M::Vdpps | M::Vdppd
+        ) && outcome.exception.is_some()
+        {
+            undefined.mxcsr = 0x3f;
+        }
+        if instruction.is_vsib() && outcome.exception.is_some() {
+            let registers = (0..instruction.op_count())
+                .filter(|&i| instruction.op_kind(i) == OpKind::Register)
+                .map(|i| 1 << instruction.op_register(i).number());
+            undefined.vectors = registers.fold(0, |all, bit: u16| all | bit);
+        }
         undefined
     }
 
@@ -141,6 +169,21 @@ impl Undefined {
     fn images(&mut self, case: &Case) {
         use Mnemonic as M;
         let mnemonic = case.instruction.mnemonic();
+        if is_xsave(mnemonic)
+            || matches!(
+                mnemonic,
+                M::Fnstenv
+                    | M::Fnsave
+                    | M::Fldenv
+                    | M::Frstor
+                    | M::Fxsave
+                    | M::Fxsave64
+                    | M::Fxrstor
+                    | M::Fxrstor64
+            )
+        {
+            self.cr2 = u64::MAX;
+        }
         match mnemonic {
             M::Fnstenv | M::Fnsave => {
                 let short = matches!(

@@ -287,9 +287,9 @@ impl Encodings {
         let short = code.op_code().op0_kind() == OpCodeOperandKind::br64_1;
         if short {
             return if random.chance(500) {
-                rip + 40 + random.below(80)
+                rip + 40 + random.below(78)
             } else {
-                rip - 14 - random.below(100)
+                rip - 16 - random.below(100)
             };
         }
         self.draw_far_target(rip, random)
@@ -302,7 +302,7 @@ impl Encodings {
             10..=19 => self.layout.slot + random.below(4096),
             _ => loop {
                 let target = self.layout.code() + random.below(CODE_BYTES as u64 - 16);
-                if target + 14 <= rip || target >= rip + 15 + 14 {
+                if target + 16 <= rip || target >= rip + 15 + 14 {
                     return target;
                 }
             },
@@ -438,8 +438,11 @@ fn vary(form: &OpCodeInfo, bytes: &mut Vec<u8>, random: &mut Random) {
     let branch = form.code().flow_control() != iced_x86::FlowControl::Next;
     match random.below(4) {
         0 if !branch => bytes.insert(0, 0x66),
-        1 => bytes.insert(0, random.pick(&[0xf2, 0xf3])),
+        // F2 turns LOOPE into LOOPNE on some processors: no manual defines it.
+        1 if !form.code().is_loopcc() => bytes.insert(0, random.pick(&[0xf2, 0xf3])),
         2 => bytes.insert(0, random.pick(&[0x26, 0x2e, 0x36, 0x3e])),
+        // With REX.B, F3 90 is PAUSE to some and XCHG to others.
+        _ if form.code() == Code::Pause => {}
         _ => {
             if bytes.get(legacy).is_some_and(|b| b & 0xf0 != 0x40) {
                 bytes.insert(legacy, 0x40 | random.below(16) as u8);

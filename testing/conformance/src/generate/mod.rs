@@ -302,6 +302,9 @@ impl Generator {
             0
         };
         let allowed = self.layout.allows(at.wrapping_sub(slack), size + 2 * slack);
+        if aligned_by_vendor(instruction.code()) && at % 16 != 0 {
+            return None;
+        }
         (allowed || non_canonical(at) && non_canonical(far)).then_some(at)
     }
 
@@ -468,6 +471,13 @@ fn writable_only(code: Code) -> bool {
         code.mnemonic(),
         M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu | M::Popf | M::Popfd | M::Popfq
     )
+}
+
+/// SHA instructions check the alignment of their operand on Intel's processors (SDM Vol 2, exceptions type
+/// 4) and not on AMD's: always aligned here.
+fn aligned_by_vendor(code: Code) -> bool {
+    code.encoding() == EncodingKind::Legacy
+        && code.cpuid_features().contains(&iced_x86::CpuidFeature::SHA)
 }
 
 fn address_bits(instruction: &Instruction) -> u32 {
