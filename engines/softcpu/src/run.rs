@@ -43,14 +43,45 @@ impl Runner {
             let cpu = &self.cpu;
             let quiet = cpu.pending == 0 && cpu.budget > 0 && cpu.attention.get() == 0;
             if quiet {
-                self.block(false);
+                self.blocks();
                 continue;
             }
             match self.boundary() {
-                Boundary::Go => self.block(false),
+                Boundary::Go => {
+                    if let Some(index) = self.find(false) {
+                        self.execute(index);
+                    }
+                }
                 Boundary::Step => self.step(),
                 Boundary::Leave(exit) => return exit,
             }
+        }
+    }
+
+    /// Runs block after block while nothing else wants attention.
+    #[inline(always)]
+    fn blocks(&mut self) {
+        let Some(mut index) = self.find(false) else { return };
+        loop {
+            if !self.execute(index) {
+                return;
+            }
+            let cpu = &self.cpu;
+            if cpu.pending != 0 || cpu.budget <= 0 || cpu.attention.get() != 0 {
+                return;
+            }
+            let va = fetch_address(cpu);
+            let tag = code_tag(cpu);
+            index = match self.cache.follow(index, va, tag) {
+                Some(next) => next,
+                None => match self.find(false) {
+                    Some(next) => {
+                        self.cache.link(index, va, tag, next);
+                        next
+                    }
+                    None => return,
+                },
+            };
         }
     }
 
@@ -65,50 +96,55 @@ impl Runner {
         }
     }
 
-    /// Finds or decodes the block at RIP and runs it.
-    #[inline(always)]
-    fn block(&mut self, single: bool) {
+    /// Finds or decodes the block at RIP; a fault of the fetch is delivered here.
+    fn find(&mut self, single: bool) -> Option<u32> {
         let cpu = &mut self.cpu;
-        let rip = cpu.regs[RIP];
-        let va = if cpu.long64 { rip } else { (cpu.seg[sreg::CS].base + rip) & 0xffff_ffff };
+        let va = fetch_address(cpu);
         let mode = mode_of(cpu, single);
         let at = match cpu.tlb.fetch_hit(va) {
             Some(at) => at,
-            None => match fetch_page(cpu, va) {
-                Some(at) => at,
-                None => return,
-            },
+            None => fetch_page(cpu, va)?,
         };
-        let found = self.cache.find(BlockKey::new(at, mode.code()));
-        let index = match found {
-            Some(i) if self.cache.block(i).second == u64::MAX => i,
-            _ => match self.find_slow(va, at, mode, found) {
-                Some(i) => i,
-                None => return,
-            },
-        };
-        let block = *self.cache.block(index);
+        match self.cache.find(BlockKey::new(at, mode.code())) {
+            Some(i) if !self.cache.block(i).crosses => Some(i),
+            found => self.find_slow(va, at, mode, found),
+        }
+    }
+
+    /// Runs a block; false if it trapped.
+    #[inline(always)]
+    fn execute(&mut self, index: u32) -> bool {
+        let block = self.cache.block(index);
         let cpu = &mut self.cpu;
         cpu.code_pages.running_start = block.start;
         cpu.code_pages.running_len = u64::from(block.bytes);
-        cpu.code_pages.running_second = block.second;
-        cpu.budget -= i64::from(block.count);
-        for op in self.cache.ops(&block) {
+        if block.crosses {
+            cpu.code_pages.running_second = self.cache.second_page(index);
+        }
+        cpu.budget -= i64::from(block.instructions);
+        for op in self.cache.ops(block) {
             if let Err(trap) = (op.run)(cpu, op) {
                 let op = *op;
-                return self.trapped(trap, &op, &block);
+                self.trapped(trap, &op, index);
+                return false;
             }
         }
         cpu.regs[RIP] = cpu.next_rip;
+        if block.crosses {
+            cpu.code_pages.running_second = u64::MAX;
+        }
+        true
     }
 
     /// A handler did not complete.
     #[cold]
     #[inline(never)]
-    fn trapped(&mut self, trap: Trap, op: &Op, block: &crate::code::Block) {
+    fn trapped(&mut self, trap: Trap, op: &Op, index: u32) {
+        let block = self.cache.block(index);
         let ops = self.cache.ops(block);
         let done = ops.iter().position(|o| o.offset == op.offset).unwrap_or(0);
-        self.cpu.budget += (ops.len() - done) as i64;
+        self.cpu.budget += i64::from(block.instructions) - done as i64;
+        self.cpu.code_pages.running_second = u64::MAX;
         let rip = self.cpu.regs[RIP].wrapping_add(u64::from(op.offset));
         self.cpu.regs[RIP] = if self.cpu.long64 { rip } else { rip & 0xffff_ffff };
         if trap == Trap::SelfModified {
@@ -147,8 +183,7 @@ impl Runner {
             self.clear_code();
         }
         let cpu = &mut self.cpu;
-        let rip = cpu.regs[RIP];
-        let va = if cpu.long64 { rip } else { (cpu.seg[sreg::CS].base + rip) & 0xffff_ffff };
+        let va = fetch_address(cpu);
         let Some(at) = fetch_page(cpu, va) else { return };
         let mode = mode_of(cpu, true);
         let mut bytes = [0u8; 15];
@@ -187,7 +222,9 @@ impl Runner {
         let cpu = &mut self.cpu;
         let vm_level = cpu.vmx.in_guest;
         let before = cpu.retired_now();
-        self.block(true);
+        if let Some(index) = self.find(true) {
+            self.execute(index);
+        }
         let cpu = &mut self.cpu;
         let completed = cpu.retired_now() != before;
         if completed {
@@ -216,7 +253,7 @@ impl Runner {
         if cpu.dr7 & 0xff == 0 {
             return false;
         }
-        let va = if cpu.long64 { cpu.regs[RIP] } else { (cpu.seg[sreg::CS].base + cpu.regs[RIP]) & 0xffff_ffff };
+        let va = fetch_address(cpu);
         let mut hit = 0;
         let mut enabled_hit = false;
         for i in 0..4 {
@@ -242,7 +279,7 @@ impl Runner {
             // The second page may be mapped elsewhere than when the block was decoded.
             let second = fetch_page_quiet(&mut self.cpu, (va & !0xfff).wrapping_add(4096));
             match second {
-                Some(s) if s.0 == self.cache.block(i).second => return Some(i),
+                Some(s) if s.0 == self.cache.second_page(i) => return Some(i),
                 Some(_) => {
                     let start = RamOffset(self.cache.block(i).start);
                     self.cache.invalidate(start, 1, &mut self.cpu.code_pages);
@@ -501,6 +538,23 @@ impl Runner {
     }
 }
 
+/// Linear address of the next instruction.
+#[inline(always)]
+fn fetch_address(cpu: &Cpu) -> u64 {
+    if cpu.long64 {
+        cpu.regs[RIP]
+    } else {
+        cpu.seg[sreg::CS].base.wrapping_add(cpu.regs[RIP]) & 0xffff_ffff
+    }
+}
+
+/// What makes a linear address mean a certain block: translations, view, mode.
+#[inline(always)]
+fn code_tag(cpu: &Cpu) -> u64 {
+    cpu.tlb.stamp << 8 | u64::from(mode_of(cpu, false).code())
+}
+
+#[inline(always)]
 fn mode_of(cpu: &Cpu, single: bool) -> Mode {
     if cpu.long64 {
         return Mode { bits: 64, big_stack: false, single };
