@@ -22,13 +22,18 @@ impl Cpu {
 
     /// MOV to CR8 of a value from 0 to 15, after the intercept question. If the shadowed TPR falls below the
     /// threshold, an exit follows the instruction.
-    pub fn write_cr8(&mut self, priority: u8) {
+    ///
+    /// # Errors
+    /// None; a [`Flow`] like what else writes registers.
+    pub fn write_cr8(&mut self, priority: u8) -> Flow {
         if self.tpr_shadowed() {
             self.set_vtpr(priority << 4);
             self.tpr_virtualization();
         } else {
             self.platform.set_cr8(priority);
+            self.pending |= pending::INTERRUPT;
         }
+        Ok(())
     }
 
     fn vtpr(&self) -> u8 {

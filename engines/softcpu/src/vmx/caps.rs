@@ -11,7 +11,7 @@ use x86defs::vmx::control::{CR3_TARGETS, entry, exit, pin, primary, secondary};
 use super::vmcs::region;
 
 /// What VT-x depends on of the rest of the CPU model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     /// Physical-address width.
     pub maxphyaddr: u32,

@@ -4,7 +4,7 @@
 use x86defs::cr::cr0;
 use x86defs::vmx::{ExitReason, VmcsField as F, qualification};
 
-use super::ExitRequest;
+use super::{ExitRequest, Intercept};
 use crate::cpu::{Cpu, Trap};
 
 /// The bits LMSW can change.
@@ -23,51 +23,58 @@ impl Cpu {
         (real & !mask) | (shadow & mask)
     }
 
-    /// The value a MOV to CR0 or CR4 really writes: owned bits stay as they are.
+    /// The value a MOV of general register `gpr` to CR0 or CR4 really writes: owned bits stay as they are.
     ///
     /// # Errors
     /// [`Trap::VmExit`] if the write differs from the read shadow in an owned bit.
-    pub fn vmx_write_cr(&mut self, cr: u8, value: u64) -> Result<u64, Trap> {
+    pub fn vmx_write_cr(&mut self, cr: u8, value: u64, gpr: u8) -> Result<u64, Trap> {
         if !self.vmx.in_guest {
             return Ok(value);
         }
         let (mask, shadow) = self.cr_mask(cr);
         if (value ^ shadow) & mask != 0 {
-            // The general register is filled in from the instruction, see `exit`.
-            let q = qualification::cr::mov(qualification::cr::Access::MovTo, cr, 0);
+            let q = qualification::cr::mov(qualification::cr::Access::MovTo, cr, gpr);
             return self.vm_exit(ExitRequest::instruction(ExitReason::CrAccess, q));
         }
         let real = if cr == 0 { self.cr0 } else { self.cr4 };
         Ok((value & !mask) | (real & mask))
     }
 
-    /// The bits of CR0 that CLTS and LMSW can change in the running guest.
+    /// A new CR0 with the owned bits as they are (LMSW).
     #[must_use]
-    pub fn vmx_cr0_writable(&self) -> u64 {
-        if self.vmx.in_guest {
-            !self.cr_mask(0).0
-        } else {
-            u64::MAX
+    pub fn vmx_mask_cr0(&self, value: u64) -> u64 {
+        if !self.vmx.in_guest {
+            return value;
         }
+        let (mask, _) = self.cr_mask(0);
+        (value & !mask) | (self.cr0 & mask)
     }
 
-    /// Whether CR0 or CR4 may have this value: VMX operation fixes some bits (SDM Vol 3 24.8), an
-    /// unrestricted guest may clear CR0.PE and CR0.PG. If not, the write raises #GP(0).
+    /// CLTS in non-root operation: whether it clears CR0.TS.
+    ///
+    /// # Errors
+    /// [`Trap::VmExit`] if TS is owned and set in the read shadow.
+    pub fn vmx_clts(&mut self) -> Result<bool, Trap> {
+        self.intercept(Intercept::Clts)?;
+        Ok(self.cr_mask(0).0 & cr0::TS == 0)
+    }
+
+    /// Whether VMX operation allows this CR0 (SDM Vol 3 24.8); an unrestricted guest may clear PE and PG. If
+    /// not, the write raises #GP(0).
     #[must_use]
-    pub fn vmx_cr_allowed(&self, cr: u8, value: u64) -> bool {
-        if !self.vmx.in_operation() {
-            return true;
-        }
-        if cr == 0 {
-            let free = if self.unrestricted_guest() {
-                cr0::PE | cr0::PG
-            } else {
-                0
-            };
-            self.vmx.caps.cr0_allowed(value | free)
+    pub fn vmx_cr0_allowed(&self, value: u64) -> bool {
+        let free = if self.unrestricted_guest() {
+            cr0::PE | cr0::PG
         } else {
-            self.vmx.caps.cr4_allowed(value)
-        }
+            0
+        };
+        !self.vmx.in_operation() || self.vmx.caps.cr0_allowed(value | free)
+    }
+
+    /// Whether VMX operation allows this CR4.
+    #[must_use]
+    pub fn vmx_cr4_allowed(&self, value: u64) -> bool {
+        !self.vmx.in_operation() || self.vmx.caps.cr4_allowed(value)
     }
 
     fn cr_mask(&self, cr: u8) -> (u64, u64) {

@@ -121,56 +121,56 @@ impl Cpu {
         })
     }
 
-    /// At an instruction boundary, before debug traps: TPR below threshold, the monitor trap flag.
-    ///
-    /// # Errors
-    /// [`crate::cpu::Trap::VmExit`] when an exit is due.
-    #[inline]
-    pub fn vmx_before_debug(&mut self) -> Flow {
+    /// Requests an exit, for the boundary functions.
+    pub(super) fn request_exit(&mut self, exit: ExitRequest) -> bool {
+        self.exit = exit;
+        true
+    }
+
+    /// At an instruction boundary, before debug traps: TPR below threshold, the monitor trap flag. True if
+    /// the exit in [`Cpu::exit`] is due, as for all functions here.
+    #[must_use]
+    pub fn vmx_before_debug(&mut self) -> bool {
         if !self.vmx.in_guest {
-            self.pending &= !pending::VMX;
-            return Ok(());
+            return false;
         }
         if self.vmx.tpr_exit_pending {
-            return self.vm_exit(ExitRequest::before_debug(ExitReason::TprBelowThreshold));
+            return self.request_exit(ExitRequest::before_debug(ExitReason::TprBelowThreshold));
         }
         match self.vmx.mtf {
-            Mtf::Off => Ok(()),
+            Mtf::Off => false,
             Mtf::AfterNext => {
                 self.vmx.mtf = Mtf::Pending;
-                Ok(())
+                false
             }
-            Mtf::Pending => self.vm_exit(ExitRequest::before_debug(ExitReason::MonitorTrapFlag)),
+            Mtf::Pending => {
+                self.request_exit(ExitRequest::before_debug(ExitReason::MonitorTrapFlag))
+            }
         }
     }
 
     /// At an instruction boundary, after debug traps and before NMIs: preemption timer, NMI window.
-    ///
-    /// # Errors
-    /// [`crate::cpu::Trap::VmExit`] when an exit is due.
-    pub fn vmx_before_nmi(&mut self) -> Flow {
+    #[must_use]
+    pub fn vmx_before_nmi(&mut self) -> bool {
         if !self.vmx.in_guest || self.activity == MpState::WaitForSipi {
-            return Ok(());
+            return false;
         }
-        self.check_preemption_timer()?;
-        if self.vmx.primary(primary::NMI_WINDOW_EXITING)
+        if self.preemption_timer_expired() {
+            return true;
+        }
+        self.vmx.primary(primary::NMI_WINDOW_EXITING)
             && !self.nmi_blocked
             && self.shadow != Shadow::MovSs
-        {
-            return self.vm_exit(ExitRequest::boundary(ExitReason::NmiWindow));
-        }
-        Ok(())
+            && self.request_exit(ExitRequest::boundary(ExitReason::NmiWindow))
     }
 
     /// At an instruction boundary, after NMIs and before external interrupts: the interrupt window. The last
     /// look at what [`pending::VMX`] stands for.
-    ///
-    /// # Errors
-    /// [`crate::cpu::Trap::VmExit`] when an exit is due.
-    pub fn vmx_before_interrupt(&mut self) -> Flow {
+    #[must_use]
+    pub fn vmx_before_interrupt(&mut self) -> bool {
         if !self.vmx.in_guest {
             self.pending &= !pending::VMX;
-            return Ok(());
+            return false;
         }
         let active = matches!(self.activity, MpState::Running | MpState::Halted);
         if self.vmx.primary(primary::INTERRUPT_WINDOW_EXITING)
@@ -178,102 +178,87 @@ impl Cpu {
             && self.interrupts_enabled()
             && self.shadow == Shadow::None
         {
-            return self.vm_exit(ExitRequest::boundary(ExitReason::InterruptWindow));
+            return self.request_exit(ExitRequest::boundary(ExitReason::InterruptWindow));
         }
         // What else VMX waits for comes back by itself: IF and the end of NMI blocking set the bit, and the
         // timer is looked at when the platform is polled. Shadows end after one instruction.
         if self.vmx.mtf == Mtf::Off && self.shadow == Shadow::None {
             self.pending &= !pending::VMX;
         }
-        Ok(())
+        false
     }
 
     /// Whether an NMI can be taken now. With virtual NMIs NMIs are never blocked by NMIs (SDM Vol 3 Table 25-5).
     #[must_use]
     pub fn vmx_nmi_open(&self) -> bool {
-        (!self.nmi_blocked || self.vmx.pin(pin::VIRTUAL_NMIS)) && self.shadow != Shadow::MovSs
+        (!self.nmi_blocked || self.vmx.pin(pin::VIRTUAL_NMIS))
+            && self.shadow != Shadow::MovSs
+            && self.activity != MpState::WaitForSipi
     }
 
-    /// An NMI is about to be taken.
-    ///
-    /// # Errors
-    /// [`crate::cpu::Trap::VmExit`] with "NMI exiting".
-    pub fn vmx_nmi(&mut self) -> Flow {
-        if !self.vmx.pin(pin::NMI_EXITING) {
-            return Ok(());
-        }
-        self.vm_exit(ExitRequest {
-            reason: ExitReason::ExceptionOrNmi as u32,
-            interruption: InterruptionInfo::new(EventType::Nmi, exception::NMI, false),
-            cause: Cause::Boundary,
-            ..ExitRequest::default()
-        })
+    /// An NMI is about to be taken: whether it exits ("NMI exiting").
+    #[must_use]
+    pub fn vmx_nmi(&mut self) -> bool {
+        self.vmx.pin(pin::NMI_EXITING)
+            && self.request_exit(ExitRequest {
+                reason: ExitReason::ExceptionOrNmi as u32,
+                interruption: InterruptionInfo::new(EventType::Nmi, exception::NMI, false),
+                cause: Cause::Boundary,
+                ..ExitRequest::default()
+            })
     }
 
     /// IRET ends blocking by NMI: with virtual NMIs the virtual one; with "NMI exiting" alone it changes
     /// nothing (SDM Vol 3 26.3).
-    pub fn vmx_iret_unblocks_nmi(&mut self) {
+    pub fn iret_unblocks_nmi(&mut self) {
         let held = self.vmx.pin(pin::NMI_EXITING) && !self.vmx.pin(pin::VIRTUAL_NMIS);
-        if !held {
+        if self.nmi_blocked && !held {
             self.nmi_blocked = false;
+            self.vmx.iret_unblocked = self.vmx.in_guest;
             self.pending |= pending::SIGNAL | pending::VMX;
         }
     }
 
-    /// Whether external interrupts exit, whatever RFLAGS.IF says (SDM Vol 3 26.2): then one that is pending is
-    /// to be reported by [`Cpu::vmx_external_interrupt`] unless the shadow or the activity state blocks it.
-    #[inline]
+    /// Whether an external interrupt would exit now, whatever RFLAGS.IF says (SDM Vol 3 26.2).
     #[must_use]
-    pub fn vmx_takes_interrupts(&self) -> bool {
+    pub fn vmx_interrupt_exits(&self) -> bool {
         self.vmx.pin(pin::EXTERNAL_INTERRUPT_EXITING)
+            && self.shadow == Shadow::None
+            && matches!(self.activity, MpState::Running | MpState::Halted)
     }
 
-    /// An external interrupt is pending.
-    ///
-    /// # Errors
-    /// [`crate::cpu::Trap::VmExit`] with "external-interrupt exiting".
-    pub fn vmx_external_interrupt(&mut self) -> Flow {
-        if !self.vmx_takes_interrupts()
-            || self.shadow != Shadow::None
-            || !matches!(self.activity, MpState::Running | MpState::Halted)
-        {
-            return Ok(());
+    /// An external interrupt is pending: whether it exits.
+    #[must_use]
+    pub fn vmx_external_interrupt(&mut self) -> bool {
+        if !self.vmx_interrupt_exits() {
+            return false;
         }
-        let acknowledge =
-            self.vmx.current_vmcs().exit_controls() & exit::ACKNOWLEDGE_INTERRUPT != 0;
         let mut request = ExitRequest::boundary(ExitReason::ExternalInterrupt);
-        if acknowledge {
+        if self.vmx.current_vmcs().exit_controls() & exit::ACKNOWLEDGE_INTERRUPT != 0 {
             let Some(vector) = self.platform.acknowledge_interrupt() else {
-                return Ok(());
+                return false;
             };
             request.interruption =
                 InterruptionInfo::new(EventType::ExternalInterrupt, vector, false);
         }
-        self.vm_exit(request)
+        self.request_exit(request)
     }
 
-    /// An INIT signal has arrived.
-    ///
-    /// # Errors
-    /// [`crate::cpu::Trap::VmExit`] in non-root operation (SDM Vol 3 26.2), unless it waits for a SIPI.
-    pub fn vmx_init(&mut self) -> Flow {
-        if !self.vmx.in_guest || self.activity == MpState::WaitForSipi {
-            return Ok(());
-        }
-        self.vm_exit(ExitRequest::before_debug(ExitReason::Init))
+    /// An INIT signal has arrived: whether it exits (SDM Vol 3 26.2). It is blocked while waiting for a SIPI.
+    #[must_use]
+    pub fn vmx_init(&mut self) -> bool {
+        self.vmx.in_guest
+            && self.activity != MpState::WaitForSipi
+            && self.request_exit(ExitRequest::before_debug(ExitReason::Init))
     }
 
-    /// A start-up IPI has arrived while waiting for one.
-    ///
-    /// # Errors
-    /// [`crate::cpu::Trap::VmExit`] in non-root operation.
-    pub fn vmx_sipi(&mut self, vector: u8) -> Flow {
-        if !self.vmx.in_guest {
-            return Ok(());
-        }
-        self.vm_exit(ExitRequest {
-            qualification: u64::from(vector),
-            ..ExitRequest::before_debug(ExitReason::Sipi)
-        })
+    /// A start-up IPI has arrived while waiting for one: whether it exits.
+    #[must_use]
+    pub fn vmx_sipi(&mut self, vector: u8) -> bool {
+        self.vmx.in_guest
+            && self.request_exit(ExitRequest {
+                qualification: u64::from(vector),
+                ..ExitRequest::before_debug(ExitReason::Sipi)
+            })
     }
 }

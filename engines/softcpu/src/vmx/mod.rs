@@ -28,13 +28,14 @@ pub mod timer;
 pub mod vmcs;
 
 use guestmem::Gpa;
+use x86defs::cr::{cr0, cr4, efer};
 use x86defs::vmx::control::{primary, secondary};
 use x86defs::vmx::{ExitReason, InterruptionInfo};
 
 pub use instr::bind;
 pub use intercept::{DescriptorAccess, Intercept, IoAccess};
 
-use crate::cpu::{Cpu, Trap};
+use crate::cpu::{Cpu, Flow, Trap};
 use crate::mem::{EptCache, Space};
 use caps::{Caps, Features};
 use timer::PreemptionTimer;
@@ -162,6 +163,8 @@ pub struct Vmx {
     pub eptp: u64,
     /// What the model offers.
     pub caps: Caps,
+    /// The IRET being executed has ended blocking by NMI, and may still fault (SDM Vol 3 28.2.3).
+    pub iret_unblocked: bool,
     /// The VMXON pointer, while in VMX operation.
     vmxon: Option<Gpa>,
     current: Option<Current>,
@@ -194,6 +197,7 @@ impl Vmx {
             vpid: 0,
             eptp: 0,
             caps: Caps::new(features),
+            iret_unblocked: false,
             vmxon: None,
             current: None,
             shadow: None,
@@ -259,14 +263,6 @@ impl Vmx {
         self.in_guest && self.current_vmcs().pin() & control != 0
     }
 
-    /// Whether an instruction that a secondary control enables (RDTSCP, INVPCID, XSAVES) raises #UD in the
-    /// running guest (SDM Vol 3 26.3). To be asked before anything else about the instruction.
-    #[inline(always)]
-    #[must_use]
-    pub fn disables(&self, enabling: u32) -> bool {
-        self.in_guest && !self.secondary(enabling)
-    }
-
     /// Leaves VMX operation at once and forgets every VMCS (RESET, or INIT outside VMX operation).
     pub fn reset(&mut self) {
         self.vmxon = None;
@@ -290,26 +286,80 @@ impl Vmx {
 }
 
 impl Cpu {
-    /// The address space translations are cached for now (SDM Vol 3 29.4.1).
+    /// VPID and EPT pointer translations belong to now (SDM Vol 3 29.4.1); PCID left zero.
     #[must_use]
     pub fn vmx_space(&self) -> Space {
-        let pcid = if self.cr4 & x86defs::cr::cr4::PCIDE != 0 {
-            (self.cr3 & 0xfff) as u16
-        } else {
-            0
-        };
         Space {
             vpid: self.vmx.vpid,
             eptp: self.vmx.eptp,
-            pcid,
+            pcid: 0,
+            rules: self.translation_rules(),
         }
     }
 
-    /// The TSC as RDTSC, RDTSCP and RDMSR of IA32_TIME_STAMP_COUNTER return it (SDM Vol 3 26.3).
-    #[inline(always)]
+    /// What of the mode is folded into cached translations. Making it part of the address space keeps
+    /// translations apart when a VM entry brings other values for the same VPID.
+    fn translation_rules(&self) -> u8 {
+        let bits = [
+            self.cr0 & cr0::WP,
+            self.cr0 & cr0::PG,
+            self.cr4 & cr4::SMEP,
+            self.cr4 & cr4::SMAP,
+            self.cr4 & cr4::PAE,
+            self.cr4 & cr4::PSE,
+            self.efer & efer::NXE,
+            self.efer & efer::LMA,
+        ];
+        bits.iter()
+            .enumerate()
+            .fold(0, |rules, (i, bit)| rules | u8::from(*bit != 0) << i)
+    }
+
+    /// #UD for RDTSCP and RDPID in non-root operation without "enable RDTSCP" (SDM Vol 3 26.3). To be asked
+    /// before anything else about the instruction.
+    ///
+    /// # Errors
+    /// [`Trap::Exception`] with #UD.
+    #[inline]
+    pub fn vmx_rdtscp_enabled(&mut self) -> Flow {
+        self.vmx_enabled(secondary::ENABLE_RDTSCP)
+    }
+
+    /// The same for INVPCID and "enable INVPCID".
+    ///
+    /// # Errors
+    /// [`Trap::Exception`] with #UD.
+    #[inline]
+    pub fn vmx_invpcid_enabled(&mut self) -> Flow {
+        self.vmx_enabled(secondary::ENABLE_INVPCID)
+    }
+
+    fn vmx_enabled(&mut self, control: u32) -> Flow {
+        if self.vmx.in_guest && !self.vmx.secondary(control) {
+            return self.ud();
+        }
+        Ok(())
+    }
+
+    /// A VMX capability MSR; `None` if the model does not have it.
     #[must_use]
-    pub fn vmx_read_tsc(&self, tsc: u64) -> u64 {
-        tsc.wrapping_add(self.vmx.tsc_offset)
+    pub fn vmx_capability(&self, msr: u32) -> Option<u64> {
+        self.vmx.caps.msr(msr)
+    }
+
+    /// An MSR the processor virtualizes for the guest: none, the model does not virtualize x2APIC mode.
+    #[inline]
+    pub fn vmx_read_virtualized_msr(&mut self, _msr: u32) -> Option<u64> {
+        None
+    }
+
+    /// The same for writes: whether the write was taken.
+    ///
+    /// # Errors
+    /// [`Trap::VmExit`] if the write exits.
+    #[inline]
+    pub fn vmx_write_virtualized_msr(&mut self, _msr: u32, _value: u64) -> Result<bool, Trap> {
+        Ok(false)
     }
 
     /// Traps into a VM exit.

@@ -8,7 +8,7 @@ use x86defs::vmx::{ExitReason, VmcsField as F};
 
 use super::caps::PREEMPTION_TIMER_SHIFT;
 use super::ExitRequest;
-use crate::cpu::{Cpu, Flow, pending};
+use crate::cpu::{Cpu, pending};
 
 /// The timer of the running guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,14 +45,15 @@ impl PreemptionTimer {
     }
 }
 
-/// TSC ticks an instruction takes at least: how far ahead [`Cpu::vmx_poll_budget`] looks.
+/// TSC ticks an instruction takes at least: how far ahead [`Cpu::vmx_polled`] looks.
 const TSC_PER_INSTRUCTION: u64 = 4;
 /// The shortest wait between two looks at the clock, in instructions.
 const LEAST_BUDGET: i64 = 64;
 
 impl Cpu {
     fn platform_tsc(&mut self) -> u64 {
-        self.platform.tsc(self.retired)
+        let retired = self.retired_now();
+        self.platform.tsc(retired)
     }
 
     /// Starts the timer at VM entry, if it is to be active.
@@ -63,7 +64,7 @@ impl Cpu {
         let value = self.vmx.current_vmcs().get32(F::PreemptionTimer);
         let tsc = self.platform_tsc();
         self.vmx.timer = PreemptionTimer::start(value, tsc);
-        self.budget = self.vmx_poll_budget(self.budget);
+        self.shorten_budget();
         self.pending |= pending::VMX;
     }
 
@@ -79,24 +80,28 @@ impl Cpu {
         }
     }
 
-    /// To be called when the platform has been polled: how many instructions to run before the next poll, at
-    /// most `budget`, so that the timer is noticed in time. Marks the timer for the next boundary when it has
-    /// expired.
-    pub fn vmx_poll_budget(&mut self, budget: i64) -> i64 {
+    /// To be called when the platform has been polled: brings the next poll forward so that the timer is
+    /// noticed in time, and marks it for the next boundary when it has expired.
+    pub fn vmx_polled(&mut self) {
         if self.vmx.timer.expires.is_none() {
-            return budget;
+            return;
         }
-        let tsc = self.platform_tsc();
-        match self.vmx.timer.remaining_tsc(tsc) {
-            Some(0) => {
-                self.pending |= pending::VMX;
-                budget
-            }
+        self.shorten_budget();
+    }
+
+    fn shorten_budget(&mut self) {
+        match self.vmx_timer_remaining() {
+            Some(0) => self.pending |= pending::VMX,
             Some(left) => {
                 let instructions = i64::try_from(left / TSC_PER_INSTRUCTION).unwrap_or(i64::MAX);
-                budget.min(instructions.max(LEAST_BUDGET))
+                let most = instructions.max(LEAST_BUDGET);
+                if self.budget > most {
+                    // What is taken off the budget must not count as executed.
+                    self.budget_given -= self.budget - most;
+                    self.budget = most;
+                }
             }
-            None => budget,
+            None => {}
         }
     }
 
@@ -107,12 +112,10 @@ impl Cpu {
         self.vmx.timer.remaining_tsc(tsc)
     }
 
-    /// Takes the exit if the timer has expired.
-    pub(super) fn check_preemption_timer(&mut self) -> Flow {
-        if self.vmx_timer_remaining() == Some(0) {
-            return self.vm_exit(ExitRequest::boundary(ExitReason::PreemptionTimer));
-        }
-        Ok(())
+    /// Whether the timer has expired; the exit is in [`Cpu::exit`] then.
+    pub(super) fn preemption_timer_expired(&mut self) -> bool {
+        self.vmx_timer_remaining() == Some(0)
+            && self.request_exit(ExitRequest::boundary(ExitReason::PreemptionTimer))
     }
 }
 

@@ -163,8 +163,7 @@ impl Cpu {
     /// After all of the register state has changed at a VM entry or VM exit: re-derives what depends on it,
     /// selects the translations, and has the run loop look at everything again.
     pub(in crate::vmx) fn world_switched(&mut self) {
-        let space = self.vmx_space();
-        self.tlb.select_space(space);
+        self.update_space();
         self.mode_changed();
         self.debug_changed();
         self.pending |= pending::INTERRUPT | pending::SIGNAL | pending::VMX;

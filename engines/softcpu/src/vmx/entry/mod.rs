@@ -4,6 +4,8 @@
 pub mod controls;
 pub mod guest;
 pub mod host;
+mod inject;
+pub mod load;
 
 use guestmem::{Gpa, GuestRam};
 use x86defs::vmx::exit::entry_failure;

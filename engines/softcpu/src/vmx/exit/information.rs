@@ -3,7 +3,7 @@
 
 use x86defs::vmx::instruction::{MemoryOperand, information};
 use x86defs::vmx::qualification::io;
-use x86defs::vmx::{ExitReason, qualification};
+use x86defs::vmx::ExitReason;
 
 use crate::code::{Ea, Op};
 use crate::cpu::{Cpu, RIP, TWO_GIB, ZERO};
@@ -25,25 +25,23 @@ pub(in crate::vmx) fn memory_operand(op: &Op) -> MemoryOperand {
     }
 }
 
-impl Cpu {
-    /// The displacement of `op`'s memory operand as the exit qualification holds it: sign-extended, or the
-    /// sum with RIP for RIP-relative addresses.
-    pub(in crate::vmx) fn displacement(&self, op: &Op) -> u64 {
-        let d = op.disp as i64 as u64;
-        if usize::from(op.base) != RIP {
-            return d;
-        }
-        let far = if usize::from(op.index) == TWO_GIB {
-            1 << 31
-        } else {
-            0
-        };
-        // The displacement is kept relative to the block's start, where `regs[RIP]` stood; at an exit it
-        // stands at the instruction.
-        let block = self.regs[RIP].wrapping_sub(u64::from(op.offset));
-        block.wrapping_add(d).wrapping_add(far)
+/// The displacement of `op`'s memory operand as the exit qualification holds it: sign-extended, or the sum
+/// with RIP for RIP-relative addresses. `block` is the RIP of the start of `op`'s block, to which [`Op`]
+/// makes displacements relative.
+pub(in crate::vmx) fn displacement(op: &Op, block: u64) -> u64 {
+    let d = op.disp as i64 as u64;
+    if usize::from(op.base) != RIP {
+        return d;
     }
+    let far = if usize::from(op.index) == TWO_GIB {
+        1 << 31
+    } else {
+        0
+    };
+    block.wrapping_add(d).wrapping_add(far)
+}
 
+impl Cpu {
     /// Exit qualification and instruction information of an exit.
     pub(super) fn instruction_details(&self, exit: &ExitRequest) -> (u64, u32) {
         let (q, info) = (exit.qualification, exit.information);
@@ -51,16 +49,15 @@ impl Cpu {
             return (q, info);
         }
         let op = &self.trapped;
-        if exit.is(ExitReason::CrAccess) {
-            return (self.with_source_register(q, op), info);
-        }
+        // At an exit RIP is the instruction's.
+        let block = self.regs[RIP].wrapping_sub(u64::from(op.offset));
         if exit.is(ExitReason::Io) && q & io::STRING != 0 {
             return (q, ins_outs(op, q & io::IN != 0));
         }
         if exit.is(ExitReason::GdtrIdtrAccess) {
             // Bit 11 matters outside 64-bit mode only; the operand size of these is 32 bits or more there.
             let i = information::gdtr_idtr(memory_operand(op), true, (info >> 28) as u8);
-            return (self.displacement(op), i);
+            return (displacement(op, block), i);
         }
         if exit.is(ExitReason::LdtrTrAccess) {
             let operand = if has_memory_operand(op) {
@@ -69,24 +66,13 @@ impl Cpu {
                 information::Operand::Register(op.dst)
             };
             let i = information::ldtr_tr(operand, (info >> 28) as u8);
-            return (self.displacement(op), i);
+            return (displacement(op, block), i);
         }
         if exit.is(ExitReason::Invpcid) {
             let i = information::invalidation(memory_operand(op), op.dst);
-            return (self.displacement(op), i);
+            return (displacement(op, block), i);
         }
         (q, info)
-    }
-
-    /// MOV to CR0 and CR4 leave the general register to be filled in here.
-    fn with_source_register(&self, q: u64, op: &Op) -> u64 {
-        use qualification::cr::{Access, mov};
-        match q & 0xfff {
-            m if m == mov(Access::MovTo, 0, 0) || m == mov(Access::MovTo, 4, 0) => {
-                q | u64::from(op.src & 0xf) << 8
-            }
-            _ => q,
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod host;
 mod information;
+pub(in crate::vmx) use information::{displacement, memory_operand};
 mod record;
 mod save;
 

@@ -1,5 +1,7 @@
 //! Recording VM-exit information (SDM Vol 3 28.2).
 
+use x86defs::exception;
+use x86defs::vmx::qualification::ept;
 use x86defs::vmx::{ExitReason, InterruptionInfo, VmcsField as F};
 
 use crate::cpu::{Cpu, Event};
@@ -9,14 +11,23 @@ use crate::vmx::{Cause, ExitRequest};
 impl Cpu {
     /// Fills in the VM-exit information fields and clears the "valid" bit of the event injected last.
     pub(super) fn record_exit(&mut self, exit: &ExitRequest, delivering: Option<Event>) {
-        let (qualification, instruction_info) = self.instruction_details(exit);
+        let (mut qualification, instruction_info) = self.instruction_details(exit);
+        let mut interruption = exit.interruption;
+        // NMI unblocking due to IRET (28.2.3): the IRET that ended the blocking did not complete.
+        if std::mem::take(&mut self.vmx.iret_unblocked) && delivering.is_none() {
+            if exit.is(ExitReason::EptViolation) {
+                qualification |= ept::NMI_UNBLOCKING;
+            } else if interruption.is_valid() && interruption.vector() != exception::DF {
+                interruption.0 |= InterruptionInfo::NMI_UNBLOCKING;
+            }
+        }
         let length = self.exit_instruction_length(exit, delivering);
         let v = self.vmx.current_vmcs_mut();
         v.set(F::ExitReason, u64::from(exit.reason));
         v.set(F::ExitQualification, qualification);
         v.set(F::GuestLinearAddress, exit.linear);
         v.set(F::GuestPhysicalAddress, exit.physical);
-        v.set(F::ExitInterruptionInfo, u64::from(exit.interruption.0));
+        v.set(F::ExitInterruptionInfo, u64::from(interruption.0));
         v.set(F::ExitInterruptionErrorCode, u64::from(exit.error_code));
         // 28.2.4.
         let vectoring = delivering.map_or(InterruptionInfo(0), |e| information(&e));

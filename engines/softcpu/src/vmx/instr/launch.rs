@@ -69,7 +69,7 @@ impl Cpu {
             return Ok(());
         }
         let nmi_blocked = self.nmi_blocked;
-        if let Err(f) = self.checked(guest::check) {
+        if let Err(f) = self.entry_check(guest::check) {
             tracing::debug!(section = f.section, rule = f.rule, "VM-entry failure");
             self.fail_entry(ExitReason::EntryFailureGuestState, f.qualification, nmi_blocked);
             return Ok(());
@@ -109,13 +109,13 @@ impl Cpu {
     }
 
     fn failing_with(&self, error: E, check: impl Fn(&Subject<'_>) -> Checked) -> Result<(), E> {
-        self.checked(check).map_err(|f| {
+        self.entry_check(check).map_err(|f| {
             tracing::debug!(section = f.section, rule = f.rule, "VM entry refused");
             error
         })
     }
 
-    fn checked(&self, check: impl Fn(&Subject<'_>) -> Checked) -> Checked {
+    fn entry_check(&self, check: impl Fn(&Subject<'_>) -> Checked) -> Checked {
         check(&Subject {
             vmcs: self.vmx.current_vmcs(),
             caps: &self.vmx.caps,

@@ -15,10 +15,10 @@ use x86defs::vmx::instruction::information::{self, Operand};
 use x86defs::vmx::{ExitReason, InstructionError, VmcsField as F};
 
 use super::ExitRequest;
-use super::exit::memory_operand;
+use super::exit::{displacement, memory_operand};
 use crate::code::{Handler, Op};
-use crate::cpu::{Cpu, Flow, Trap};
-use crate::insn::form::{Form, Kind};
+use crate::cpu::{Cpu, Flow, RIP, Trap};
+use crate::insn::{Form, Kind};
 
 /// In [`Op::extra`]: the operand that may be either is a register.
 const REGISTER_FORM: u16 = 1;
@@ -98,10 +98,10 @@ impl Cpu {
         let memory = memory_operand(op);
         let (information, qualification) = match operands {
             Operands::None => (0, 0),
-            Operands::Memory => (information::memory(memory), self.displacement_at_run(op)),
+            Operands::Memory => (information::memory(memory), displacement(op, self.regs[RIP])),
             Operands::Invalidation => (
                 information::invalidation(memory, op.dst),
-                self.displacement_at_run(op),
+                displacement(op, self.regs[RIP]),
             ),
             Operands::Field { encoding, value } => {
                 if op.extra & REGISTER_FORM != 0 {
@@ -109,7 +109,7 @@ impl Cpu {
                     (information::vmread_vmwrite(operand, encoding), 0)
                 } else {
                     let operand = Operand::Memory(memory);
-                    let q = self.displacement_at_run(op);
+                    let q = displacement(op, self.regs[RIP]);
                     (information::vmread_vmwrite(operand, encoding), q)
                 }
             }
