@@ -74,8 +74,7 @@ impl Cpu {
         }
         let v = self.vmx.current_vmcs();
         let mut exits = v.get32(F::ExceptionBitmap) >> (event.vector & 31) & 1 != 0;
-        let is_page_fault =
-            event.kind == EventKind::Hardware && event.vector == exception::PF;
+        let is_page_fault = event.kind == EventKind::Hardware && event.vector == exception::PF;
         if is_page_fault {
             let matches = event.error_code.unwrap_or(0) & v.get32(F::PageFaultErrorCodeMask)
                 == v.get32(F::PageFaultErrorCodeMatch);

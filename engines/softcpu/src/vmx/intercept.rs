@@ -51,30 +51,55 @@ pub enum Intercept {
     Hlt,
     Invd,
     Wbinvd,
-    Invlpg { linear: u64 },
+    Invlpg {
+        linear: u64,
+    },
     Invpcid,
     Rdtsc,
     Rdtscp,
     Rdpmc,
     Pause,
     Monitor,
-    Mwait { armed: bool },
+    Mwait {
+        armed: bool,
+    },
     Xsetbv,
     Rdrand,
     Rdseed,
     /// MOV from CR3 or CR8.
-    CrRead { cr: u8, gpr: u8 },
+    CrRead {
+        cr: u8,
+        gpr: u8,
+    },
     /// MOV to CR3 or CR8 (CR0 and CR4 go through `vmx_write_cr`).
-    CrWrite { cr: u8, gpr: u8, value: u64 },
+    CrWrite {
+        cr: u8,
+        gpr: u8,
+        value: u64,
+    },
     Clts,
     /// LMSW; `linear` is its memory operand's address, if it has one.
-    Lmsw { source: u16, linear: Option<u64> },
-    DrAccess { dr: u8, gpr: u8, read: bool },
+    Lmsw {
+        source: u16,
+        linear: Option<u64>,
+    },
+    DrAccess {
+        dr: u8,
+        gpr: u8,
+        read: bool,
+    },
     Io(IoAccess),
-    Rdmsr { msr: u32 },
-    Wrmsr { msr: u32 },
+    Rdmsr {
+        msr: u32,
+    },
+    Wrmsr {
+        msr: u32,
+    },
     Descriptor(DescriptorAccess),
-    TaskSwitch { selector: u16, source: u8 },
+    TaskSwitch {
+        selector: u16,
+        source: u8,
+    },
 }
 
 impl Cpu {

@@ -373,7 +373,9 @@ impl Cpu {
     /// Writes every active VMCS to its region, so that memory holds all of the VT-x state but registers.
     pub fn vmx_write_back(&mut self) {
         let mut written = Vec::new();
-        self.vmx.cache.write_back_all(&self.ram, |w| written.push(w));
+        self.vmx
+            .cache
+            .write_back_all(&self.ram, |w| written.push(w));
         for w in written {
             self.region_written(w);
         }

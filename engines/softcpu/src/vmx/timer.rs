@@ -6,8 +6,8 @@
 use x86defs::vmx::control::{exit, pin};
 use x86defs::vmx::{ExitReason, VmcsField as F};
 
-use super::caps::PREEMPTION_TIMER_SHIFT;
 use super::ExitRequest;
+use super::caps::PREEMPTION_TIMER_SHIFT;
 use crate::cpu::{Cpu, pending};
 
 /// The timer of the running guest.
@@ -30,9 +30,7 @@ impl PreemptionTimer {
     /// Its value at a TSC; `None` if it is not active.
     #[must_use]
     pub fn value(&self, tsc: u64) -> Option<u32> {
-        let left = self
-            .expires?
-            .saturating_sub(tsc >> PREEMPTION_TIMER_SHIFT);
+        let left = self.expires?.saturating_sub(tsc >> PREEMPTION_TIMER_SHIFT);
         // It started from 32 bits and only counts down.
         Some(left as u32)
     }

@@ -105,4 +105,3 @@ fn event_kind(kind: EventType) -> Option<EventKind> {
         EventType::Other | EventType::Reserved => None,
     }
 }
-

@@ -10,8 +10,7 @@ use x86defs::vmx::guest::{activity, interruptibility};
 use crate::cpu::{Cpu, RIP, Shadow, gpr, pending, sreg};
 
 /// CR0 bits that VM entries and VM exits never modify (SDM Vol 3 27.3.2.1): ET, 15:6, 17, 28:19, NW, CD.
-pub const CR0_KEPT: u64 =
-    cr0::ET | 0xffc0 | 1 << 17 | 0x1ff8_0000 | cr0::NW | cr0::CD;
+pub const CR0_KEPT: u64 = cr0::ET | 0xffc0 | 1 << 17 | 0x1ff8_0000 | cr0::NW | cr0::CD;
 /// DR7 bits VM entries clear, whatever the field says (SDM Vol 3 27.3.2.1): 12, 14 and 15.
 const DR7_CLEARED: u64 = 1 << 12 | 1 << 14 | 1 << 15;
 
@@ -177,11 +176,7 @@ impl Cpu {
             pending::INACTIVE,
             self.activity != MpState::Running,
         );
-        set_pending(
-            &mut self.pending,
-            pending::DEBUG,
-            self.pending_debug != 0,
-        );
+        set_pending(&mut self.pending, pending::DEBUG, self.pending_debug != 0);
     }
 }
 

@@ -1,9 +1,9 @@
 //! The VM-exit instruction-information field (SDM Vol 3 28.2.5), and the parts of the exit qualification
 //! (28.2.1) that come from the instruction's operands.
 
+use x86defs::vmx::ExitReason;
 use x86defs::vmx::instruction::{MemoryOperand, information};
 use x86defs::vmx::qualification::io;
-use x86defs::vmx::ExitReason;
 
 use crate::code::{Ea, Op};
 use crate::cpu::{Cpu, RIP, TWO_GIB, ZERO};

@@ -30,8 +30,8 @@ impl Cpu {
         if self.store_msr_list().is_err() {
             return self.vmx_abort(AbortIndicator::SaveGuestMsrs);
         }
-        let by_nmi = exit.interruption.is_valid()
-            && exit.interruption.event_type() == EventType::Nmi;
+        let by_nmi =
+            exit.interruption.is_valid() && exit.interruption.event_type() == EventType::Nmi;
         // Blocking by NMI is the host's: set by an NMI that exits, else what it was; virtual NMIs leave NMIs
         // unblocked in the guest (28.5.5, Table 25-5).
         let blocked = by_nmi || self.nmi_blocked && !self.vmx.pin(pin::VIRTUAL_NMIS);

@@ -26,8 +26,7 @@ impl Cpu {
     /// 28.3.1.
     fn save_registers(&mut self) {
         let long = self.long_mode();
-        let pae =
-            self.cr0 & cr0::PG != 0 && self.cr4 & cr4::PAE != 0 && !long;
+        let pae = self.cr0 & cr0::PG != 0 && self.cr4 & cr4::PAE != 0 && !long;
         let (msr, pdpte) = (&self.msr, self.pdpte);
         let (cr0, cr3, cr4, efer, dr7) = (self.cr0, self.cr3, self.cr4, self.efer, self.dr7);
         let v = self.vmx.current_vmcs_mut();
@@ -132,8 +131,7 @@ impl Cpu {
         }
         if held {
             // What VM entry asks for in these states (27.3.1.5).
-            let stepping =
-                self.rflags_rest & rflags::TF != 0 && self.msr.debugctl & BTF == 0;
+            let stepping = self.rflags_rest & rflags::TF != 0 && self.msr.debugctl & BTF == 0;
             field &= !pending_debug::BS;
             if stepping {
                 field |= pending_debug::BS;

@@ -12,7 +12,11 @@ impl Cpu {
     /// The type in the register operand.
     fn invalidation_type(&self, op: &Op) -> u64 {
         let value = self.regs[usize::from(op.dst & 31)];
-        if self.long64 { value } else { value & 0xffff_ffff }
+        if self.long64 {
+            value
+        } else {
+            value & 0xffff_ffff
+        }
     }
 
     /// The 128-bit descriptor in memory.

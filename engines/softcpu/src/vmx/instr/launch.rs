@@ -71,7 +71,11 @@ impl Cpu {
         let nmi_blocked = self.nmi_blocked;
         if let Err(f) = self.entry_check(guest::check) {
             tracing::debug!(section = f.section, rule = f.rule, "VM-entry failure");
-            self.fail_entry(ExitReason::EntryFailureGuestState, f.qualification, nmi_blocked);
+            self.fail_entry(
+                ExitReason::EntryFailureGuestState,
+                f.qualification,
+                nmi_blocked,
+            );
             return Ok(());
         }
         self.load_guest_state();

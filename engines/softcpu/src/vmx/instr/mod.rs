@@ -98,7 +98,10 @@ impl Cpu {
         let memory = memory_operand(op);
         let (information, qualification) = match operands {
             Operands::None => (0, 0),
-            Operands::Memory => (information::memory(memory), displacement(op, self.regs[RIP])),
+            Operands::Memory => (
+                information::memory(memory),
+                displacement(op, self.regs[RIP]),
+            ),
             Operands::Invalidation => (
                 information::invalidation(memory, op.dst),
                 displacement(op, self.regs[RIP]),

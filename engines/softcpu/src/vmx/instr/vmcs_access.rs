@@ -66,7 +66,11 @@ impl Cpu {
     #[inline]
     fn encoding(&self, register: u8) -> u64 {
         let value = self.regs[usize::from(register & 31)];
-        if self.long64 { value } else { value & 0xffff_ffff }
+        if self.long64 {
+            value
+        } else {
+            value & 0xffff_ffff
+        }
     }
 
     /// VMfailValid with the error in the VMCS that was accessed.
