@@ -28,6 +28,8 @@ enum Boundary {
     Go,
     /// One instruction only, then look again.
     Step,
+    /// Nothing to execute yet: look again.
+    Again,
     Leave(RunExit),
 }
 
@@ -53,6 +55,7 @@ impl Runner {
                     }
                 }
                 Boundary::Step => self.step(),
+                Boundary::Again => {}
                 Boundary::Leave(exit) => return exit,
             }
         }
@@ -89,6 +92,7 @@ impl Runner {
     pub fn single_step(&mut self) -> Option<RunExit> {
         match self.boundary() {
             Boundary::Leave(exit) => Some(exit),
+            Boundary::Again => None,
             Boundary::Go | Boundary::Step => {
                 self.step();
                 None
@@ -227,7 +231,7 @@ impl Runner {
         }
         let cpu = &mut self.cpu;
         let completed = cpu.retired_now() != before;
-        if completed {
+        if completed && vm_level == cpu.vmx.in_guest {
             // RF lasts one instruction, unless that instruction set it (IRET).
             if cpu.trapped_kind_sets_rf {
                 cpu.trapped_kind_sets_rf = false;
@@ -235,7 +239,7 @@ impl Runner {
                 cpu.rflags_rest &= !rflags::RF;
             }
         }
-        if shadow != Shadow::None && cpu.shadow == shadow {
+        if shadow != Shadow::None && cpu.shadow == shadow && vm_level == cpu.vmx.in_guest {
             cpu.shadow = Shadow::None;
             cpu.pending = (cpu.pending & !pending::SHADOW) | pending::INTERRUPT | pending::VMX;
         }
@@ -403,8 +407,8 @@ impl Runner {
         }
         if cpu.pending & pending::INACTIVE != 0 {
             match cpu.activity {
-                MpState::Shutdown => return Boundary::Leave(RunExit::Shutdown),
-                MpState::Halted | MpState::WaitForSipi => {
+                MpState::Shutdown if !cpu.vmx.in_guest => return Boundary::Leave(RunExit::Shutdown),
+                MpState::Halted | MpState::WaitForSipi | MpState::Shutdown => {
                     if !self.wake() {
                         return self.sleep();
                     }
@@ -421,30 +425,27 @@ impl Runner {
     }
 
     fn boundary_again(&mut self) -> Boundary {
-        if self.cpu.activity == MpState::Shutdown {
+        if self.cpu.activity == MpState::Shutdown && !self.cpu.vmx.in_guest {
             return Boundary::Leave(RunExit::Shutdown);
         }
         self.sleep()
     }
 
-    /// Whether something ends HLT or wait-for-SIPI; the event itself is taken in `events`.
+    /// Whether something ends HLT, wait-for-SIPI or a nested guest's shutdown; an event that is to be
+    /// delivered is then taken in `events`.
     fn wake(&mut self) -> bool {
         let cpu = &mut self.cpu;
         collect_signals(cpu);
-        if cpu.activity == MpState::WaitForSipi {
-            return false;
-        }
-        if cpu.pending & pending::VMX != 0 && cpu.vmx_boundary() {
-            cpu.activity_in_exit = cpu.activity;
-            cpu.activity = MpState::Running;
-            self.take(Trap::VmExit, &Op::default());
+        if self.exit_while_inactive() {
             return true;
         }
-        let interrupt = cpu.platform.interrupt_pending()
-            && (cpu.interrupts_enabled() || cpu.vmx_interrupt_exits());
+        let cpu = &mut self.cpu;
+        if cpu.activity != MpState::Halted {
+            return false;
+        }
+        let interrupt = cpu.interrupts_enabled() && cpu.platform.interrupt_pending();
         let nmi = cpu.nmi_pending && !cpu.nmi_blocked;
         if interrupt || nmi {
-            cpu.activity_in_exit = cpu.activity;
             cpu.activity = MpState::Running;
             cpu.pending = (cpu.pending & !pending::INACTIVE) | pending::INTERRUPT | pending::SIGNAL;
             cpu.shadow = Shadow::None;
@@ -453,8 +454,47 @@ impl Runner {
         false
     }
 
+    /// VM exits leave an inactive state only by entering the host: the guest's state is saved as inactive
+    /// (SDM Vol 3 28.1).
+    fn exit_while_inactive(&mut self) -> bool {
+        let cpu = &mut self.cpu;
+        if !cpu.vmx.in_guest {
+            return false;
+        }
+        let window = cpu.pending & pending::VMX != 0
+            && (cpu.vmx_before_debug() || cpu.vmx_before_nmi());
+        let exits = window || self.nmi_exits() || {
+            let cpu = &mut self.cpu;
+            (cpu.pending & pending::VMX != 0 && cpu.vmx_before_interrupt())
+                || (cpu.vmx_interrupt_exits()
+                    && cpu.platform.interrupt_pending()
+                    && cpu.vmx_external_interrupt())
+        };
+        if exits {
+            self.take(Trap::VmExit, &Op::default());
+        }
+        exits
+    }
+
+    /// Takes a pending NMI off if it exits.
+    fn nmi_exits(&mut self) -> bool {
+        let cpu = &mut self.cpu;
+        let exits = cpu.nmi_pending && cpu.vmx_nmi_open() && cpu.vmx_nmi();
+        if exits {
+            cpu.nmi_pending = false;
+        }
+        exits
+    }
+
     fn sleep(&mut self) -> Boundary {
         let cpu = &mut self.cpu;
+        if let Some(left) = cpu.vmx_timer_remaining() {
+            // The platform knows nothing of the preemption timer, so time passes here step by step.
+            cpu.retired_base = cpu.retired_base.wrapping_add(left.clamp(1, 1024));
+            refill(cpu);
+            cpu.pending |= pending::INTERRUPT | pending::SIGNAL;
+            return Boundary::Again;
+        }
         let retired = cpu.retired_now();
         match cpu.platform.idle(retired) {
             Wake::Stop => {
@@ -464,24 +504,17 @@ impl Runner {
             Wake::Event => {
                 refill(cpu);
                 cpu.pending |= pending::INTERRUPT | pending::SIGNAL;
-                self.boundary_after_sleep()
+                Boundary::Again
             }
         }
-    }
-
-    /// One more look after sleeping; the run loop comes back if there is still nothing.
-    fn boundary_after_sleep(&mut self) -> Boundary {
-        if self.cpu.attention.get() & Attention::STOP != 0 {
-            self.cpu.attention.clear(Attention::STOP);
-            return Boundary::Leave(RunExit::Stopped);
-        }
-        // Re-enter through the loop: `pending` is not empty, so the boundary runs again before any block.
-        self.boundary()
     }
 
     fn events(&mut self) {
         let cpu = &mut self.cpu;
         collect_signals(cpu);
+        if cpu.pending & pending::VMX != 0 && cpu.vmx_before_debug() {
+            return self.take(Trap::VmExit, &Op::default());
+        }
         if cpu.pending & pending::DEBUG != 0 && cpu.shadow != Shadow::MovSs {
             cpu.pending &= !pending::DEBUG;
             let bits = std::mem::take(&mut cpu.pending_debug);
@@ -489,14 +522,14 @@ impl Runner {
             let trap = Op::default();
             return self.take(Trap::Exception, &trap);
         }
-        if cpu.pending & pending::VMX != 0 && cpu.vmx_boundary() {
+        if cpu.pending & pending::VMX != 0 && cpu.vmx_before_nmi() {
             return self.take(Trap::VmExit, &Op::default());
         }
         if cpu.nmi_pending && cpu.shadow == Shadow::None {
-            if cpu.vmx_nmi() {
-                cpu.nmi_pending = false;
+            if self.nmi_exits() {
                 return self.take(Trap::VmExit, &Op::default());
             }
+            let cpu = &mut self.cpu;
             if !cpu.nmi_blocked {
                 cpu.nmi_pending = false;
                 cpu.nmi_blocked = true;
@@ -507,6 +540,10 @@ impl Runner {
                     length: 0,
                 });
             }
+        }
+        let cpu = &mut self.cpu;
+        if cpu.pending & pending::VMX != 0 && cpu.vmx_before_interrupt() {
+            return self.take(Trap::VmExit, &Op::default());
         }
         if cpu.pending & pending::INTERRUPT != 0 && cpu.shadow == Shadow::None {
             if !cpu.platform.interrupt_pending() {
@@ -618,6 +655,7 @@ fn refill(cpu: &mut Cpu) {
     cpu.retired_base = retired;
     cpu.budget = slice;
     cpu.budget_given = slice;
+    cpu.vmx_polled();
 }
 
 /// Takes NMI, INIT and SIPI from the controller.

@@ -29,6 +29,8 @@ pub struct Space {
     pub eptp: u64,
     /// Process-context id, 0 without CR4.PCIDE.
     pub pcid: u16,
+    /// Bits of CR0, CR4 and IA32_EFER that permissions were derived under.
+    pub rules: u8,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -263,7 +265,7 @@ mod tests {
         t.fill(0x5000, RamOffset(0x1000), ALL);
         assert_eq!(t.read_hit(0x5ff8, 8), Some(RamOffset(0x1ff8)));
         assert_eq!(t.read_hit(0x5ff9, 8), None, "crosses the page");
-        let other = Space { vpid: 1, eptp: 0x1e, pcid: 0 };
+        let other = Space { vpid: 1, eptp: 0x1e, ..Space::default() };
         t.select_space(other);
         assert_eq!(t.read_hit(0x5000, 1), None);
         t.fill(0x5000, RamOffset(0x2000), ALL);
