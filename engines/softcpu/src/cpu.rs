@@ -274,8 +274,6 @@ pub struct Cpu {
     pub pending_debug: u64,
     /// What the processor is doing.
     pub activity: MpState,
-    /// What it was doing when the event arrived that is now exiting to a hypervisor.
-    pub activity_in_exit: MpState,
     /// The instruction being stepped loaded RF itself (IRET, POPF of a debugger's frame).
     pub trapped_kind_sets_rf: bool,
     /// The controller has an interrupt for us that IF, shadow or VMX held back.

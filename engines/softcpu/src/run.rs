@@ -28,6 +28,8 @@ enum Boundary {
     Go,
     /// One instruction only, then look again.
     Step,
+    /// Nothing to execute yet: look again.
+    Again,
     Leave(RunExit),
 }
 
@@ -43,14 +45,46 @@ impl Runner {
             let cpu = &self.cpu;
             let quiet = cpu.pending == 0 && cpu.budget > 0 && cpu.attention.get() == 0;
             if quiet {
-                self.block(false);
+                self.blocks();
                 continue;
             }
             match self.boundary() {
-                Boundary::Go => self.block(false),
+                Boundary::Go => {
+                    if let Some(index) = self.find(false) {
+                        self.execute(index);
+                    }
+                }
                 Boundary::Step => self.step(),
+                Boundary::Again => {}
                 Boundary::Leave(exit) => return exit,
             }
+        }
+    }
+
+    /// Runs block after block while nothing else wants attention.
+    #[inline(always)]
+    fn blocks(&mut self) {
+        let Some(mut index) = self.find(false) else { return };
+        loop {
+            if !self.execute(index) {
+                return;
+            }
+            let cpu = &self.cpu;
+            if cpu.pending != 0 || cpu.budget <= 0 || cpu.attention.get() != 0 {
+                return;
+            }
+            let va = fetch_address(cpu);
+            let tag = code_tag(cpu);
+            index = match self.cache.follow(index, va, tag) {
+                Some(next) => next,
+                None => match self.find(false) {
+                    Some(next) => {
+                        self.cache.link(index, va, tag, next);
+                        next
+                    }
+                    None => return,
+                },
+            };
         }
     }
 
@@ -58,6 +92,7 @@ impl Runner {
     pub fn single_step(&mut self) -> Option<RunExit> {
         match self.boundary() {
             Boundary::Leave(exit) => Some(exit),
+            Boundary::Again => None,
             Boundary::Go | Boundary::Step => {
                 self.step();
                 None
@@ -65,50 +100,55 @@ impl Runner {
         }
     }
 
-    /// Finds or decodes the block at RIP and runs it.
-    #[inline(always)]
-    fn block(&mut self, single: bool) {
+    /// Finds or decodes the block at RIP; a fault of the fetch is delivered here.
+    fn find(&mut self, single: bool) -> Option<u32> {
         let cpu = &mut self.cpu;
-        let rip = cpu.regs[RIP];
-        let va = if cpu.long64 { rip } else { (cpu.seg[sreg::CS].base + rip) & 0xffff_ffff };
+        let va = fetch_address(cpu);
         let mode = mode_of(cpu, single);
         let at = match cpu.tlb.fetch_hit(va) {
             Some(at) => at,
-            None => match fetch_page(cpu, va) {
-                Some(at) => at,
-                None => return,
-            },
+            None => fetch_page(cpu, va)?,
         };
-        let found = self.cache.find(BlockKey::new(at, mode.code()));
-        let index = match found {
-            Some(i) if self.cache.block(i).second == u64::MAX => i,
-            _ => match self.find_slow(va, at, mode, found) {
-                Some(i) => i,
-                None => return,
-            },
-        };
-        let block = *self.cache.block(index);
+        match self.cache.find(BlockKey::new(at, mode.code())) {
+            Some(i) if !self.cache.block(i).crosses => Some(i),
+            found => self.find_slow(va, at, mode, found),
+        }
+    }
+
+    /// Runs a block; false if it trapped.
+    #[inline(always)]
+    fn execute(&mut self, index: u32) -> bool {
+        let block = self.cache.block(index);
         let cpu = &mut self.cpu;
         cpu.code_pages.running_start = block.start;
         cpu.code_pages.running_len = u64::from(block.bytes);
-        cpu.code_pages.running_second = block.second;
-        cpu.budget -= i64::from(block.count);
-        for op in self.cache.ops(&block) {
+        if block.crosses {
+            cpu.code_pages.running_second = self.cache.second_page(index);
+        }
+        cpu.budget -= i64::from(block.instructions);
+        for op in self.cache.ops(block) {
             if let Err(trap) = (op.run)(cpu, op) {
                 let op = *op;
-                return self.trapped(trap, &op, &block);
+                self.trapped(trap, &op, index);
+                return false;
             }
         }
         cpu.regs[RIP] = cpu.next_rip;
+        if block.crosses {
+            cpu.code_pages.running_second = u64::MAX;
+        }
+        true
     }
 
     /// A handler did not complete.
     #[cold]
     #[inline(never)]
-    fn trapped(&mut self, trap: Trap, op: &Op, block: &crate::code::Block) {
+    fn trapped(&mut self, trap: Trap, op: &Op, index: u32) {
+        let block = self.cache.block(index);
         let ops = self.cache.ops(block);
         let done = ops.iter().position(|o| o.offset == op.offset).unwrap_or(0);
-        self.cpu.budget += (ops.len() - done) as i64;
+        self.cpu.budget += i64::from(block.instructions) - done as i64;
+        self.cpu.code_pages.running_second = u64::MAX;
         let rip = self.cpu.regs[RIP].wrapping_add(u64::from(op.offset));
         self.cpu.regs[RIP] = if self.cpu.long64 { rip } else { rip & 0xffff_ffff };
         if trap == Trap::SelfModified {
@@ -147,8 +187,7 @@ impl Runner {
             self.clear_code();
         }
         let cpu = &mut self.cpu;
-        let rip = cpu.regs[RIP];
-        let va = if cpu.long64 { rip } else { (cpu.seg[sreg::CS].base + rip) & 0xffff_ffff };
+        let va = fetch_address(cpu);
         let Some(at) = fetch_page(cpu, va) else { return };
         let mode = mode_of(cpu, true);
         let mut bytes = [0u8; 15];
@@ -187,10 +226,12 @@ impl Runner {
         let cpu = &mut self.cpu;
         let vm_level = cpu.vmx.in_guest;
         let before = cpu.retired_now();
-        self.block(true);
+        if let Some(index) = self.find(true) {
+            self.execute(index);
+        }
         let cpu = &mut self.cpu;
         let completed = cpu.retired_now() != before;
-        if completed {
+        if completed && vm_level == cpu.vmx.in_guest {
             // RF lasts one instruction, unless that instruction set it (IRET).
             if cpu.trapped_kind_sets_rf {
                 cpu.trapped_kind_sets_rf = false;
@@ -198,7 +239,7 @@ impl Runner {
                 cpu.rflags_rest &= !rflags::RF;
             }
         }
-        if shadow != Shadow::None && cpu.shadow == shadow {
+        if shadow != Shadow::None && cpu.shadow == shadow && vm_level == cpu.vmx.in_guest {
             cpu.shadow = Shadow::None;
             cpu.pending = (cpu.pending & !pending::SHADOW) | pending::INTERRUPT | pending::VMX;
         }
@@ -216,7 +257,7 @@ impl Runner {
         if cpu.dr7 & 0xff == 0 {
             return false;
         }
-        let va = if cpu.long64 { cpu.regs[RIP] } else { (cpu.seg[sreg::CS].base + cpu.regs[RIP]) & 0xffff_ffff };
+        let va = fetch_address(cpu);
         let mut hit = 0;
         let mut enabled_hit = false;
         for i in 0..4 {
@@ -242,7 +283,7 @@ impl Runner {
             // The second page may be mapped elsewhere than when the block was decoded.
             let second = fetch_page_quiet(&mut self.cpu, (va & !0xfff).wrapping_add(4096));
             match second {
-                Some(s) if s.0 == self.cache.block(i).second => return Some(i),
+                Some(s) if s.0 == self.cache.second_page(i) => return Some(i),
                 Some(_) => {
                     let start = RamOffset(self.cache.block(i).start);
                     self.cache.invalidate(start, 1, &mut self.cpu.code_pages);
@@ -366,8 +407,8 @@ impl Runner {
         }
         if cpu.pending & pending::INACTIVE != 0 {
             match cpu.activity {
-                MpState::Shutdown => return Boundary::Leave(RunExit::Shutdown),
-                MpState::Halted | MpState::WaitForSipi => {
+                MpState::Shutdown if !cpu.vmx.in_guest => return Boundary::Leave(RunExit::Shutdown),
+                MpState::Halted | MpState::WaitForSipi | MpState::Shutdown => {
                     if !self.wake() {
                         return self.sleep();
                     }
@@ -384,30 +425,27 @@ impl Runner {
     }
 
     fn boundary_again(&mut self) -> Boundary {
-        if self.cpu.activity == MpState::Shutdown {
+        if self.cpu.activity == MpState::Shutdown && !self.cpu.vmx.in_guest {
             return Boundary::Leave(RunExit::Shutdown);
         }
         self.sleep()
     }
 
-    /// Whether something ends HLT or wait-for-SIPI; the event itself is taken in `events`.
+    /// Whether something ends HLT, wait-for-SIPI or a nested guest's shutdown; an event that is to be
+    /// delivered is then taken in `events`.
     fn wake(&mut self) -> bool {
         let cpu = &mut self.cpu;
         collect_signals(cpu);
-        if cpu.activity == MpState::WaitForSipi {
-            return false;
-        }
-        if cpu.pending & pending::VMX != 0 && cpu.vmx_boundary() {
-            cpu.activity_in_exit = cpu.activity;
-            cpu.activity = MpState::Running;
-            self.take(Trap::VmExit, &Op::default());
+        if self.exit_while_inactive() {
             return true;
         }
-        let interrupt = cpu.platform.interrupt_pending()
-            && (cpu.interrupts_enabled() || cpu.vmx_interrupt_exits());
+        let cpu = &mut self.cpu;
+        if cpu.activity != MpState::Halted {
+            return false;
+        }
+        let interrupt = cpu.interrupts_enabled() && cpu.platform.interrupt_pending();
         let nmi = cpu.nmi_pending && !cpu.nmi_blocked;
         if interrupt || nmi {
-            cpu.activity_in_exit = cpu.activity;
             cpu.activity = MpState::Running;
             cpu.pending = (cpu.pending & !pending::INACTIVE) | pending::INTERRUPT | pending::SIGNAL;
             cpu.shadow = Shadow::None;
@@ -416,8 +454,47 @@ impl Runner {
         false
     }
 
+    /// VM exits leave an inactive state only by entering the host: the guest's state is saved as inactive
+    /// (SDM Vol 3 28.1).
+    fn exit_while_inactive(&mut self) -> bool {
+        let cpu = &mut self.cpu;
+        if !cpu.vmx.in_guest {
+            return false;
+        }
+        let window = cpu.pending & pending::VMX != 0
+            && (cpu.vmx_before_debug() || cpu.vmx_before_nmi());
+        let exits = window || self.nmi_exits() || {
+            let cpu = &mut self.cpu;
+            (cpu.pending & pending::VMX != 0 && cpu.vmx_before_interrupt())
+                || (cpu.vmx_interrupt_exits()
+                    && cpu.platform.interrupt_pending()
+                    && cpu.vmx_external_interrupt())
+        };
+        if exits {
+            self.take(Trap::VmExit, &Op::default());
+        }
+        exits
+    }
+
+    /// Takes a pending NMI off if it exits.
+    fn nmi_exits(&mut self) -> bool {
+        let cpu = &mut self.cpu;
+        let exits = cpu.nmi_pending && cpu.vmx_nmi_open() && cpu.vmx_nmi();
+        if exits {
+            cpu.nmi_pending = false;
+        }
+        exits
+    }
+
     fn sleep(&mut self) -> Boundary {
         let cpu = &mut self.cpu;
+        if let Some(left) = cpu.vmx_timer_remaining() {
+            // The platform knows nothing of the preemption timer, so time passes here step by step.
+            cpu.retired_base = cpu.retired_base.wrapping_add(left.clamp(1, 1024));
+            refill(cpu);
+            cpu.pending |= pending::INTERRUPT | pending::SIGNAL;
+            return Boundary::Again;
+        }
         let retired = cpu.retired_now();
         match cpu.platform.idle(retired) {
             Wake::Stop => {
@@ -427,24 +504,17 @@ impl Runner {
             Wake::Event => {
                 refill(cpu);
                 cpu.pending |= pending::INTERRUPT | pending::SIGNAL;
-                self.boundary_after_sleep()
+                Boundary::Again
             }
         }
-    }
-
-    /// One more look after sleeping; the run loop comes back if there is still nothing.
-    fn boundary_after_sleep(&mut self) -> Boundary {
-        if self.cpu.attention.get() & Attention::STOP != 0 {
-            self.cpu.attention.clear(Attention::STOP);
-            return Boundary::Leave(RunExit::Stopped);
-        }
-        // Re-enter through the loop: `pending` is not empty, so the boundary runs again before any block.
-        self.boundary()
     }
 
     fn events(&mut self) {
         let cpu = &mut self.cpu;
         collect_signals(cpu);
+        if cpu.pending & pending::VMX != 0 && cpu.vmx_before_debug() {
+            return self.take(Trap::VmExit, &Op::default());
+        }
         if cpu.pending & pending::DEBUG != 0 && cpu.shadow != Shadow::MovSs {
             cpu.pending &= !pending::DEBUG;
             let bits = std::mem::take(&mut cpu.pending_debug);
@@ -452,14 +522,14 @@ impl Runner {
             let trap = Op::default();
             return self.take(Trap::Exception, &trap);
         }
-        if cpu.pending & pending::VMX != 0 && cpu.vmx_boundary() {
+        if cpu.pending & pending::VMX != 0 && cpu.vmx_before_nmi() {
             return self.take(Trap::VmExit, &Op::default());
         }
         if cpu.nmi_pending && cpu.shadow == Shadow::None {
-            if cpu.vmx_nmi() {
-                cpu.nmi_pending = false;
+            if self.nmi_exits() {
                 return self.take(Trap::VmExit, &Op::default());
             }
+            let cpu = &mut self.cpu;
             if !cpu.nmi_blocked {
                 cpu.nmi_pending = false;
                 cpu.nmi_blocked = true;
@@ -470,6 +540,10 @@ impl Runner {
                     length: 0,
                 });
             }
+        }
+        let cpu = &mut self.cpu;
+        if cpu.pending & pending::VMX != 0 && cpu.vmx_before_interrupt() {
+            return self.take(Trap::VmExit, &Op::default());
         }
         if cpu.pending & pending::INTERRUPT != 0 && cpu.shadow == Shadow::None {
             if !cpu.platform.interrupt_pending() {
@@ -501,6 +575,23 @@ impl Runner {
     }
 }
 
+/// Linear address of the next instruction.
+#[inline(always)]
+fn fetch_address(cpu: &Cpu) -> u64 {
+    if cpu.long64 {
+        cpu.regs[RIP]
+    } else {
+        cpu.seg[sreg::CS].base.wrapping_add(cpu.regs[RIP]) & 0xffff_ffff
+    }
+}
+
+/// What makes a linear address mean a certain block: translations, view, mode.
+#[inline(always)]
+fn code_tag(cpu: &Cpu) -> u64 {
+    cpu.tlb.stamp << 8 | u64::from(mode_of(cpu, false).code())
+}
+
+#[inline(always)]
 fn mode_of(cpu: &Cpu, single: bool) -> Mode {
     if cpu.long64 {
         return Mode { bits: 64, big_stack: false, single };
@@ -564,6 +655,7 @@ fn refill(cpu: &mut Cpu) {
     cpu.retired_base = retired;
     cpu.budget = slice;
     cpu.budget_given = slice;
+    cpu.vmx_polled();
 }
 
 /// Takes NMI, INIT and SIPI from the controller.

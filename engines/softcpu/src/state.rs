@@ -12,8 +12,9 @@ use x86defs::msr::*;
 use crate::code::Op;
 use crate::cpu::{Cpu, Fault, Model, Msrs, RIP, Shadow, TWO_GIB, pending, sreg};
 use crate::flags::Flags;
-use crate::insn::{FEATURE_CONTROL_LOCKED_VMX, VectorTable};
+use crate::insn::{DEBUGCTL_ALLOWED, FEATURE_CONTROL_LOCKED_VMX, VectorTable};
 use crate::mem::{CodePages, Tlb};
+use crate::vmx::caps::Features;
 use crate::vmx::{ExitRequest, Vmx};
 
 /// MSRs that are saved beside the ones with fields of their own.
@@ -36,6 +37,23 @@ const SAVED_MSRS: &[u32] = &[
     IA32_TSC_AUX,
 ];
 
+/// What VT-x depends on of the model.
+fn vmx_features(model: &Model) -> Features {
+    let leaf = |leaf, subleaf| model.cpuid.get(leaf, subleaf).unwrap_or_default();
+    let (l1, l7, lx) = (leaf(1, 0), leaf(7, 0), leaf(0x8000_0001, 0));
+    Features {
+        maxphyaddr: model.maxphyaddr,
+        cr4_allowed: model.cr4_allowed,
+        nx: lx.edx & 1 << 20 != 0,
+        rdtscp: lx.edx & 1 << 27 != 0,
+        invpcid: l7.ebx & 1 << 10 != 0,
+        rdrand: l1.ecx & 1 << 30 != 0,
+        rdseed: l7.ebx & 1 << 18 != 0,
+        xsaves: leaf(0xd, 1).eax & 1 << 3 != 0,
+        debugctl_allowed: DEBUGCTL_ALLOWED,
+    }
+}
+
 impl Cpu {
     /// A vCPU in its reset state.
     pub fn new(
@@ -49,7 +67,7 @@ impl Cpu {
         let mut regs = [0; 32];
         regs[TWO_GIB] = 1 << 31;
         let code_pages = CodePages::new(ram.page_count());
-        let vmx = Vmx::default();
+        let vmx = Vmx::new(vmx_features(&model));
         let mut cpu = Self {
             regs,
             flags: Flags::default(),
@@ -100,7 +118,6 @@ impl Cpu {
             nmi_blocked: false,
             pending_debug: 0,
             activity: MpState::Running,
-            activity_in_exit: MpState::Running,
             trapped_kind_sets_rf: false,
             interrupt_waiting: false,
             nmi_pending: false,

@@ -1,6 +1,8 @@
-//! What an engine must be able to do for a VM.
+//! The engines of this program, and what one must be able to do for a VM.
 
-use vcpu::{Capabilities, NestedVirt};
+use kvm::KvmEngine;
+use softcpu::SoftEngine;
+use vcpu::{Capabilities, Engine, EngineError, NestedVirt};
 
 use crate::config::MachineConfig;
 
@@ -30,6 +32,26 @@ pub enum UnfitEngine {
     /// The engine keeps real time only.
     #[error("the {0} engine cannot run on virtual time; choose --clock host or the soft engine")]
     VirtualClock(&'static str),
+}
+
+/// The engines there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// The CPU in software; there on every x86-64 host.
+    Soft,
+    /// The host's KVM.
+    Kvm,
+}
+
+/// Opens an engine.
+///
+/// # Errors
+/// [`EngineError`] when the host does not offer it.
+pub fn open(kind: EngineKind) -> Result<Box<dyn Engine>, EngineError> {
+    Ok(match kind {
+        EngineKind::Soft => Box::new(SoftEngine::new()),
+        EngineKind::Kvm => Box::new(KvmEngine::open()?),
+    })
 }
 
 /// Checks what an engine must be able to do for `config`.

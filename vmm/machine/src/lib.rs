@@ -21,9 +21,10 @@ mod ports_platform;
 mod signal;
 
 pub use board::Board;
+pub use bus::ClockMode;
 pub use chipset::serial::{SerialInput, SerialOutput};
 pub use config::{ConfigError, Image, MachineConfig};
 pub use control::{GuestRequest, RequestSink};
-pub use engine::UnfitEngine;
+pub use engine::{EngineKind, UnfitEngine};
 pub use machine::{Machine, MachineError, Wiring};
 pub use signal::VcpuLine;

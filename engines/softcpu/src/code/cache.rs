@@ -27,21 +27,46 @@ impl BlockKey {
     }
 }
 
-/// A decoded block.
+/// Where a block was seen to continue.
 #[derive(Clone, Copy)]
+struct Link {
+    /// Linear address.
+    va: u64,
+    /// What the address means: translations, view and mode ([`crate::cpu::Cpu::code_tag`]).
+    tag: u64,
+    /// The block there.
+    to: u32,
+}
+
+const UNLINKED: Link = Link { va: 0, tag: u64::MAX, to: NONE };
+
+/// A decoded block, as the run loop uses it: one cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
 pub struct Block {
-    /// First operation in the arena.
-    pub ops: u32,
-    /// Number of operations.
-    pub count: u32,
     /// RAM offset of the first byte.
     pub start: u64,
-    /// Bytes in all.
-    pub bytes: u32,
-    /// RAM offset of the second page, for the one instruction that crosses; all ones for none.
-    pub second: u64,
-    key: BlockKey,
+    /// First operation in the arena.
+    pub ops: u32,
+    /// Operations, with the one that only continues.
+    pub count: u16,
+    /// Instructions.
+    pub instructions: u16,
+    /// Bytes in the first page.
+    pub bytes: u16,
     alive: bool,
+    /// The one instruction crosses into a second page.
+    pub crosses: bool,
+    replace: u8,
+    links: [Link; 2],
+}
+
+/// The rest of a block.
+#[derive(Clone, Copy)]
+struct Bookkeeping {
+    key: BlockKey,
+    /// RAM offset of the second page; all ones for none.
+    second: u64,
     next_in_page: u32,
     next_in_second: u32,
 }
@@ -55,6 +80,7 @@ pub struct BlockCache {
     slots: Box<[(BlockKey, u32)]>,
     map: HashMap<BlockKey, u32>,
     blocks: Vec<Block>,
+    book: Vec<Bookkeeping>,
     ops: Vec<Op>,
     pages: HashMap<u32, u32>,
     /// Blocks decoded; a statistic.
@@ -69,6 +95,7 @@ impl Default for BlockCache {
             slots: vec![(BlockKey(u64::MAX), NONE); SLOTS].into_boxed_slice(),
             map: HashMap::new(),
             blocks: Vec::new(),
+            book: Vec::new(),
             ops: Vec::new(),
             pages: HashMap::new(),
             decoded: 0,
@@ -102,7 +129,38 @@ impl BlockCache {
     /// A block's operations.
     #[inline(always)]
     pub fn ops(&self, block: &Block) -> &[Op] {
-        &self.ops[block.ops as usize..(block.ops + block.count) as usize]
+        &self.ops[block.ops as usize..block.ops as usize + usize::from(block.count)]
+    }
+
+    /// The second page of a crossing block.
+    pub fn second_page(&self, index: u32) -> u64 {
+        self.book[index as usize].second
+    }
+
+    /// Where block `from` is known to continue at `va`.
+    #[inline(always)]
+    pub fn follow(&self, from: u32, va: u64, tag: u64) -> Option<u32> {
+        let links = &self.blocks[from as usize].links;
+        let to = if links[0].va == va && links[0].tag == tag {
+            links[0].to
+        } else if links[1].va == va && links[1].tag == tag {
+            links[1].to
+        } else {
+            return None;
+        };
+        self.blocks[to as usize].alive.then_some(to)
+    }
+
+    /// Remembers that block `from` continued with block `to`.
+    pub fn link(&mut self, from: u32, va: u64, tag: u64, to: u32) {
+        // Crossing blocks are checked on each entry, so they are never linked to.
+        if self.blocks[to as usize].crosses {
+            return;
+        }
+        if let Some(b) = self.blocks.get_mut(from as usize) {
+            b.links[usize::from(b.replace & 1)] = Link { va, tag, to };
+            b.replace ^= 1;
+        }
     }
 
     /// Adds a decoded block. The caller has noted its bytes in `CodePages`.
@@ -115,14 +173,21 @@ impl BlockCache {
             Some(s) => self.pages.insert((s.0 >> 12) as u32, index).unwrap_or(NONE),
             None => NONE,
         };
+        let pseudo = ops.last().is_some_and(|o| o.length == 0 && ops.len() > 1);
         self.blocks.push(Block {
-            ops: self.ops.len() as u32,
-            count: ops.len() as u32,
             start: start.0,
-            bytes,
-            second: second.map_or(u64::MAX, |s| s.0 & !0xfff),
-            key,
+            ops: self.ops.len() as u32,
+            count: ops.len() as u16,
+            instructions: ops.len() as u16 - u16::from(pseudo),
+            bytes: bytes as u16,
             alive: true,
+            crosses: second.is_some(),
+            replace: 0,
+            links: [UNLINKED; 2],
+        });
+        self.book.push(Bookkeeping {
+            key,
+            second: second.map_or(u64::MAX, |s| s.0 & !0xfff),
             next_in_page,
             next_in_second,
         });
@@ -144,6 +209,7 @@ impl BlockCache {
         self.slots.fill((BlockKey(u64::MAX), NONE));
         self.map.clear();
         self.blocks.clear();
+        self.book.clear();
         self.ops.clear();
         self.pages.clear();
         pages.clear();
@@ -156,8 +222,8 @@ impl BlockCache {
         let mut at = self.pages.get(&page).copied().unwrap_or(NONE);
         let (mut any_left, mut kept) = (false, Vec::new());
         while at != NONE {
-            let b = self.blocks[at as usize];
-            let in_second = b.second == page_start;
+            let (b, book) = (self.blocks[at as usize], self.book[at as usize]);
+            let in_second = book.second == page_start;
             if b.alive {
                 let end = b.start + u64::from(b.bytes);
                 // Of a crossing instruction, any store to the second page counts.
@@ -169,7 +235,7 @@ impl BlockCache {
                     kept.push(at);
                 }
             }
-            at = if in_second { b.next_in_second } else { b.next_in_page };
+            at = if in_second { book.next_in_second } else { book.next_in_page };
         }
         if !any_left {
             self.pages.remove(&page);
@@ -179,11 +245,11 @@ impl BlockCache {
         // Relink the survivors, so that dead blocks do not lengthen the chain for ever.
         let mut next = NONE;
         for &k in kept.iter().rev() {
-            let b = &mut self.blocks[k as usize];
-            if b.second == page_start {
-                b.next_in_second = next;
+            let book = &mut self.book[k as usize];
+            if book.second == page_start {
+                book.next_in_second = next;
             } else {
-                b.next_in_page = next;
+                book.next_in_page = next;
             }
             next = k;
         }
@@ -192,9 +258,8 @@ impl BlockCache {
 
     fn kill(&mut self, index: u32) {
         self.invalidated += 1;
-        let b = &mut self.blocks[index as usize];
-        b.alive = false;
-        let key = b.key;
+        self.blocks[index as usize].alive = false;
+        let key = self.book[index as usize].key;
         self.map.remove(&key);
         if self.slots[key.slot()].0 == key {
             self.slots[key.slot()] = (BlockKey(u64::MAX), NONE);

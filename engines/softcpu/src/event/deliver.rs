@@ -76,6 +76,7 @@ impl Cpu {
             match done {
                 Ok(()) => {
                     self.delivering = None;
+                    self.vmx.iret_unblocked = false;
                     return Ok(());
                 }
                 Err(Trap::Exception) => {}

@@ -327,6 +327,14 @@ pub fn bind_retf(form: &Form, op: &mut Op) -> Option<Handler> {
 fn iret<T: Int>(cpu: &mut Cpu, _: &Op) -> Flow {
     // NMIs are unblocked even if the rest faults (SDM Vol 3 6.7.1).
     cpu.iret_unblocks_nmi();
+    let done = interrupt_return::<T>(cpu);
+    if done.is_ok() {
+        cpu.vmx.iret_unblocked = false;
+    }
+    done
+}
+
+fn interrupt_return<T: Int>(cpu: &mut Cpu) -> Flow {
     if !cpu.protected() || cpu.v8086() {
         return iret_real::<T>(cpu);
     }

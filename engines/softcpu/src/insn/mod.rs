@@ -11,7 +11,7 @@ mod far;
 mod form;
 mod msr;
 mod muldiv;
-mod operand;
+pub(crate) mod operand;
 mod shift;
 mod stack;
 mod string;
@@ -23,7 +23,7 @@ mod xsave;
 use iced_x86::Instruction;
 
 pub use form::{Form, Kind};
-pub use msr::{FEATURE_CONTROL_LOCKED_VMX, valid_pat};
+pub use msr::{DEBUGCTL_ALLOWED, FEATURE_CONTROL_LOCKED_VMX, valid_pat};
 pub use vector::{HostSide, VectorTable};
 
 use crate::code::{Mode, Op};

@@ -12,6 +12,9 @@ use crate::vmx::Intercept;
 /// IA32_FEATURE_CONTROL as firmware leaves it: locked, VMX allowed outside SMX (SDM Vol 3 24.7).
 pub const FEATURE_CONTROL_LOCKED_VMX: u64 = 5;
 
+/// IA32_DEBUGCTL bits that can be set: LBR and BTF, which do nothing here but be kept.
+pub const DEBUGCTL_ALLOWED: u64 = 3;
+
 impl Cpu {
     /// The TSC as the running guest sees it.
     pub fn guest_tsc(&mut self) -> u64 {
@@ -114,7 +117,7 @@ impl Cpu {
             IA32_SYSENTER_ESP => self.canonical_msr(value, |m| &mut m.sysenter_esp)?,
             IA32_SYSENTER_EIP => self.canonical_msr(value, |m| &mut m.sysenter_eip)?,
             IA32_MISC_ENABLE => self.msr.misc_enable = value,
-            IA32_DEBUGCTL => self.checked(value, 0x3, |m| &mut m.debugctl)?,
+            IA32_DEBUGCTL => self.checked(value, DEBUGCTL_ALLOWED, |m| &mut m.debugctl)?,
             0x200..=0x20f => self.msr.mtrr_variable[(msr - IA32_MTRR_PHYSBASE0) as usize] = value,
             0x250 | 0x258 | 0x259 | 0x268..=0x26f => self.msr.mtrr_fixed[fixed_mtrr(msr)] = value,
             IA32_PAT => {

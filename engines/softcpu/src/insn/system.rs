@@ -27,6 +27,7 @@ impl Cpu {
     pub fn flush_tlb(&mut self) {
         let now = self.vmx_space();
         self.tlb.flush(|s| s.vpid == now.vpid && s.eptp == now.eptp);
+        self.update_space();
     }
 
     /// MOV to CR0 with all its checks (SDM Vol 3 2.5, 10.8.6; Vol 2 MOV).
@@ -139,14 +140,6 @@ impl Cpu {
         let bits: u16 = self.read_system(self.tr.base.wrapping_add(at))?;
         let wanted = ((1u16 << size_bytes) - 1) << (port & 7);
         if bits & wanted != 0 { self.gp0() } else { Ok(()) }
-    }
-
-    /// NMIs are unblocked by IRET (SDM Vol 3 6.7.1).
-    pub fn iret_unblocks_nmi(&mut self) {
-        if self.nmi_blocked {
-            self.nmi_blocked = false;
-            self.pending |= pending::SIGNAL | pending::VMX;
-        }
     }
 
     /// SGDT, SIDT, SLDT, STR, SMSW at CPL 3 with CR4.UMIP.

@@ -29,6 +29,8 @@ pub struct Space {
     pub eptp: u64,
     /// Process-context id, 0 without CR4.PCIDE.
     pub pcid: u16,
+    /// Bits of CR0, CR4 and IA32_EFER that permissions were derived under.
+    pub rules: u8,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -47,6 +49,8 @@ struct Bank {
     in_use: bool,
     generation: u64,
     last_used: u64,
+    /// Changes whenever a translation of the bank may have gone.
+    stamp: u64,
 }
 
 /// What a page may be accessed for, in one view.
@@ -72,6 +76,9 @@ pub struct Tlb {
     always_miss: bool,
     banks: [Bank; BANKS],
     uses: u64,
+    stamps: u64,
+    /// Identifies the translations in force: changes with bank, view, and every flush.
+    pub stamp: u64,
     /// Misses that walked page tables; a statistic.
     pub walks: u64,
 }
@@ -88,6 +95,8 @@ impl Default for Tlb {
             always_miss: false,
             banks: [Bank::default(); BANKS],
             uses: 0,
+            stamps: 0,
+            stamp: 0,
             walks: 0,
         };
         tlb.select_space(Space::default());
@@ -191,11 +200,14 @@ impl Tlb {
     fn refresh(&mut self) {
         self.base = (self.bank * VIEWS + self.view) * ENTRIES;
         // Generation 0 is in no entry.
+        self.stamp = self.banks[self.bank].stamp * VIEWS as u64 + self.view as u64;
         self.tag = if self.always_miss { 0 } else { self.banks[self.bank].generation };
     }
 
     fn flush_bank(&mut self, bank: usize) {
+        self.stamps += 1;
         let b = &mut self.banks[bank];
+        b.stamp = self.stamps;
         b.generation += 1;
         if b.generation > GENERATIONS {
             b.generation = 1;
@@ -223,13 +235,16 @@ impl Tlb {
     /// Forgets one page in every space for which `which` holds.
     pub fn flush_page(&mut self, va: u64, which: impl Fn(&Space) -> bool) {
         let slot = (va >> 12) as usize & (ENTRIES - 1);
-        for (i, b) in self.banks.iter().enumerate() {
+        for (i, b) in self.banks.iter_mut().enumerate() {
             if b.in_use && which(&b.space) {
+                self.stamps += 1;
+                b.stamp = self.stamps;
                 for view in 0..VIEWS {
                     self.entries[(i * VIEWS + view) * ENTRIES + slot] = Entry::default();
                 }
             }
         }
+        self.refresh();
     }
 
     /// The current space.
@@ -250,7 +265,7 @@ mod tests {
         t.fill(0x5000, RamOffset(0x1000), ALL);
         assert_eq!(t.read_hit(0x5ff8, 8), Some(RamOffset(0x1ff8)));
         assert_eq!(t.read_hit(0x5ff9, 8), None, "crosses the page");
-        let other = Space { vpid: 1, eptp: 0x1e, pcid: 0 };
+        let other = Space { vpid: 1, eptp: 0x1e, ..Space::default() };
         t.select_space(other);
         assert_eq!(t.read_hit(0x5000, 1), None);
         t.fill(0x5000, RamOffset(0x2000), ALL);
