@@ -77,7 +77,7 @@ fn frames() {
         (trap.frame.rsp & !15) - 40,
         "6.14.2: stack aligned to 16 bytes before the push"
     );
-    check_eq!(trap.frame.rsp & 15, 5, "the old RSP as it was");
+    check_eq!(trap.frame.rsp & 15, 13, "the old RSP as it was");
     check_eq!(trap.frame.rflags & 0x401, 0x401, "CF and DF pushed");
     check_eq!(seen(0), trap.pushed_at, "RSP at the handler");
     check_eq!(seen(2) & (IF | TF | NT | RF), 0, "6.12.1.3: TF, NT, RF, IF cleared");

@@ -38,7 +38,7 @@ pub fn run() {
     let flags = 0x203 | 1 << 18 | 1 << 10;
     let trap = trap::user(syscall, 0, stack, flags);
     check_eq!(trap.frame.vector, 3, "SYSCALL reached LSTAR");
-    check_eq!(trap.frame.rip, address!(y_entry) + 6 + 1, "entry's INT3");
+    check_eq!(trap.frame.rip, address!(y_entry) + 6, "entry's INT3");
     check_eq!(trap.frame.rcx(), syscall + 2, "RCX holds the next RIP");
     check_eq!(trap.frame.r11() & 0x7fff | trap.frame.r11() & 1 << 18, flags, "R11 holds RFLAGS");
     check_eq!(trap.frame.rbx(), flags & !0x4700, "FMASK bits cleared");

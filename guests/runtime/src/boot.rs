@@ -1,4 +1,4 @@
-//! Entry: 64-bit by the ELF header, 32-bit by the PVH note.
+//! Entry: 64-bit by the ELF header or the Linux boot protocol, 32-bit by the PVH note.
 
 use core::arch::global_asm;
 
@@ -11,6 +11,11 @@ global_asm!(
     ".long 18",
     ".asciz \"Xen\"",
     ".long pvh_start",
+    // Linked at 100200h: where the 64-bit Linux boot protocol enters a kernel that lies at 1 MiB.
+    ".section .entry, \"ax\"",
+    ".globl _start",
+    "_start:",
+    "jmp start64",
     // Protected mode, flat segments, no paging, no stack.
     ".section .boot, \"ax\"",
     ".code32",
@@ -52,10 +57,9 @@ global_asm!(
     "or eax, 0x80000001",
     "mov cr0, eax",
     "lgdt [boot_gdtr]",
-    "ljmp 8, offset _start",
+    "ljmp 8, offset start64",
     ".code64",
-    ".globl _start",
-    "_start:",
+    "start64:",
     "cli",
     "cld",
     "mov rsp, offset boot_stack_top",

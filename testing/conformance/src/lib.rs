@@ -6,6 +6,8 @@
 //! that can be tested and says why the others cannot, [`generate`] makes cases of a form, [`undefined`]
 //! knows which results the manuals leave open, and [`run`] puts it together.
 //!
+//! [`guest`] builds the bare-metal guests of `guests/` and runs them on a whole machine.
+//!
 //! Invariants: a case is a pure function of (seed, form, number); both subjects see identical linear
 //! addresses; every access of a case stays inside its [`Layout`]'s slot or is non-canonical.
 
@@ -14,6 +16,7 @@ pub mod compare;
 pub mod engine;
 pub mod forms;
 pub mod generate;
+pub mod guest;
 pub mod host;
 mod implemented;
 mod random;
