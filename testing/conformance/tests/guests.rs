@@ -19,3 +19,8 @@ fn exceptions() {
 fn paging() {
     passes("paging", NestedVirt::Off);
 }
+
+#[test]
+fn smc() {
+    passes("smc", NestedVirt::Off);
+}
