@@ -1,4 +1,4 @@
-//! Code that changes (volume 3, 11.6 and 8.1.3): in the block that runs, in the same page, over a page
+//! Code that changes (volume 3, 12.6 and 9.1.3): in the block that runs, in the same page, over a page
 //! border, by every kind of store, by another name, by another mapping.
 
 #![no_std]
@@ -55,15 +55,15 @@ fn call(function: u64) -> u64 {
 }
 
 fn run() {
-    section("11.6 the instruction after the store");
+    section("12.6 the instruction after the store");
     next_instruction();
-    section("11.6 the same page");
+    section("12.6 the same page");
     same_page();
-    section("11.6 every kind of store");
+    section("12.6 every kind of store");
     stores();
-    section("11.6 across pages");
+    section("12.6 across pages");
     across();
-    section("11.6 other names");
+    section("12.6 other names");
     names();
     section("4.10 other mappings");
     mappings();
@@ -226,7 +226,7 @@ fn names() {
             _ => (at, one),
         };
         write_bytes(writer + 1, &[i as u8]);
-        // 8.1.3: another linear address needs a serializing instruction.
+        // 9.1.3: another linear address needs a serializing instruction.
         cpu::cpuid(0, 0);
         check_eq!(call(runner), i, "written by one name, run by another");
     }

@@ -24,3 +24,8 @@ fn paging() {
 fn smc() {
     passes("smc", NestedVirt::Off);
 }
+
+#[test]
+fn apic() {
+    passes("apic", NestedVirt::Off);
+}
