@@ -23,7 +23,7 @@ use crate::insn::{Form, Kind};
 /// In [`Op::extra`]: the operand that may be either is a register.
 const REGISTER_FORM: u16 = 1;
 
-/// The handler of a VMX instruction. All of them end their block.
+/// The handler of a VMX instruction.
 pub fn bind(form: &Form, op: &mut Op) -> Option<Handler> {
     use Mnemonic as M;
     op.extra = 0;
