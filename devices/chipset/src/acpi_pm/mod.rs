@@ -25,6 +25,9 @@ pub struct AcpiPmDevice {
 }
 
 impl AcpiPmDevice {
+    /// The port ranges for `BusBuilder::add`.
+    pub const PORTS: [(u16, u16, Region); 1] = [(regs::PORT, regs::PORTS, Region(0))];
+
     /// The block after reset; `sci` is the system control interrupt.
     #[must_use]
     pub fn new(sci: IrqLine, control: Arc<dyn SystemControl>) -> Self {
@@ -95,6 +98,9 @@ pub struct ResetPort {
 }
 
 impl ResetPort {
+    /// The port ranges for `BusBuilder::add`.
+    pub const PORTS: [(u16, u16, Region); 1] = [(regs::RESET_PORT, 1, Region(0))];
+
     /// The register after reset.
     #[must_use]
     pub fn new(control: Arc<dyn SystemControl>) -> Self {

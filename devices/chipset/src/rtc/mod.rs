@@ -22,6 +22,9 @@ pub struct RtcDevice {
 }
 
 impl RtcDevice {
+    /// The port ranges for `BusBuilder::add`.
+    pub const PORTS: [(u16, u16, Region); 1] = [(regs::PORT, 4, Region(0))];
+
     /// A clock that shows `epoch_s` (seconds since 1970, UTC) at time zero.
     #[must_use]
     pub fn new(epoch_s: i64, irq: IrqLine) -> Self {
