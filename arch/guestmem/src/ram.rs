@@ -92,7 +92,12 @@ macro_rules! word {
             #[inline(always)]
             unsafe fn compare_exchange(p: *mut Self, old: Self, new: Self) -> Result<Self, Self> {
                 // SAFETY: the caller passes an aligned pointer into the live mapping.
-                unsafe { <$a>::from_ptr(p) }.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+                unsafe { <$a>::from_ptr(p) }.compare_exchange(
+                    old,
+                    new,
+                    Ordering::SeqCst,
+                    Ordering::SeqCst,
+                )
             }
         }
     };
@@ -120,17 +125,32 @@ impl GuestRam {
             let overlaps = regions.iter().any(|r: &RamRegion| {
                 base.0 < r.base.0 + r.size_bytes && end.is_none_or(|e| r.base.0 < e)
             });
-            if size_bytes == 0 || (base.0 | size_bytes) & PAGE_MASK != 0 || end.is_none() || overlaps {
+            if size_bytes == 0
+                || (base.0 | size_bytes) & PAGE_MASK != 0
+                || end.is_none()
+                || overlaps
+            {
                 return Err(bad);
             }
-            regions.push(RamRegion { base, size_bytes, offset: RamOffset(size) });
+            regions.push(RamRegion {
+                base,
+                size_bytes,
+                offset: RamOffset(size),
+            });
             size = size.checked_add(size_bytes).ok_or(bad)?;
         }
         if size == 0 {
-            return Err(RamError::BadRegion { base: Gpa(0), size_bytes: 0 });
+            return Err(RamError::BadRegion {
+                base: Gpa(0),
+                size_bytes: 0,
+            });
         }
-        let map_error = |source| RamError::Map { size_bytes: size, source };
-        let len = usize::try_from(size).map_err(|_| map_error(std::io::ErrorKind::OutOfMemory.into()))?;
+        let map_error = |source| RamError::Map {
+            size_bytes: size,
+            source,
+        };
+        let len =
+            usize::try_from(size).map_err(|_| map_error(std::io::ErrorKind::OutOfMemory.into()))?;
         // SAFETY: an anonymous private mapping at an address of the kernel's choice touches nothing of ours.
         let p = unsafe {
             libc::mmap(
@@ -147,7 +167,11 @@ impl GuestRam {
         }
         // SAFETY: advice on our own mapping; huge pages spare host TLB misses. Failure is harmless.
         unsafe { libc::madvise(p, len, libc::MADV_HUGEPAGE) };
-        Ok(Self { host: p.cast(), size, regions })
+        Ok(Self {
+            host: p.cast(),
+            size,
+            regions,
+        })
     }
 
     /// The regions, in the order given.
@@ -171,7 +195,8 @@ impl GuestRam {
     pub fn find(&self, gpa: Gpa, len: u64) -> Option<RamOffset> {
         self.regions.iter().find_map(|r| {
             let into = gpa.0.checked_sub(r.base.0)?;
-            (into < r.size_bytes && len <= r.size_bytes - into).then_some(RamOffset(r.offset.0 + into))
+            (into < r.size_bytes && len <= r.size_bytes - into)
+                .then_some(RamOffset(r.offset.0 + into))
         })
     }
 
@@ -202,7 +227,12 @@ impl GuestRam {
     #[inline(always)]
     pub fn store<T: Word>(&self, offset: RamOffset, value: T) {
         // SAFETY: as for `load`.
-        unsafe { ptr::write_volatile(self.at::<T>(offset).cast::<Unaligned<T>>(), Unaligned(value)) }
+        unsafe {
+            ptr::write_volatile(
+                self.at::<T>(offset).cast::<Unaligned<T>>(),
+                Unaligned(value),
+            )
+        }
     }
 
     /// Atomically replaces `old` by `new`; `Err` holds what was there instead. A naturally aligned
@@ -218,18 +248,32 @@ impl GuestRam {
     #[inline]
     pub fn read_at(&self, offset: RamOffset, data: &mut [u8]) {
         let len = data.len() as u64;
-        assert!(len <= self.size && offset.0 <= self.size - len, "range outside guest RAM");
+        assert!(
+            len <= self.size && offset.0 <= self.size - len,
+            "range outside guest RAM"
+        );
         // SAFETY: the source range was just checked; `data` is ours and cannot overlap the mapping.
-        unsafe { ptr::copy_nonoverlapping(self.host.add(offset.0 as usize), data.as_mut_ptr(), data.len()) }
+        unsafe {
+            ptr::copy_nonoverlapping(
+                self.host.add(offset.0 as usize),
+                data.as_mut_ptr(),
+                data.len(),
+            )
+        }
     }
 
     /// Copies bytes into the guest. Panics if the range does not lie in RAM.
     #[inline]
     pub fn write_at(&self, offset: RamOffset, data: &[u8]) {
         let len = data.len() as u64;
-        assert!(len <= self.size && offset.0 <= self.size - len, "range outside guest RAM");
+        assert!(
+            len <= self.size && offset.0 <= self.size - len,
+            "range outside guest RAM"
+        );
         // SAFETY: as for `read_at`, in the other direction.
-        unsafe { ptr::copy_nonoverlapping(data.as_ptr(), self.host.add(offset.0 as usize), data.len()) }
+        unsafe {
+            ptr::copy_nonoverlapping(data.as_ptr(), self.host.add(offset.0 as usize), data.len())
+        }
     }
 
     /// Copies `len` bytes from `from` to `to` inside RAM as if byte by byte upwards would give the same
@@ -242,14 +286,21 @@ impl GuestRam {
         );
         // SAFETY: both ranges were just checked; `copy` allows overlap.
         unsafe {
-            ptr::copy(self.host.add(from.0 as usize), self.host.add(to.0 as usize), len as usize);
+            ptr::copy(
+                self.host.add(from.0 as usize),
+                self.host.add(to.0 as usize),
+                len as usize,
+            );
         }
     }
 
     /// Fills `len` bytes. Panics outside RAM.
     #[inline]
     pub fn fill(&self, offset: RamOffset, value: u8, len: u64) {
-        assert!(len <= self.size && offset.0 <= self.size - len, "range outside guest RAM");
+        assert!(
+            len <= self.size && offset.0 <= self.size - len,
+            "range outside guest RAM"
+        );
         // SAFETY: the range was just checked.
         unsafe { ptr::write_bytes(self.host.add(offset.0 as usize), value, len as usize) }
     }
@@ -259,7 +310,10 @@ impl GuestRam {
     /// # Errors
     /// [`RamError::NotRam`] when the range is not RAM of one region.
     pub fn read(&self, gpa: Gpa, data: &mut [u8]) -> Result<(), RamError> {
-        let at = self.find(gpa, data.len() as u64).ok_or(RamError::NotRam { gpa, len: data.len() })?;
+        let at = self.find(gpa, data.len() as u64).ok_or(RamError::NotRam {
+            gpa,
+            len: data.len(),
+        })?;
         self.read_at(at, data);
         Ok(())
     }
@@ -269,7 +323,10 @@ impl GuestRam {
     /// # Errors
     /// [`RamError::NotRam`] when the range is not RAM of one region.
     pub fn write(&self, gpa: Gpa, data: &[u8]) -> Result<(), RamError> {
-        let at = self.find(gpa, data.len() as u64).ok_or(RamError::NotRam { gpa, len: data.len() })?;
+        let at = self.find(gpa, data.len() as u64).ok_or(RamError::NotRam {
+            gpa,
+            len: data.len(),
+        })?;
         self.write_at(at, data);
         Ok(())
     }
@@ -312,7 +369,10 @@ mod tests {
         r.store(RamOffset(3), 0x1122_3344_5566_7788u64);
         assert_eq!(r.load::<u8>(RamOffset(3)), 0x88);
         assert_eq!(r.load::<u32>(RamOffset(7)), 0x1122_3344);
-        assert_eq!(r.compare_exchange(RamOffset(8), r.load::<u16>(RamOffset(8)), 7), Ok(0x2233));
+        assert_eq!(
+            r.compare_exchange(RamOffset(8), r.load::<u16>(RamOffset(8)), 7),
+            Ok(0x2233)
+        );
     }
 
     #[test]

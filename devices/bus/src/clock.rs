@@ -60,7 +60,11 @@ impl Clock {
     /// Starts a clock at time zero.
     #[must_use]
     pub fn new(mode: ClockMode) -> Self {
-        Self { mode, started: Instant::now(), virtual_ns: AtomicU64::new(0) }
+        Self {
+            mode,
+            started: Instant::now(),
+            virtual_ns: AtomicU64::new(0),
+        }
     }
 
     /// Where time comes from.

@@ -102,7 +102,11 @@ impl BusBuilder {
     ) -> Result<(), BusError> {
         let slot = self.slots.len();
         let name = lock(&device).name();
-        self.slots.push(Slot { name, device, deadline: AtomicU64::new(u64::MAX) });
+        self.slots.push(Slot {
+            name,
+            device,
+            deadline: AtomicU64::new(u64::MAX),
+        });
         for &(start, len, region) in ports {
             let r = (u64::from(start), u64::from(len), region);
             claim(&self.slots, &mut self.ports, slot, r)?;
@@ -118,7 +122,11 @@ impl BusBuilder {
     pub fn build(mut self) -> Bus {
         self.ports.sort_by_key(|r| r.start);
         self.mmio.sort_by_key(|r| r.start);
-        let bus = Bus { slots: self.slots, ports: self.ports, mmio: self.mmio };
+        let bus = Bus {
+            slots: self.slots,
+            ports: self.ports,
+            mmio: self.mmio,
+        };
         for slot in &bus.slots {
             slot.reschedule(&*lock(&slot.device));
         }
@@ -133,12 +141,24 @@ fn claim(
     (start, len, region): (u64, u64, Region),
 ) -> Result<(), BusError> {
     let last = start.checked_add(len.wrapping_sub(1)).filter(|_| len > 0);
-    let error = |other| BusError { device: slots[slot].name, other, start, last: last.unwrap_or(u64::MAX) };
-    let Some(last) = last else { return Err(error("no one (the range is empty or wraps)")) };
+    let error = |other| BusError {
+        device: slots[slot].name,
+        other,
+        start,
+        last: last.unwrap_or(u64::MAX),
+    };
+    let Some(last) = last else {
+        return Err(error("no one (the range is empty or wraps)"));
+    };
     if let Some(r) = ranges.iter().find(|r| start <= r.last && r.start <= last) {
         return Err(error(slots[r.slot].name));
     }
-    ranges.push(Range { start, last, slot, region });
+    ranges.push(Range {
+        start,
+        last,
+        slot,
+        region,
+    });
     Ok(())
 }
 
@@ -196,7 +216,11 @@ impl Bus {
 
     /// The earliest time any device wants to act.
     pub fn deadline(&self) -> Option<VirtualTime> {
-        let ns = self.slots.iter().map(|s| s.deadline.load(Ordering::Acquire)).min()?;
+        let ns = self
+            .slots
+            .iter()
+            .map(|s| s.deadline.load(Ordering::Acquire))
+            .min()?;
         (ns != u64::MAX).then_some(VirtualTime(ns))
     }
 
@@ -259,7 +283,12 @@ mod tests {
     fn decodes_and_schedules() {
         let mut b = BusBuilder::new();
         let e: SharedDevice = Arc::new(Mutex::new(Echo(0, None)));
-        b.add(e.clone(), &[(0x10, 4, Region(1))], &[(Gpa(0x1000), 16, Region(2))]).expect("free");
+        b.add(
+            e.clone(),
+            &[(0x10, 4, Region(1))],
+            &[(Gpa(0x1000), 16, Region(2))],
+        )
+        .expect("free");
         assert!(b.add(e, &[(0x13, 1, Region(0))], &[]).is_err());
         let bus = b.build();
         assert_eq!(bus.deadline(), None);

@@ -1,0 +1,213 @@
+//! Feature bits of CPUID, one module a register (SDM Vol 2, CPUID, Tables 3-8, 3-10 and 3-11).
+
+/// Leaf 1, ECX (SDM Vol 2, Table 3-10).
+pub mod leaf1_ecx {
+    /// SSE3.
+    pub const SSE3: u32 = 1;
+    /// Carry-less multiplication.
+    pub const PCLMULQDQ: u32 = 1 << 1;
+    /// MONITOR and MWAIT.
+    pub const MONITOR: u32 = 1 << 3;
+    /// VT-x.
+    pub const VMX: u32 = 1 << 5;
+    /// SSSE3.
+    pub const SSSE3: u32 = 1 << 9;
+    /// Fused multiply-add on YMM state.
+    pub const FMA: u32 = 1 << 12;
+    /// CMPXCHG16B.
+    pub const CX16: u32 = 1 << 13;
+    /// Process-context identifiers.
+    pub const PCID: u32 = 1 << 17;
+    /// SSE4.1.
+    pub const SSE4_1: u32 = 1 << 19;
+    /// SSE4.2.
+    pub const SSE4_2: u32 = 1 << 20;
+    /// x2APIC.
+    pub const X2APIC: u32 = 1 << 21;
+    /// MOVBE.
+    pub const MOVBE: u32 = 1 << 22;
+    /// POPCNT.
+    pub const POPCNT: u32 = 1 << 23;
+    /// One-shot APIC timer by TSC deadline.
+    pub const TSC_DEADLINE: u32 = 1 << 24;
+    /// AES instructions.
+    pub const AES: u32 = 1 << 25;
+    /// XSAVE, XRSTOR, XSETBV, XGETBV and XCR0.
+    pub const XSAVE: u32 = 1 << 26;
+    /// CR4.OSXSAVE, as the operating system set it.
+    pub const OSXSAVE: u32 = 1 << 27;
+    /// AVX.
+    pub const AVX: u32 = 1 << 28;
+    /// Half-precision conversions.
+    pub const F16C: u32 = 1 << 29;
+    /// RDRAND.
+    pub const RDRAND: u32 = 1 << 30;
+    /// Never set by a processor; hypervisors set it for their guests.
+    pub const HYPERVISOR: u32 = 1 << 31;
+}
+
+/// Leaf 1, EDX (SDM Vol 2, Table 3-11).
+pub mod leaf1_edx {
+    /// x87 unit on chip.
+    pub const FPU: u32 = 1;
+    /// Virtual-8086 mode extensions.
+    pub const VME: u32 = 1 << 1;
+    /// Debugging extensions.
+    pub const DE: u32 = 1 << 2;
+    /// 4-MByte pages.
+    pub const PSE: u32 = 1 << 3;
+    /// Time-stamp counter.
+    pub const TSC: u32 = 1 << 4;
+    /// RDMSR and WRMSR.
+    pub const MSR: u32 = 1 << 5;
+    /// Physical address extension.
+    pub const PAE: u32 = 1 << 6;
+    /// Machine-check exception.
+    pub const MCE: u32 = 1 << 7;
+    /// CMPXCHG8B.
+    pub const CX8: u32 = 1 << 8;
+    /// APIC on chip; clear while IA32_APIC_BASE disables it.
+    pub const APIC: u32 = 1 << 9;
+    /// SYSENTER and SYSEXIT.
+    pub const SEP: u32 = 1 << 11;
+    /// Memory type range registers.
+    pub const MTRR: u32 = 1 << 12;
+    /// Global pages.
+    pub const PGE: u32 = 1 << 13;
+    /// Machine-check architecture.
+    pub const MCA: u32 = 1 << 14;
+    /// Conditional moves.
+    pub const CMOV: u32 = 1 << 15;
+    /// Page attribute table.
+    pub const PAT: u32 = 1 << 16;
+    /// 36-bit page size extension.
+    pub const PSE36: u32 = 1 << 17;
+    /// CLFLUSH.
+    pub const CLFSH: u32 = 1 << 19;
+    /// MMX.
+    pub const MMX: u32 = 1 << 23;
+    /// FXSAVE and FXRSTOR.
+    pub const FXSR: u32 = 1 << 24;
+    /// SSE.
+    pub const SSE: u32 = 1 << 25;
+    /// SSE2.
+    pub const SSE2: u32 = 1 << 26;
+    /// Self snoop.
+    pub const SS: u32 = 1 << 27;
+    /// The package has more than one addressable logical processor.
+    pub const HTT: u32 = 1 << 28;
+}
+
+/// Leaf 6, EAX: thermal and power management (SDM Vol 2, Table 3-8).
+pub mod leaf6_eax {
+    /// The APIC timer always runs.
+    pub const ARAT: u32 = 1 << 2;
+}
+
+/// Leaf 7, subleaf 0, EBX (SDM Vol 2, Table 3-8).
+pub mod leaf7_ebx {
+    /// RDFSBASE and friends.
+    pub const FSGSBASE: u32 = 1;
+    /// IA32_TSC_ADJUST.
+    pub const TSC_ADJUST: u32 = 1 << 1;
+    /// BMI1.
+    pub const BMI1: u32 = 1 << 3;
+    /// AVX2.
+    pub const AVX2: u32 = 1 << 5;
+    /// Supervisor-mode execution prevention.
+    pub const SMEP: u32 = 1 << 7;
+    /// BMI2.
+    pub const BMI2: u32 = 1 << 8;
+    /// Enhanced REP MOVSB and STOSB.
+    pub const ERMS: u32 = 1 << 9;
+    /// INVPCID.
+    pub const INVPCID: u32 = 1 << 10;
+    /// The x87 unit saves FCS and FDS as 0.
+    pub const NO_FPU_CS_DS: u32 = 1 << 13;
+    /// RDSEED.
+    pub const RDSEED: u32 = 1 << 18;
+    /// ADCX and ADOX.
+    pub const ADX: u32 = 1 << 19;
+    /// Supervisor-mode access prevention.
+    pub const SMAP: u32 = 1 << 20;
+    /// CLFLUSHOPT.
+    pub const CLFLUSHOPT: u32 = 1 << 23;
+    /// SHA instructions.
+    pub const SHA: u32 = 1 << 29;
+}
+
+/// Leaf 7, subleaf 0, ECX (SDM Vol 2, Table 3-8).
+pub mod leaf7_ecx {
+    /// User-mode instruction prevention.
+    pub const UMIP: u32 = 1 << 2;
+    /// RDPID.
+    pub const RDPID: u32 = 1 << 22;
+}
+
+/// Leaf 7, subleaf 0, EDX (SDM Vol 2, Table 3-8).
+pub mod leaf7_edx {
+    /// Fast short REP MOVSB.
+    pub const FSRM: u32 = 1 << 4;
+    /// IBRS and IBPB: IA32_SPEC_CTRL and IA32_PRED_CMD.
+    pub const SPEC_CTRL: u32 = 1 << 26;
+    /// IA32_ARCH_CAPABILITIES.
+    pub const ARCH_CAPABILITIES: u32 = 1 << 29;
+}
+
+/// Leaf 0Dh, subleaf 1, EAX (SDM Vol 2, Table 3-8).
+pub mod leafd1_eax {
+    /// XSAVEOPT.
+    pub const XSAVEOPT: u32 = 1;
+    /// XSAVEC and the compacted form of XRSTOR.
+    pub const XSAVEC: u32 = 1 << 1;
+    /// XGETBV with ECX = 1.
+    pub const XGETBV1: u32 = 1 << 2;
+    /// XSAVES, XRSTORS and IA32_XSS.
+    pub const XSAVES: u32 = 1 << 3;
+}
+
+/// State components of the XSAVE feature set, as bits of XCR0 (SDM Vol 1 13.1, 13.3).
+pub mod xstate {
+    /// x87.
+    pub const X87: u64 = 1;
+    /// XMM registers and MXCSR.
+    pub const SSE: u64 = 1 << 1;
+    /// Upper halves of the YMM registers.
+    pub const AVX: u64 = 1 << 2;
+    /// Legacy region and header of an XSAVE area in bytes (SDM Vol 1 13.4).
+    pub const LEGACY_AND_HEADER_BYTES: u32 = 576;
+    /// Bytes of the AVX component, and its offset in the standard format (SDM Vol 1 13.5.3).
+    pub const AVX_BYTES: u32 = 256;
+    /// Offset of the AVX component in the standard format.
+    pub const AVX_OFFSET: u32 = 576;
+}
+
+/// Leaf 80000001h, ECX (SDM Vol 2, Table 3-8).
+pub mod ext1_ecx {
+    /// LAHF and SAHF in 64-bit mode.
+    pub const LAHF64: u32 = 1;
+    /// LZCNT.
+    pub const LZCNT: u32 = 1 << 5;
+    /// PREFETCHW.
+    pub const PREFETCHW: u32 = 1 << 8;
+}
+
+/// Leaf 80000001h, EDX (SDM Vol 2, Table 3-8).
+pub mod ext1_edx {
+    /// SYSCALL and SYSRET; reads as 1 only in 64-bit mode.
+    pub const SYSCALL: u32 = 1 << 11;
+    /// Execute disable.
+    pub const NX: u32 = 1 << 20;
+    /// 1-GByte pages.
+    pub const PAGE_1GB: u32 = 1 << 26;
+    /// RDTSCP and IA32_TSC_AUX.
+    pub const RDTSCP: u32 = 1 << 27;
+    /// Intel 64.
+    pub const LM: u32 = 1 << 29;
+}
+
+/// Leaf 80000007h, EDX (SDM Vol 2, Table 3-8).
+pub mod ext7_edx {
+    /// The TSC runs at a constant rate in all power states (SDM Vol 3 18.17.1).
+    pub const INVARIANT_TSC: u32 = 1 << 8;
+}

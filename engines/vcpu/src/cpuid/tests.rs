@@ -1,0 +1,231 @@
+use std::fmt::Write as _;
+
+use super::*;
+
+const CONFIG: ModelConfig = ModelConfig {
+    vcpus: 2,
+    nested: NestedVirt::Intel,
+    tsc_hz: 2_000_000_000,
+    crystal_hz: 25_000_000,
+    host: HostVector::ALL,
+};
+
+fn intel(config: &ModelConfig) -> CpuidTable {
+    model(CpuModel::NestlingIntel, config)
+}
+
+/// One line a leaf, as the golden files have them.
+fn text(table: &CpuidTable) -> String {
+    let mut out = String::new();
+    for l in &table.leaves {
+        let sub = l.subleaf.map_or_else(|| "-".into(), |s| s.to_string());
+        let r = l.result;
+        writeln!(
+            out,
+            "{:08x} {sub:>3}  {:08x} {:08x} {:08x} {:08x}",
+            l.leaf, r.eax, r.ebx, r.ecx, r.edx
+        )
+        .expect("writing to a string");
+    }
+    out
+}
+
+#[test]
+fn the_intel_model_is_the_golden_one() {
+    let golden: String = include_str!("golden/nestling-intel.txt")
+        .lines()
+        .filter(|l| !l.starts_with('#'))
+        .fold(String::new(), |all, l| all + l + "\n");
+    assert_eq!(text(&intel(&CONFIG)), golden);
+}
+
+#[test]
+fn tables_are_sorted_and_without_duplicates() {
+    for vcpus in [0, 1, 3, 64, 1000] {
+        let t = intel(&ModelConfig { vcpus, ..CONFIG });
+        let keys: Vec<_> = t.leaves.iter().map(|l| (l.leaf, l.subleaf)).collect();
+        assert!(keys.is_sorted_by(|a, b| a < b), "{keys:x?}");
+    }
+}
+
+#[test]
+fn vt_x_is_shown_only_when_asked_for() {
+    for (nested, shown) in [
+        (NestedVirt::Off, false),
+        (NestedVirt::Intel, true),
+        (NestedVirt::Amd, false),
+    ] {
+        let t = intel(&ModelConfig { nested, ..CONFIG });
+        assert_eq!(t.answer(1, 0).ecx & leaf1_ecx::VMX != 0, shown);
+        assert_eq!(
+            t.answer(0x8000_0001, 0).ecx & 1 << 2,
+            0,
+            "SVM is not Intel's"
+        );
+    }
+}
+
+/// What needs AVX state goes with AVX (SDM Vol 1 14.5.3, 14.7.1: software checks AVX before F16C, FMA, AVX2).
+#[test]
+fn without_avx_nothing_of_it_is_left() {
+    let host = HostVector {
+        avx: false,
+        ..HostVector::ALL
+    };
+    let t = intel(&ModelConfig { host, ..CONFIG });
+    let one = t.answer(1, 0).ecx;
+    assert_eq!(one & (leaf1_ecx::AVX | leaf1_ecx::FMA | leaf1_ecx::F16C), 0);
+    assert_ne!(one & leaf1_ecx::XSAVE, 0);
+    assert_eq!(t.answer(7, 0).ebx & feature::leaf7_ebx::AVX2, 0);
+    assert_eq!(t.answer(0xd, 0).eax, 3);
+    assert_eq!(t.answer(0xd, 0).ecx, 576);
+    assert_eq!(t.answer(0xd, 2), CpuidResult::default());
+}
+
+/// Leaf 0DH is consistent with itself: the area of subleaf 0 ends where the last component does, and every
+/// component of XCR0 above SSE has a subleaf.
+#[test]
+fn xsave_sizes_follow_from_the_components() {
+    let t = intel(&CONFIG);
+    let components = t.answer(0xd, 0).eax;
+    let mut end = 576;
+    for n in 2..32 {
+        let r = t.answer(0xd, n);
+        assert_eq!(r.eax != 0, components >> n & 1 == 1, "component {n}");
+        if r.eax != 0 {
+            end = end.max(r.ebx + r.eax);
+        }
+    }
+    assert_eq!(t.answer(0xd, 0).ecx, end);
+    let vcpu = VcpuFields {
+        apic_id: 0,
+        apic_enabled: true,
+        osxsave: true,
+        xcr0: 7,
+        mode64: true,
+    };
+    assert_eq!(t.for_vcpu(0xd, 0, &vcpu).ebx, end);
+    assert_eq!(t.for_vcpu(0xd, 1, &vcpu).ebx, end);
+}
+
+#[test]
+fn what_follows_the_vcpu_is_filled_in() {
+    let t = intel(&CONFIG);
+    let reset = VcpuFields {
+        apic_id: 1,
+        apic_enabled: false,
+        osxsave: false,
+        xcr0: 1,
+        mode64: false,
+    };
+    let one = t.for_vcpu(1, 0, &reset);
+    assert_eq!(one.ebx >> 24, 1);
+    assert_eq!(one.ecx & leaf1_ecx::OSXSAVE, 0);
+    assert_eq!(one.edx & leaf1_edx::APIC, 0);
+    assert_eq!(t.for_vcpu(0xb, 0, &reset).edx, 1);
+    assert_eq!(t.for_vcpu(0xb, 9, &reset).edx, 1);
+    assert_eq!(t.for_vcpu(0xd, 0, &reset).ebx, 576);
+    assert_eq!(
+        t.for_vcpu(0x8000_0001, 0, &reset).edx & ext1_edx::SYSCALL,
+        0
+    );
+    let running = VcpuFields {
+        apic_enabled: true,
+        osxsave: true,
+        mode64: true,
+        ..reset
+    };
+    let one = t.for_vcpu(1, 0, &running);
+    assert_ne!(one.ecx & leaf1_ecx::OSXSAVE, 0);
+    assert_ne!(one.edx & leaf1_edx::APIC, 0);
+    assert_ne!(
+        t.for_vcpu(0x8000_0001, 0, &running).edx & ext1_edx::SYSCALL,
+        0
+    );
+}
+
+/// SDM Vol 2, CPUID: beyond the highest leaf, the data of the highest basic leaf; invalid subleaves are 0, but
+/// leaf 0BH returns the input in ECX[7:0].
+#[test]
+fn absent_leaves_answer_as_the_manual_says() {
+    let t = intel(&CONFIG);
+    let highest = t.answer(0x16, 0);
+    assert_eq!(t.answer(0x17, 0), highest);
+    assert_eq!(t.answer(0x8000_0009, 0), highest);
+    assert_eq!(t.answer(0x2000_0000, 5), highest);
+    assert_eq!(t.answer(0xffff_ffff, 0), highest);
+    assert_eq!(t.answer(5, 0), CpuidResult::default());
+    assert_eq!(t.answer(4, 4), CpuidResult::default());
+    assert_eq!(t.answer(0x8000_0005, 0), CpuidResult::default());
+    assert_eq!(t.answer(0x4000_0100, 0), CpuidResult::default());
+    assert_eq!(t.answer(0xb, 0x102).ecx, 2);
+}
+
+#[test]
+fn topology_covers_every_apic_id() {
+    for vcpus in [1u32, 2, 3, 4, 5, 64, 255] {
+        let t = intel(&ModelConfig { vcpus, ..CONFIG });
+        let core = t.answer(0xb, 1);
+        assert!(vcpus <= 1 << core.eax, "{vcpus} cores in {} bits", core.eax);
+        assert_eq!(core.ebx, vcpus);
+        assert_eq!(
+            t.answer(1, 0).edx & leaf1_edx::HTT != 0,
+            vcpus > 1,
+            "HTT with {vcpus}"
+        );
+        let l3 = t.answer(4, 3).eax;
+        assert!((l3 >> 14 & 0xfff) + 1 >= vcpus, "L3 shared by all");
+    }
+}
+
+#[test]
+fn a_leaf_can_be_replaced_or_added() {
+    let mut t = intel(&CONFIG);
+    let r = CpuidResult {
+        eax: 9,
+        ..CpuidResult::default()
+    };
+    t.set(0x4000_0000, None, r);
+    t.set(0x4000_0001, None, r);
+    assert_eq!(t.answer(0x4000_0000, 3), r);
+    assert_eq!(t.answer(0x4000_0001, 0), r);
+    assert!(t.leaves.is_sorted_by_key(|l| (l.leaf, l.subleaf)));
+}
+
+/// SDM Vol 3 19.7.3: TSC frequency = ECX * EBX / EAX; and the product that guests form in 32 bits fits.
+#[test]
+fn frequencies_are_told_exactly_where_they_can_be() {
+    for (tsc, crystal) in [
+        (1_000_000_000, 25_000_000),
+        (2_000_000_000, 1_000_000_000),
+        (2_500_100_000, 25_000_000),
+        (3_333_000_000, 24_000_000),
+        (1_193_182, 1_193_182),
+    ] {
+        let r = tsc_ratio(tsc, crystal).expect("a ratio");
+        assert!(r.exact, "{tsc} over {crystal}: {r:?}");
+        assert_eq!(
+            u64::from(crystal) * u64::from(r.numerator) / u64::from(r.denominator),
+            tsc
+        );
+        assert!((crystal / 1000).checked_mul(r.numerator).is_some());
+    }
+    // 1 GHz in kHz leaves 12 bits for the numerator: close, and said to be no more than that.
+    let r = tsc_ratio(2_445_404_000, 1_000_000_000).expect("a ratio");
+    assert!(!r.exact);
+    let told = 1e9 * f64::from(r.numerator) / f64::from(r.denominator);
+    assert!((told / 2_445_404_000.0 - 1.0).abs() < 1e-6, "{told}");
+    assert_eq!(tsc_ratio(0, 25_000_000), None);
+    assert_eq!(tsc_ratio(1, 0), None);
+    assert_eq!(tsc_ratio(u64::MAX, 1), None);
+}
+
+/// The bits that make an operating system skip a mitigation (SDM Vol 4 Table 2-2, and the advisories' names).
+#[test]
+fn an_interpreter_is_affected_by_nothing_speculative() {
+    let no = [0, 1, 3, 4, 5, 6, 8, 13, 14, 15, 20, 24, 26, 27, 62];
+    assert_eq!(
+        arch_capabilities(),
+        no.iter().fold(0, |all, bit| all | 1u64 << bit)
+    );
+}

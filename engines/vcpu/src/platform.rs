@@ -1,0 +1,114 @@
+//! What a vCPU is plugged into.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use guestmem::Gpa;
+
+/// An access the interrupt controller refuses with #GP(0) (reserved bits, absent MSR, wrong mode).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterruptFault;
+
+/// Why [`Platform::idle`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// Something may be pending; look again.
+    Event,
+    /// The monitor wants the vCPU to leave its run.
+    Stop,
+}
+
+/// The board as one vCPU sees it: ports, memory-mapped devices, its local APIC, time.
+///
+/// The machine implements it; an engine owns it for the vCPU's life. `retired` is the number of
+/// instructions the vCPU has executed since it was made: in virtual-time mode it is what moves the clock,
+/// in host mode it is ignored. An engine with an interrupt controller of its own (KVM) uses only the port
+/// and memory accesses.
+pub trait Platform: Send {
+    /// Port input of 1, 2 or 4 bytes, zero-extended.
+    fn pio_read(&mut self, port: u16, size_bytes: u8) -> u32;
+    /// Port output of 1, 2 or 4 bytes.
+    fn pio_write(&mut self, port: u16, size_bytes: u8, value: u32);
+    /// A read outside RAM of up to 8 bytes (inside one page).
+    fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8]);
+    /// A write outside RAM of up to 8 bytes (inside one page).
+    fn mmio_write(&mut self, gpa: Gpa, data: &[u8]);
+
+    /// The page the local APIC's registers are mapped at, when they are (IA32_APIC_BASE, xAPIC mode).
+    fn apic_page(&self) -> Option<Gpa>;
+    /// RDMSR of an APIC register (1Bh, 800h to 8FFh, 6E0h).
+    ///
+    /// # Errors
+    /// [`InterruptFault`] where the access raises #GP(0).
+    fn apic_msr_read(&mut self, msr: u32) -> Result<u64, InterruptFault>;
+    /// WRMSR of an APIC register.
+    ///
+    /// # Errors
+    /// [`InterruptFault`] where the access raises #GP(0).
+    fn apic_msr_write(&mut self, msr: u32, value: u64) -> Result<(), InterruptFault>;
+    /// CR8: bits 7:4 of the TPR.
+    fn cr8(&mut self) -> u8;
+    /// Writes CR8 (value 0 to 15).
+    fn set_cr8(&mut self, priority: u8);
+
+    /// Whether a maskable interrupt could be taken now (priority considered, RFLAGS.IF not).
+    fn interrupt_pending(&mut self) -> bool;
+    /// Accepts the highest-priority interrupt: its vector, or nothing if it is gone.
+    fn acknowledge_interrupt(&mut self) -> Option<u8>;
+    /// Takes a pending NMI.
+    fn take_nmi(&mut self) -> bool;
+    /// Puts an NMI back that could not be delivered yet.
+    fn take_init(&mut self) -> bool;
+    /// Takes a pending start-up IPI: its vector.
+    fn take_sipi(&mut self) -> Option<u8>;
+
+    /// The time-stamp counter's frequency in Hz.
+    fn tsc_hz(&self) -> u64;
+    /// The time-stamp counter without the guest's IA32_TSC offset.
+    fn tsc(&mut self, retired: u64) -> u64;
+    /// Tells the new offset the guest put between [`Platform::tsc`] and its TSC (for the TSC deadline).
+    fn set_tsc_offset(&mut self, offset: u64);
+    /// Lets due devices and timers act. Returns how many instructions the vCPU may execute before it has to
+    /// ask again.
+    fn poll(&mut self, retired: u64) -> u64;
+    /// The vCPU has nothing to do until an interrupt: waits (host mode) or jumps ahead (virtual mode).
+    fn idle(&mut self, retired: u64) -> Wake;
+    /// Debugging and statistics: the level of guest running (1 for L1) changed. Optional.
+    fn level_changed(&mut self, _level: u32) {}
+}
+
+/// The one word other threads use to make a vCPU look up.
+///
+/// Engines read it at every block boundary (one relaxed load) and clear bits as they handle them.
+#[derive(Clone, Debug, Default)]
+pub struct Attention(Arc<AtomicU32>);
+
+impl Attention {
+    /// Interrupt, NMI, INIT or SIPI may be pending.
+    pub const INTERRUPT: u32 = 1;
+    /// The monitor wants [`crate::Vcpu::run`] to return.
+    pub const STOP: u32 = 2;
+
+    /// A word with nothing set.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets bits.
+    pub fn raise(&self, bits: u32) {
+        self.0.fetch_or(bits, Ordering::SeqCst);
+    }
+
+    /// Clears bits.
+    pub fn clear(&self, bits: u32) {
+        self.0.fetch_and(!bits, Ordering::SeqCst);
+    }
+
+    /// The word now.
+    #[inline(always)]
+    #[must_use]
+    pub fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

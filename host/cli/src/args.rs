@@ -1,0 +1,369 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::artifacts::OwnFiles;
+use crate::initramfs::DEEPEST;
+use crate::vm::{ClockMode, EngineChoice, NestedChoice};
+
+/// A virtual machine monitor whose guests can be hypervisors.
+#[derive(Debug, Parser)]
+#[command(name = "nestling", version, propagate_version = true)]
+#[command(
+    after_help = "Start with `nestling demo`, or with `nestling doctor` to see what this host offers."
+)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot Linux inside Linux inside Linux, and show the levels coming up
+    #[command(long_about = DEMO_HELP, after_help = DEMO_STATUS)]
+    Demo(DemoArgs),
+    /// Run one virtual machine, its first serial port on this terminal
+    #[command(long_about = RUN_HELP, after_help = RUN_STATUS)]
+    Run(RunArgs),
+    /// Say what this host offers, which engine is used, and why
+    #[command(long_about = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
+    /// Print what this machine is, as a level of a demo does
+    #[command(hide = true)]
+    GuestReport(GuestReportArgs),
+    /// Write the files a demo starts its first level with
+    #[command(hide = true)]
+    Images(ImagesArgs),
+}
+
+const DEMO_HELP: &str = "\
+Boot Linux inside Linux inside Linux, and show the levels coming up.
+
+Debian's stock kernel boots as level 1, loads KVM and runs level 2 with the same kernel, and so on. The files
+come from Debian's packages linux-image-cloud-amd64 and busybox-static, fetched once through this host's apt,
+without root, into a cache: $NESTLING_CACHE, else $XDG_CACHE_HOME/nestling, else ~/.cache/nestling.";
+
+const DEMO_STATUS: &str = "\
+Exit status:
+  0     every level came up and switched itself off
+  1     one did not, or the demo could not be started
+  2     the command line is wrong
+  124   the time was over
+  128+N signal N ended it";
+
+/// Options of `nestling demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// How many levels of guests, one inside the other
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=i64::from(DEEPEST)))]
+    pub depth: u8,
+    /// The virtualization the guests see
+    #[arg(long, value_enum, default_value_t = Vendor::Intel)]
+    pub virt: Vendor,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Memory of level 1, as 1536M or 2G; each inner level gets what the outer one can spare [default: 1G, or more if the depth needs it]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<u64>,
+    /// Give up after so many seconds
+    #[arg(long, value_name = "S", default_value = "600", value_parser = seconds)]
+    pub timeout: Duration,
+    /// What runs level 1; the inner levels are always run by KVM in their outer level
+    #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
+    pub engine: EngineArg,
+    /// Also show what the guests write on their consoles
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Files of your own.
+    #[command(flatten)]
+    pub files: FileArgs,
+}
+
+/// Files that replace the fetched ones.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Files of your own, instead of Debian's")]
+pub struct FileArgs {
+    /// A Linux bzImage for all levels; needs --modules
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// The modules of that kernel, usually /lib/modules/<release>
+    #[arg(long, value_name = "DIR")]
+    pub modules: Option<PathBuf>,
+    /// A static busybox
+    #[arg(long, value_name = "FILE")]
+    pub busybox: Option<PathBuf>,
+}
+
+impl FileArgs {
+    /// The same without the command line.
+    pub fn own(&self) -> OwnFiles {
+        OwnFiles {
+            kernel: self.kernel.clone(),
+            modules: self.modules.clone(),
+            busybox: self.busybox.clone(),
+        }
+    }
+}
+
+const RUN_HELP: &str = "\
+Run one virtual machine until it ends.
+
+Its first serial port is this terminal; Ctrl-] leaves. If standard input is
+no terminal, the guest receives what is read from it.";
+
+const RUN_STATUS: &str = "\
+Exit status:
+  0     the guest switched itself off
+  1     the machine could not be started or failed
+  2     the command line is wrong
+  10    the guest reset itself
+  12    the guest's processor shut down after a triple fault
+  14    you left with Ctrl-], or nobody reads the console
+  124   the time of --timeout was over
+  128+N signal N ended it
+  With --debug-exit, a write of V to port 0xf4 ends it with (V << 1) | 1, always an odd number.";
+
+/// Options of `nestling run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The Linux kernel to boot, a bzImage
+    #[arg(long, value_name = "FILE")]
+    pub kernel: PathBuf,
+    /// The initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line
+    #[arg(long, value_name = "STRING", default_value = "console=ttyS0")]
+    pub append: String,
+    /// The guest's memory, as 512M or 2G
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size)]
+    pub memory: u64,
+    /// The number of virtual processors
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub cpus: u8,
+    /// What runs the guest's code
+    #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
+    pub engine: EngineArg,
+    /// The virtualization the guest sees, so that it can be a hypervisor
+    #[arg(long, value_enum, default_value_t = NestedArg::Auto)]
+    pub nested: NestedArg,
+    /// Where the guest's time comes from
+    #[arg(long, value_enum, default_value_t = ClockArg::Host)]
+    pub clock: ClockArg,
+    /// End when the guest writes to port 0xf4
+    #[arg(long)]
+    pub debug_exit: bool,
+    /// End after so many seconds
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub timeout: Option<Duration>,
+}
+
+const DOCTOR_HELP: &str = "\
+Say item by item what this host offers, which engine is used, and why. A `no` says what to do about it; nestling runs
+without all of them, on its soft engine.";
+
+/// Options of `nestling doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// How the result is printed
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// Options of `nestling guest-report`.
+#[derive(Debug, Args)]
+pub struct GuestReportArgs {
+    /// Which level this is
+    #[arg(long)]
+    pub level: u8,
+}
+
+/// Options of `nestling images`.
+#[derive(Debug, Args)]
+pub struct ImagesArgs {
+    /// How many levels of guests
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=i64::from(DEEPEST)))]
+    pub depth: u8,
+    /// The virtualization the images use
+    #[arg(long, value_enum, default_value_t = Vendor::Intel)]
+    pub virt: Vendor,
+    /// Memory of level 1
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<u64>,
+    /// The directory to write vmlinuz, initramfs.cpio and append.txt to
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Files of your own.
+    #[command(flatten)]
+    pub files: FileArgs,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Whose virtualization a demo uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Vendor {
+    /// VT-x
+    Intel,
+    /// AMD-V
+    Amd,
+}
+
+/// `--engine`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineArg {
+    /// KVM where it can run this machine at hardware speed, else soft
+    Auto,
+    /// A processor in software; runs everywhere
+    Soft,
+    /// The host's KVM
+    Kvm,
+}
+
+impl From<EngineArg> for EngineChoice {
+    fn from(arg: EngineArg) -> Self {
+        match arg {
+            EngineArg::Auto => Self::Auto,
+            EngineArg::Soft => Self::Soft,
+            EngineArg::Kvm => Self::Kvm,
+        }
+    }
+}
+
+/// `--nested`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NestedArg {
+    /// What the engine offers
+    Auto,
+    /// VT-x
+    Intel,
+    /// AMD-V
+    Amd,
+    /// None
+    Off,
+}
+
+impl From<NestedArg> for NestedChoice {
+    fn from(arg: NestedArg) -> Self {
+        match arg {
+            NestedArg::Auto => Self::Auto,
+            NestedArg::Intel => Self::Intel,
+            NestedArg::Amd => Self::Amd,
+            NestedArg::Off => Self::Off,
+        }
+    }
+}
+
+/// `--clock`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ClockArg {
+    /// It follows the host's time
+    Host,
+    /// It advances with the guest's instructions and jumps over idle time (soft engine only)
+    Virtual,
+}
+
+impl From<ClockArg> for ClockMode {
+    fn from(arg: ClockArg) -> Self {
+        match arg {
+            ClockArg::Host => Self::Host,
+            ClockArg::Virtual => Self::Virtual,
+        }
+    }
+}
+
+/// Parses a size: a number and one of K, M, G, T, powers of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    const HOW: &str = "write a number and a unit, as 512M or 2G";
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        _ => return Err(HOW.into()),
+    };
+    let number: u64 = digits.parse().map_err(|_| HOW.to_string())?;
+    match number.checked_mul(1 << shift) {
+        Some(0) => Err("it must be more than nothing".into()),
+        Some(bytes) => Ok(bytes),
+        None => Err("it is too large".into()),
+    }
+}
+
+/// Parses a time of at least one second and at most a year.
+fn seconds(text: &str) -> Result<Duration, String> {
+    const YEAR: u64 = 366 * 24 * 60 * 60;
+    match text.parse() {
+        Ok(seconds @ 1..=YEAR) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("write a whole number of seconds from 1 to {YEAR}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("1G"), Ok(1 << 30));
+        assert_eq!(size("512m"), Ok(512 << 20));
+        assert_eq!(size("4MiB"), Ok(4 << 20));
+        for wrong in [
+            "",
+            "G",
+            "512",
+            "-1G",
+            "1.5G",
+            "99999999999T",
+            "0G",
+            "1GB2",
+            "\u{e9}G",
+        ] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_are_whole_seconds() {
+        assert_eq!(seconds("600"), Ok(Duration::from_secs(600)));
+        for wrong in ["", "0", "-1", "1.5", "99999999999999999999"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    fn help(name: &str) -> String {
+        let mut command = CommandLine::command().term_width(100);
+        command.build();
+        let found = command.find_subcommand_mut(name).expect("it exists");
+        found.render_long_help().to_string()
+    }
+
+    #[test]
+    fn the_help_texts() {
+        let mut command = CommandLine::command().term_width(100);
+        insta::assert_snapshot!("help", command.render_long_help().to_string());
+        for name in ["demo", "run", "doctor"] {
+            insta::assert_snapshot!(format!("help_{name}"), help(name));
+        }
+    }
+}

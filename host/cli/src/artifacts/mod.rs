@@ -1,0 +1,364 @@
+//! The files a demo is made of: a kernel, the modules that make it a hypervisor, and busybox. They are
+//! Debian's, fetched through the host's apt and kept in a cache, or the user's own.
+
+pub mod apt;
+pub mod cache;
+mod deb;
+pub mod decompress;
+pub mod kernel_image;
+pub mod modules;
+pub mod progress;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::failure::Failure;
+use crate::interrupt::Interrupt;
+use apt::Apt;
+use cache::{Cache, Entry, Lookup};
+use modules::{Module, ModuleDirectory, ModuleSource};
+use progress::Progress;
+
+/// The meta package of Debian's kernel for cloud machines.
+const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
+/// The package of the static busybox.
+const BUSYBOX_PACKAGE: &str = "busybox-static";
+/// The name of the kernel's file in its cache entry.
+const KERNEL_FILE: &str = "vmlinuz";
+/// The name of busybox's file in its cache entry.
+const BUSYBOX_FILE: &str = "busybox";
+/// The modules taken from a kernel package besides what they need.
+const VENDOR_MODULES: [&str; 2] = ["kvm-intel", "kvm-amd"];
+/// What those are known to need; anything else they turn out to need costs one more pass over the package.
+const KNOWN_NEEDS: [&str; 3] = ["kvm", "irqbypass", "ccp"];
+
+/// Files of the user's own, each of which replaces a fetched one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnFiles {
+    /// A bzImage.
+    pub kernel: Option<PathBuf>,
+    /// A directory with that kernel's modules.
+    pub modules: Option<PathBuf>,
+    /// A static busybox.
+    pub busybox: Option<PathBuf>,
+}
+
+/// What a demo is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifacts {
+    /// The bzImage.
+    pub kernel: Vec<u8>,
+    /// The kernel's release, when the image names it.
+    pub release: Option<String>,
+    /// The modules in the order they are loaded.
+    pub modules: Vec<Module>,
+    /// The static busybox.
+    pub busybox: Vec<u8>,
+}
+
+/// Gets everything a demo needs. `vendor_module` is `kvm-intel` or `kvm-amd`, or `None` if no guest of this
+/// demo is a hypervisor.
+///
+/// # Errors
+/// Whatever keeps a file from being had, told for the user.
+pub fn obtain(
+    own: &OwnFiles,
+    vendor_module: Option<&str>,
+    interrupt: &Interrupt,
+    progress: &Progress,
+) -> Result<Artifacts, Failure> {
+    let busybox = match &own.busybox {
+        Some(path) => read(path)?,
+        None => {
+            let mut entry = cached(BUSYBOX_PACKAGE, interrupt, progress, fetch_busybox)?;
+            take(&mut entry, BUSYBOX_FILE)?
+        }
+    };
+    let (kernel, kernel_place, modules) = match (&own.kernel, &own.modules) {
+        (None, None) => {
+            let mut entry = cached(KERNEL_PACKAGE, interrupt, progress, fetch_kernel)?;
+            let kernel = take(&mut entry, KERNEL_FILE)?;
+            let place = format!("{} {}", entry.package, entry.version);
+            let modules = ordered(&PackageModules::of(entry), vendor_module)?;
+            (kernel, place, modules)
+        }
+        (Some(kernel), Some(modules)) => {
+            let source = ModuleDirectory::open(modules)?;
+            let modules = ordered(&source, vendor_module)?;
+            (read(kernel)?, kernel.display().to_string(), modules)
+        }
+        (Some(kernel), None) if vendor_module.is_none() => {
+            (read(kernel)?, kernel.display().to_string(), Vec::new())
+        }
+        (Some(kernel), None) => {
+            return Err(Failure::new(
+                format_args!("cannot make {} a hypervisor", kernel.display()),
+                "its modules are not given",
+                "add --modules /lib/modules/<release> of the same kernel",
+            ));
+        }
+        (None, Some(modules)) => {
+            return Err(Failure::new(
+                format_args!("cannot use the modules in {}", modules.display()),
+                "the kernel they belong to is not given",
+                "add --kernel /boot/vmlinuz-<release> of the same kernel",
+            ));
+        }
+    };
+    check_kernel(&kernel, &kernel_place)?;
+    let release = kernel_image::release(&kernel);
+    check_releases(release.as_deref(), &kernel_place, &modules)?;
+    check_busybox(&busybox, own.busybox.as_deref())?;
+    Ok(Artifacts {
+        kernel,
+        release,
+        modules,
+        busybox,
+    })
+}
+
+/// Refuses what cannot be booted.
+///
+/// # Errors
+/// Why `kernel`, which is from `place`, is no kernel.
+pub fn check_kernel(kernel: &[u8], place: &str) -> Result<(), Failure> {
+    kernel_image::check(kernel).map_err(|why| {
+        Failure::new(
+            format_args!("cannot boot {place}"),
+            why,
+            "give --kernel an x86-64 Linux bzImage, usually /boot/vmlinuz-<release>",
+        )
+    })
+}
+
+fn check_releases(
+    release: Option<&str>,
+    kernel_place: &str,
+    modules: &[Module],
+) -> Result<(), Failure> {
+    let Some(release) = release else {
+        return Ok(());
+    };
+    for module in modules {
+        let built_for = modules::info(module).ok().and_then(|info| info.release);
+        if let Some(built_for) = built_for.filter(|built_for| built_for != release) {
+            return Err(Failure::new(
+                format_args!("cannot load module {} into {kernel_place}", module.name),
+                format_args!("the module is for {built_for}, the kernel is {release}"),
+                "give --kernel and --modules of the same release",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_busybox(busybox: &[u8], path: Option<&Path>) -> Result<(), Failure> {
+    crate::initramfs::program::check_static(busybox).map_err(|why| {
+        let place = path.map_or_else(|| BUSYBOX_PACKAGE.to_string(), |p| p.display().to_string());
+        Failure::new(
+            format_args!("cannot use {place} as busybox"),
+            why,
+            "give --busybox a static busybox, as in Debian's package busybox-static",
+        )
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|e| Failure::reading(path, &e))
+}
+
+fn take(entry: &mut Entry, file: &str) -> Result<Vec<u8>, Failure> {
+    entry
+        .files
+        .remove(file)
+        .ok_or_else(|| missing(&entry.package, file))
+}
+
+fn missing(package: &str, file: &str) -> Failure {
+    Failure::new(
+        format_args!("cannot use the package {package}"),
+        format_args!("it has no {file}"),
+        "give --kernel, --modules and --busybox to use files of your own",
+    )
+}
+
+fn ordered(source: &dyn ModuleSource, vendor: Option<&str>) -> Result<Vec<Module>, Failure> {
+    match vendor {
+        Some(vendor) => modules::load_order(source, vendor),
+        None => Ok(Vec::new()),
+    }
+}
+
+type Fetch = fn(&Apt) -> Result<Entry, Failure>;
+
+/// The cache's entry for `package`, fetched if it is missing or broken.
+fn cached(
+    package: &str,
+    interrupt: &Interrupt,
+    progress: &Progress,
+    fetch: Fetch,
+) -> Result<Entry, Failure> {
+    let cache = Cache::from_environment()?;
+    if let Lookup::Good(entry) = cache.look_up(package) {
+        return Ok(entry);
+    }
+    let locked = cache.lock(interrupt, progress)?;
+    // Another run may have filled it while this one waited for the lock.
+    match cache.look_up(package) {
+        Lookup::Good(entry) => return Ok(entry),
+        Lookup::Broken(why) => progress.say(&format!(
+            "the cache's {package} is broken ({}); fetching it again",
+            crate::failure::one_line(&why)
+        )),
+        Lookup::Missing => {}
+    }
+    let workspace = locked.workspace()?;
+    let entry = fetch(&Apt::new(workspace.path(), interrupt, progress)?)?;
+    drop(workspace);
+    locked.store(package, &entry)?;
+    Ok(entry)
+}
+
+fn fetch_busybox(apt: &Apt) -> Result<Entry, Failure> {
+    let (record, deb) = apt.download(|apt| apt.show(BUSYBOX_PACKAGE))?;
+    let files = deb::extract(&deb, |path| {
+        path == "bin/busybox" || path == "usr/bin/busybox"
+    })?;
+    let file = files.into_iter().next();
+    let content = file.ok_or_else(|| missing(&record.package, BUSYBOX_FILE))?;
+    Ok(Entry {
+        package: record.package,
+        version: record.version,
+        deb_sha256: record.sha256,
+        files: BTreeMap::from([(BUSYBOX_FILE.to_string(), content.content)]),
+    })
+}
+
+fn fetch_kernel(apt: &Apt) -> Result<Entry, Failure> {
+    let (record, deb) = apt.download(|apt| {
+        let meta = apt.show(KERNEL_PACKAGE)?;
+        match apt::dependency(&meta.depends, "linux-image-") {
+            Some((name, Some(version))) => apt.show(&format!("{name}={version}")),
+            Some((name, None)) => apt.show(&name),
+            None => Err(missing(KERNEL_PACKAGE, "dependency on a kernel")),
+        }
+    })?;
+    let mut entry = Entry {
+        package: record.package,
+        version: record.version,
+        deb_sha256: record.sha256,
+        files: BTreeMap::new(),
+    };
+    let mut wanted: Vec<String> = VENDOR_MODULES
+        .iter()
+        .chain(&KNOWN_NEEDS)
+        .map(|name| name.to_string())
+        .collect();
+    let mut first = true;
+    while first || !wanted.is_empty() {
+        let found = deb::extract(&deb, |path| {
+            (first && path.starts_with("boot/vmlinuz-"))
+                || modules::name_of_file(path).is_some_and(|name| wanted.contains(&name))
+        })?;
+        first = false;
+        let before = entry.files.len();
+        for file in found {
+            keep(&mut entry, &file)?;
+        }
+        if entry.files.len() == before {
+            break;
+        }
+        wanted = unmet_needs(&entry)?;
+    }
+    if !entry.files.contains_key(KERNEL_FILE) {
+        return Err(missing(&entry.package, KERNEL_FILE));
+    }
+    let source = PackageModules::of(entry.clone());
+    for vendor in VENDOR_MODULES {
+        modules::load_order(&source, vendor)?;
+    }
+    Ok(entry)
+}
+
+fn keep(entry: &mut Entry, file: &deb::PackagedFile) -> Result<(), Failure> {
+    match modules::name_of_file(&file.path) {
+        Some(name) => {
+            let module = modules::unpack(&name, &file.content).map_err(|why| {
+                Failure::new(
+                    format_args!("cannot unpack {} of {}", file.path, entry.package),
+                    why,
+                    "give --kernel, --modules and --busybox to use files of your own",
+                )
+            })?;
+            entry.files.insert(format!("{name}.ko"), module.content);
+        }
+        None => {
+            entry.files.insert(KERNEL_FILE.into(), file.content.clone());
+        }
+    }
+    Ok(())
+}
+
+/// The modules that those in `entry` need and that are not in it.
+fn unmet_needs(entry: &Entry) -> Result<Vec<String>, Failure> {
+    let mut unmet = Vec::new();
+    for (file, content) in &entry.files {
+        let Some(name) = modules::name_of_file(file) else {
+            continue;
+        };
+        let module = Module {
+            name,
+            content: content.clone(),
+        };
+        let info = modules::info(&module)
+            .map_err(|why| missing(&entry.package, &format!("usable {file} ({why})")))?;
+        unmet.extend(
+            info.depends
+                .into_iter()
+                .filter(|need| !entry.files.contains_key(&format!("{need}.ko"))),
+        );
+    }
+    Ok(unmet)
+}
+
+/// The modules of a cache entry. What is not in the entry was not in the package, thus is built in.
+struct PackageModules {
+    entry: Entry,
+}
+
+impl PackageModules {
+    fn of(entry: Entry) -> Self {
+        Self { entry }
+    }
+}
+
+impl ModuleSource for PackageModules {
+    fn find(&self, name: &str) -> Result<Option<Module>, Failure> {
+        let content = self.entry.files.get(&format!("{name}.ko"));
+        Ok(content.map(|content| Module {
+            name: name.to_string(),
+            content: content.clone(),
+        }))
+    }
+
+    fn is_built_in(&self, name: &str) -> bool {
+        !VENDOR_MODULES.contains(&name)
+    }
+
+    fn place(&self) -> String {
+        format!("{} {}", self.entry.package, self.entry.version)
+    }
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing into a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,284 @@
+//! `nestling demo`: levels of Linux, one inside the other, timed.
+
+pub mod levels;
+pub mod lines;
+pub mod report;
+pub mod result;
+pub mod view;
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::args::{DemoArgs, FileArgs, Format, ImagesArgs, Vendor};
+use crate::artifacts::progress::Progress;
+use crate::artifacts::{self, Artifacts};
+use crate::doctor::facts;
+use crate::engine::{self, Decision, Needs};
+use crate::failure::{Failure, cause};
+use crate::initramfs::{self, Images, Plan, script};
+use crate::interrupt::Interrupt;
+use crate::output;
+use crate::run::{self, EXIT_TIMEOUT};
+use crate::vm::{ClockMode, ConsoleSink, Engine, NestedChoice, RunOutcome, RunRequest, Runner};
+use levels::Levels;
+use lines::{LineSplitter, Tail};
+use result::DemoResult;
+use view::View;
+
+/// What the console's threads and the command share while the demo runs.
+struct Stage {
+    splitter: LineSplitter,
+    tail: Tail,
+    levels: Levels,
+    view: Box<dyn View>,
+    started: Instant,
+}
+
+impl Stage {
+    fn new(depth: u8, view: Box<dyn View>) -> Self {
+        Self {
+            splitter: LineSplitter::default(),
+            tail: Tail::default(),
+            levels: Levels::new(depth),
+            view,
+            started: Instant::now(),
+        }
+    }
+
+    fn feed(&mut self, bytes: &[u8]) {
+        let Self {
+            splitter,
+            tail,
+            levels,
+            view,
+            started,
+        } = self;
+        let at = started.elapsed();
+        splitter.feed(bytes, |line| {
+            view.console(&line);
+            if let Some(report) = report::parse(&line)
+                && levels.apply(&report, at)
+            {
+                view.report(levels, &report, at);
+            }
+            tail.push(line);
+        });
+    }
+
+    /// Everything that was still under way when the machine ended.
+    fn finish(&mut self) {
+        self.feed(b"\n");
+        self.view.finish();
+    }
+}
+
+struct StageSink(Arc<Mutex<Stage>>);
+
+impl ConsoleSink for StageSink {
+    fn output(&mut self, bytes: &[u8]) {
+        lock(&self.0).feed(bytes);
+    }
+}
+
+fn lock(stage: &Mutex<Stage>) -> std::sync::MutexGuard<'_, Stage> {
+    stage.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs the demo and gives the exit status.
+///
+/// # Errors
+/// Whatever keeps it from being started, or a failure of the monitor.
+pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
+    if args.virt == Vendor::Amd {
+        return Err(run::amd_comes_later());
+    }
+    let interrupt = Interrupt::new();
+    interrupt.watch_signals().map_err(|e| {
+        Failure::new(
+            "cannot watch for signals",
+            cause(&e),
+            "check this process's limits",
+        )
+    })?;
+    let needs = Needs {
+        nested: NestedChoice::Intel,
+        clock: ClockMode::Host,
+    };
+    let decision = engine::decide(args.engine.into(), needs, facts::kvm_device, facts::kvm)?;
+    let prepared = prepare(args.depth, args.virt, args.memory, &args.files, &interrupt);
+    let (artifacts, images) = match prepared {
+        Ok(prepared) => prepared,
+        Err(failure) if interrupt.is_requested() => {
+            output::say(&failure.to_string());
+            return Ok(run::interrupted_status(interrupt.reason()));
+        }
+        Err(failure) => return Err(failure),
+    };
+    let view = view::on_standard_error(args.depth, args.verbose);
+    let request = RunRequest {
+        kernel: artifacts.kernel,
+        initrd: Some(images.outermost),
+        append: script::COMMAND_LINE.into(),
+        memory_bytes: images.memory_bytes[0],
+        cpus: 1,
+        engine: decision.engine,
+        nested: NestedChoice::Intel,
+        clock: clock(decision.engine),
+        debug_exit: false,
+        timeout: Some(args.timeout),
+        interrupt,
+    };
+    perform(request, args.depth, decision, args.format, view, runner)
+}
+
+/// The soft engine's own clock lets no busy host disturb the guests' timers and jumps over idle time.
+fn clock(engine: Engine) -> ClockMode {
+    match engine {
+        Engine::Soft => ClockMode::Virtual,
+        Engine::Kvm => ClockMode::Host,
+    }
+}
+
+fn prepare(
+    depth: u8,
+    virt: Vendor,
+    memory_bytes: Option<u64>,
+    files: &FileArgs,
+    interrupt: &Interrupt,
+) -> Result<(Artifacts, Images), Failure> {
+    let program = initramfs::own_program()?;
+    let (module, nested) = match virt {
+        Vendor::Intel => ("kvm-intel", "intel"),
+        Vendor::Amd => ("kvm-amd", "amd"),
+    };
+    let artifacts = artifacts::obtain(
+        &files.own(),
+        (depth > 1).then_some(module),
+        interrupt,
+        &Progress::on_standard_error(),
+    )?;
+    let images = initramfs::build(&Plan {
+        artifacts: &artifacts,
+        program: &program,
+        depth,
+        nested,
+        memory_bytes,
+    })?;
+    Ok((artifacts, images))
+}
+
+fn perform(
+    request: RunRequest,
+    depth: u8,
+    decision: Decision,
+    format: Format,
+    view: Box<dyn View>,
+    runner: &dyn Runner,
+) -> Result<u8, Failure> {
+    let interrupt = request.interrupt.clone();
+    let timeout = request.timeout;
+    let stage = Arc::new(Mutex::new(Stage::new(depth, view)));
+    let sink = Box::new(StageSink(Arc::clone(&stage)));
+    let result = runner.run(request, sink, Box::new(io::empty()));
+    let mut stage = lock(&stage);
+    stage.finish();
+    let total = stage.started.elapsed();
+    let (why, outcome) = match result {
+        Ok(outcome) => (stage.levels.why_not(outcome), Some(outcome)),
+        Err(error) => {
+            let failure = run::run_failure(error);
+            print_tail(&stage.tail.lines());
+            if format == Format::Json {
+                let why = Some(failure.to_string());
+                print_json(&stage, decision, total, why)?;
+            }
+            return Err(failure);
+        }
+    };
+    match format {
+        Format::Json => print_json(&stage, decision, total, why.clone())?,
+        Format::Text => output::print(&result::tree(&stage.levels, &decision, total))?,
+    }
+    let Some(why) = why else {
+        return Ok(0);
+    };
+    print_tail(&stage.tail.lines());
+    output::say(&failed(why, outcome, timeout).to_string());
+    Ok(match outcome {
+        Some(RunOutcome::Timeout) => EXIT_TIMEOUT,
+        Some(RunOutcome::Interrupted) => run::interrupted_status(interrupt.reason()),
+        _ => 1,
+    })
+}
+
+fn failed(why: String, outcome: Option<RunOutcome>, timeout: Option<Duration>) -> Failure {
+    match (outcome, timeout) {
+        (Some(RunOutcome::Timeout), Some(timeout)) => Failure::new(
+            format_args!("the demo did not end in {} s", timeout.as_secs()),
+            why,
+            "give it more with --timeout, or look at the console with --verbose",
+        ),
+        _ => Failure::new(
+            "the demo failed",
+            why,
+            "look at the guests' console with --verbose, and at `nestling doctor`",
+        ),
+    }
+}
+
+fn print_json(
+    stage: &Stage,
+    decision: Decision,
+    total: Duration,
+    why: Option<String>,
+) -> Result<(), Failure> {
+    let result = DemoResult::new(&stage.levels, decision, total, why, stage.tail.lines());
+    output::print_json(&result)
+}
+
+fn print_tail(lines: &[String]) {
+    if !lines.is_empty() {
+        output::say("the last lines of the guests' console:");
+        for line in lines {
+            output::say(&format!("| {line}"));
+        }
+    }
+}
+
+/// Writes the files a demo starts level 1 with into a directory, for use with other monitors.
+///
+/// # Errors
+/// Whatever keeps the files from being had or written.
+pub fn write_images(args: &ImagesArgs) -> Result<(), Failure> {
+    let interrupt = Interrupt::new();
+    interrupt.watch_signals().map_err(|e| {
+        Failure::new(
+            "cannot watch for signals",
+            cause(&e),
+            "check this process's limits",
+        )
+    })?;
+    let (artifacts, images) = prepare(args.depth, args.virt, args.memory, &args.files, &interrupt)?;
+    let folder = &args.output;
+    std::fs::create_dir_all(folder).map_err(|e| Failure::writing(folder, &e))?;
+    let write = |name: &str, content: &[u8]| {
+        let path = folder.join(Path::new(name));
+        std::fs::write(&path, content).map_err(|e| Failure::writing(&path, &e))
+    };
+    write("vmlinuz", &artifacts.kernel)?;
+    write("initramfs.cpio", &images.outermost)?;
+    write(
+        "append.txt",
+        format!("{}\n", script::COMMAND_LINE).as_bytes(),
+    )?;
+    output::print(&format!(
+        "kernel {}, level 1 needs {}M of memory\n",
+        artifacts.release.as_deref().unwrap_or("of unknown release"),
+        images.memory_bytes[0] >> 20
+    ))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! The initramfs images of a demo, one inside the other: the image of level k carries everything its guest
+//! needs, the image of level k + 1 included.
+
+pub mod cpio;
+pub mod memory;
+pub mod program;
+pub mod script;
+
+use crate::artifacts::Artifacts;
+use crate::failure::Failure;
+use script::{Inner, path};
+
+/// How a guest's report lines begin.
+pub const REPORT_MARK: &str = "NESTLING-LEVEL";
+/// The most levels a demo may have.
+pub const DEEPEST: u8 = 8;
+
+/// Which level of how many; the host is level 0 and not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Level {
+    /// 1 for the outermost guest.
+    pub number: u8,
+    /// How many levels there are.
+    pub depth: u8,
+}
+
+/// What the images of a demo are built from.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    /// Kernel, modules and busybox.
+    pub artifacts: &'a Artifacts,
+    /// Our own program, the loaded part of it.
+    pub program: &'a [u8],
+    /// How many levels, at least one.
+    pub depth: u8,
+    /// What `--nested` says for the inner levels.
+    pub nested: &'static str,
+    /// The memory of level 1 if the user gave it.
+    pub memory_bytes: Option<u64>,
+}
+
+/// What level 1 is started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Images {
+    /// The initramfs of level 1.
+    pub outermost: Vec<u8>,
+    /// The memory of each level, level 1 first.
+    pub memory_bytes: Vec<u64>,
+}
+
+/// Builds the images.
+///
+/// # Errors
+/// Too little memory for the levels, or images too large for their format.
+pub fn build(plan: &Plan) -> Result<Images, Failure> {
+    assert!(
+        (1..=DEEPEST).contains(&plan.depth),
+        "the depth is checked where it is parsed"
+    );
+    let memory_bytes = memory_of_levels(plan)?;
+    let mut next: Option<Vec<u8>> = None;
+    for number in (1..=plan.depth).rev() {
+        let inner_memory = memory_bytes.get(usize::from(number)).copied();
+        next = Some(one(plan, number, inner_memory, next.as_deref())?);
+    }
+    let outermost = next.expect("there is at least one level");
+    Ok(Images {
+        outermost,
+        memory_bytes,
+    })
+}
+
+/// The sizes of the images do not depend on the memory by more than some digits in a script, so they are
+/// estimated first.
+fn memory_of_levels(plan: &Plan) -> Result<Vec<u64>, Failure> {
+    /// Script, headers and padding of an image.
+    const SMALL_PARTS: u64 = 16 * 1024;
+    let bytes = |content: &[u8]| content.len() as u64;
+    let base = bytes(&plan.artifacts.busybox) + bytes(plan.program) + SMALL_PARTS;
+    let modules: u64 = plan
+        .artifacts
+        .modules
+        .iter()
+        .map(|m| bytes(&m.content))
+        .sum();
+    let per_hypervisor = base + bytes(&plan.artifacts.kernel) + modules;
+    let sizes: Vec<u64> = (0..u64::from(plan.depth))
+        .rev()
+        .map(|below| base + below * per_hypervisor)
+        .collect();
+    let mut memory = vec![memory::outermost(plan.memory_bytes, &sizes)?];
+    for &size in &sizes[..sizes.len() - 1] {
+        let outer = memory[memory.len() - 1];
+        memory.push(memory::inner(outer, size));
+    }
+    Ok(memory)
+}
+
+fn one(
+    plan: &Plan,
+    number: u8,
+    inner_memory_bytes: Option<u64>,
+    next: Option<&[u8]>,
+) -> Result<Vec<u8>, Failure> {
+    let level = Level {
+        number,
+        depth: plan.depth,
+    };
+    let inner = inner_memory_bytes.map(|memory_bytes| Inner {
+        modules: plan
+            .artifacts
+            .modules
+            .iter()
+            .map(|module| module.name.as_str())
+            .collect(),
+        memory_bytes,
+        nested: plan.nested,
+    });
+    let init = script::init(level, inner.as_ref());
+    let mut archive = cpio::Archive::new();
+    archive.file(path::INIT, 0o755, init.as_bytes());
+    archive.file(path::BUSYBOX, 0o755, &plan.artifacts.busybox);
+    archive.file(path::PROGRAM, 0o755, plan.program);
+    for folder in ["proc", "sys", "dev", "run"] {
+        archive.directory(folder);
+    }
+    // The kernel opens it before /init mounts /dev (Linux admin-guide, devices.txt).
+    archive.character_device("dev/console", 0o600, 5, 1);
+    archive.character_device("dev/null", 0o666, 1, 3);
+    let names: Vec<String> = plan
+        .artifacts
+        .modules
+        .iter()
+        .map(|module| format!("{}/{}.ko", path::MODULES, module.name))
+        .collect();
+    if let Some(next) = next {
+        archive.file(path::KERNEL, 0o644, &plan.artifacts.kernel);
+        archive.file(path::NEXT, 0o644, next);
+        for (name, module) in names.iter().zip(&plan.artifacts.modules) {
+            archive.file(name, 0o644, &module.content);
+        }
+    }
+    archive.finish().ok_or_else(|| {
+        Failure::new(
+            format_args!("cannot build the image of level {number}"),
+            "a file in it is larger than 4 GiB",
+            "take a smaller --depth",
+        )
+    })
+}
+
+/// Our own program as a guest carries it.
+///
+/// # Errors
+/// A program that cannot be read or is not static.
+pub fn own_program() -> Result<Vec<u8>, Failure> {
+    let own = std::path::Path::new("/proc/self/exe");
+    let content = std::fs::read(own).map_err(|e| Failure::reading(own, &e))?;
+    program::loaded_part(&content).map_err(|why| {
+        Failure::new(
+            "cannot put this program into a guest",
+            why,
+            "build it with the project's .cargo/config.toml, which links it statically",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifacts::kernel_image;
+    use crate::artifacts::modules::tests::made_up;
+
+    fn artifacts() -> Artifacts {
+        Artifacts {
+            kernel: kernel_image::tests::made_up("6.1.0-made-up"),
+            release: Some("6.1.0-made-up".into()),
+            modules: vec![made_up("kvm", ""), made_up("kvm-intel", "kvm")],
+            busybox: program::tests::made_up(1),
+        }
+    }
+
+    fn images(depth: u8) -> Images {
+        let program = program::tests::made_up(1);
+        build(&Plan {
+            artifacts: &artifacts(),
+            program: &program,
+            depth,
+            nested: "intel",
+            memory_bytes: None,
+        })
+        .expect("built")
+    }
+
+    fn paths(entries: &[cpio::tests::Read]) -> Vec<&str> {
+        entries.iter().map(|entry| entry.path.as_str()).collect()
+    }
+
+    #[test]
+    fn images_are_nested_to_the_depth() {
+        let images = images(3);
+        assert_eq!(images.memory_bytes.len(), 3);
+        let mut image = images.outermost;
+        for number in 1..=3 {
+            let entries = cpio::tests::parse(&image);
+            let init = entries.iter().find(|e| e.path == "init").expect("there");
+            let text = String::from_utf8_lossy(&init.content).into_owned();
+            assert!(text.contains(&format!("# Level {number} of 3 ")), "{text}");
+            let next = entries.into_iter().find(|e| e.path == "next.cpio");
+            assert_eq!(next.is_some(), number < 3);
+            image = next.map(|e| e.content).unwrap_or_default();
+        }
+    }
+
+    #[test]
+    fn a_hypervisor_carries_what_it_needs() {
+        let entries = cpio::tests::parse(&images(2).outermost);
+        assert_eq!(
+            paths(&entries),
+            [
+                "bin",
+                "bin/busybox",
+                "bin/nestling",
+                "dev",
+                "dev/console",
+                "dev/null",
+                "init",
+                "modules",
+                "modules/kvm-intel.ko",
+                "modules/kvm.ko",
+                "next.cpio",
+                "proc",
+                "run",
+                "sys",
+                "vmlinuz",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_innermost_carries_no_kernel() {
+        let entries = cpio::tests::parse(&images(1).outermost);
+        assert!(!paths(&entries).contains(&"vmlinuz"));
+        assert!(!paths(&entries).contains(&"modules"));
+    }
+
+    #[test]
+    fn the_inner_memory_is_what_the_script_says() {
+        let images = images(2);
+        let entries = cpio::tests::parse(&images.outermost);
+        let init = entries.iter().find(|e| e.path == "init").expect("there");
+        let text = String::from_utf8_lossy(&init.content).into_owned();
+        let expected = format!("--memory {}K", images.memory_bytes[1] / 1024);
+        assert!(text.contains(&expected), "{text}");
+        assert!(images.memory_bytes[1] < images.memory_bytes[0]);
+    }
+}

@@ -1,0 +1,196 @@
+//! `nestling run`: one virtual machine on this terminal.
+
+pub mod console;
+pub mod terminal;
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use crate::args::RunArgs;
+use crate::artifacts;
+use crate::doctor::facts;
+use crate::engine::{self, Needs};
+use crate::failure::{Failure, cause};
+use crate::interrupt::{Interrupt, StopReason};
+use crate::output;
+use crate::vm::{Engine, NestedChoice, RunError, RunOutcome, RunRequest, Runner};
+use console::{Keys, Output};
+use terminal::RawMode;
+
+/// The guest reset itself.
+pub const EXIT_RESET: u8 = 10;
+/// A triple fault.
+pub const EXIT_TRIPLE_FAULT: u8 = 12;
+/// The user left, or nobody reads the console.
+pub const EXIT_LEFT: u8 = 14;
+/// The time was over, as timeout(1) says it.
+pub const EXIT_TIMEOUT: u8 = 124;
+/// What a kernel needs besides itself and its initial RAM disk.
+const KERNEL_HEADROOM_BYTES: u64 = 64 << 20;
+
+/// The exit status for the end of a run. With a debug exit of 128 and more the shift loses the top bit, as a
+/// status has eight.
+pub fn exit_status(outcome: RunOutcome, reason: Option<StopReason>) -> u8 {
+    match outcome {
+        RunOutcome::PowerOff => 0,
+        RunOutcome::Reset => EXIT_RESET,
+        RunOutcome::TripleFault => EXIT_TRIPLE_FAULT,
+        RunOutcome::DebugExit(value) => (value << 1) | 1,
+        RunOutcome::Timeout => EXIT_TIMEOUT,
+        RunOutcome::Interrupted => interrupted_status(reason),
+    }
+}
+
+/// The exit status for a stop on request.
+pub fn interrupted_status(reason: Option<StopReason>) -> u8 {
+    match reason {
+        Some(StopReason::Signal(signal)) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+        Some(StopReason::EscapeKey | StopReason::ConsoleClosed) | None => EXIT_LEFT,
+    }
+}
+
+/// What an outcome that is not a power-off means, for standard error.
+fn explanation(outcome: RunOutcome) -> Option<&'static str> {
+    match outcome {
+        RunOutcome::PowerOff | RunOutcome::DebugExit(_) => None,
+        RunOutcome::Reset => Some("the guest reset itself"),
+        RunOutcome::TripleFault => Some("the guest's processor shut down: triple fault"),
+        RunOutcome::Timeout => Some(
+            "the guest did not end in the time given by --timeout; give it more, or look at its console",
+        ),
+        RunOutcome::Interrupted => Some("stopped"),
+    }
+}
+
+/// Tells the user of a run that could not be started or failed.
+pub fn run_failure(error: RunError) -> Failure {
+    match error {
+        RunError::Refused { why, advice } => {
+            Failure::new("cannot run the virtual machine", why, advice)
+        }
+        RunError::Failed(why) => Failure::new(
+            "the virtual machine failed",
+            why,
+            "this is a fault of the host or of nestling; see `nestling doctor`",
+        ),
+    }
+}
+
+/// The virtualization a guest sees if the user leaves it to the engine.
+pub fn resolve_nested(nested: NestedChoice, engine: Engine) -> NestedChoice {
+    match (nested, engine) {
+        (NestedChoice::Auto, Engine::Soft) => NestedChoice::Intel,
+        (nested, _) => nested,
+    }
+}
+
+/// Refuses AMD-V where it is not built yet.
+///
+/// # Errors
+/// AMD-V on the soft engine.
+pub fn check_nested(nested: NestedChoice, engine: Engine) -> Result<(), Failure> {
+    if nested == NestedChoice::Amd && engine == Engine::Soft {
+        return Err(amd_comes_later());
+    }
+    Ok(())
+}
+
+/// What AMD-V is answered with as long as the soft engine has none.
+pub fn amd_comes_later() -> Failure {
+    Failure::new(
+        "cannot show AMD-V to the guest",
+        "AMD-V comes later, the soft engine has VT-x",
+        "take intel",
+    )
+}
+
+/// Runs the machine and gives the exit status.
+///
+/// # Errors
+/// A machine that cannot be started, or a failure while it runs.
+pub fn run(args: &RunArgs, runner: &dyn Runner) -> Result<u8, Failure> {
+    let request = request(args)?;
+    let interrupt = request.interrupt.clone();
+    interrupt.watch_signals().map_err(|e| {
+        Failure::new(
+            "cannot watch for signals",
+            cause(&e),
+            "check this process's limits",
+        )
+    })?;
+    let output = Box::new(Output::new(io::stdout(), interrupt.clone()));
+    let (raw_mode, input): (_, Box<dyn Read + Send>) = if terminal::input_is_terminal() {
+        let raw_mode = RawMode::enter().map_err(|e| {
+            Failure::new(
+                "cannot use the terminal",
+                cause(&e),
+                "connect standard input to something else, as </dev/null",
+            )
+        })?;
+        let keys = Keys::new(io::stdin(), interrupt.clone());
+        (Some(raw_mode), Box::new(keys))
+    } else {
+        (None, Box::new(io::stdin()))
+    };
+    let result = runner.run(request, output, input);
+    drop(raw_mode);
+    let outcome = result.map_err(run_failure)?;
+    if let Some(text) = explanation(outcome) {
+        output::say(text);
+    }
+    Ok(exit_status(outcome, interrupt.reason()))
+}
+
+fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
+    let read = |path: &Path| std::fs::read(path).map_err(|e| Failure::reading(path, &e));
+    let kernel = read(&args.kernel)?;
+    artifacts::check_kernel(&kernel, &args.kernel.display().to_string())?;
+    let initrd = args.initrd.as_deref().map(read).transpose()?;
+    check_memory(
+        args.memory,
+        kernel.len(),
+        initrd.as_ref().map_or(0, Vec::len),
+    )?;
+    let needs = Needs {
+        nested: args.nested.into(),
+        clock: args.clock.into(),
+    };
+    let decision = engine::decide(args.engine.into(), needs, facts::kvm_device, facts::kvm)?;
+    check_nested(needs.nested, decision.engine)?;
+    output::say(&format!("engine {}: {}", decision.engine, decision.why));
+    Ok(RunRequest {
+        kernel,
+        initrd,
+        append: args.append.clone(),
+        memory_bytes: args.memory,
+        cpus: args.cpus,
+        engine: decision.engine,
+        nested: resolve_nested(needs.nested, decision.engine),
+        clock: needs.clock,
+        debug_exit: args.debug_exit,
+        timeout: args.timeout,
+        interrupt: Interrupt::new(),
+    })
+}
+
+fn check_memory(memory_bytes: u64, kernel: usize, initrd: usize) -> Result<(), Failure> {
+    let needed = KERNEL_HEADROOM_BYTES
+        .saturating_add(kernel as u64)
+        .saturating_add((initrd as u64).saturating_mul(2));
+    if memory_bytes >= needed {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    Err(Failure::new(
+        "too little memory for the guest",
+        format_args!(
+            "--memory gives {}M, the kernel, the unpacked initial RAM disk and headroom need {}M",
+            memory_bytes >> 20,
+            mib(needed)
+        ),
+        format_args!("give --memory {}M or more", mib(needed)),
+    ))
+}
+
+#[cfg(test)]
+mod tests;

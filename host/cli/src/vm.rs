@@ -1,0 +1,292 @@
+//! The seam between the program and the monitor: what a run asks for, what comes back, and who runs it. The
+//! types know neither the command line nor the terminal.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lifecycle::{Console, RunOptions, Vm};
+use machine::{EngineKind, Image, MachineConfig};
+use vcpu::{Capabilities, NestedVirt};
+
+use crate::interrupt::Interrupt;
+
+/// Which way guest code is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// The CPU in software.
+    Soft,
+    /// The host's KVM.
+    Kvm,
+}
+
+/// The engine a user asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// KVM where it can run the VM at hardware speed, software elsewhere.
+    Auto,
+    /// The CPU in software.
+    Soft,
+    /// The host's KVM.
+    Kvm,
+}
+
+/// The virtualization a user asks to be shown to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NestedChoice {
+    /// What the engine offers.
+    Auto,
+    /// Intel VT-x.
+    Intel,
+    /// AMD-V.
+    Amd,
+    /// None.
+    Off,
+}
+
+/// Where the guest's time comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockMode {
+    /// It follows the host's time.
+    Host,
+    /// It advances with executed instructions and jumps over idle time.
+    Virtual,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Soft => "soft",
+            Self::Kvm => "kvm",
+        })
+    }
+}
+
+/// A VM to be run until it ends. The files have been read and checked to be what they should.
+#[derive(Debug, Clone)]
+pub struct RunRequest {
+    /// A bzImage.
+    pub kernel: Vec<u8>,
+    /// The initial RAM disk.
+    pub initrd: Option<Vec<u8>>,
+    /// The kernel's command line.
+    pub append: String,
+    /// The guest's memory in bytes.
+    pub memory_bytes: u64,
+    /// The number of virtual processors, at least one.
+    pub cpus: u8,
+    /// The engine that was decided on.
+    pub engine: Engine,
+    /// The virtualization the guest sees.
+    pub nested: NestedChoice,
+    /// Where its time comes from.
+    pub clock: ClockMode,
+    /// Whether a write to port 0xf4 ends the run.
+    pub debug_exit: bool,
+    /// Ends the run after so much of the host's time.
+    pub timeout: Option<Duration>,
+    /// Ends the run when somebody asks for it.
+    pub interrupt: Interrupt,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunOutcome {
+    /// The guest switched itself off.
+    PowerOff,
+    /// The guest reset itself.
+    Reset,
+    /// A processor shut down after a triple fault (Intel SDM volume 3, "Interrupt 8").
+    TripleFault,
+    /// The guest wrote this value to the debug-exit port.
+    DebugExit(u8),
+    /// The time was over.
+    Timeout,
+    /// Somebody asked to stop.
+    Interrupted,
+}
+
+/// Why a run could not be started or went wrong on the host's side.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// The VM cannot be made as asked for.
+    #[error("{why}")]
+    Refused {
+        /// Why, as half a sentence.
+        why: String,
+        /// What the user can do.
+        advice: String,
+    },
+    /// The engine or a device failed on the host's side.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Receives what the guest sends on its first serial port.
+pub trait ConsoleSink: Send {
+    /// Takes bytes in the order they were sent. It is called from the monitor's threads and must not wait for
+    /// the guest.
+    fn output(&mut self, bytes: &[u8]);
+}
+
+/// Runs VMs.
+pub trait Runner {
+    /// Runs the VM until it ends. `console` receives what the guest's first serial port sends; `input` is read
+    /// for what it receives, blocking, until its end.
+    ///
+    /// # Errors
+    /// A VM that cannot be made, or a failure of the host's side while it runs.
+    fn run(
+        &self,
+        request: RunRequest,
+        console: Box<dyn ConsoleSink>,
+        input: Box<dyn Read + Send>,
+    ) -> Result<RunOutcome, RunError>;
+}
+
+/// The monitor of this program.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Monitor;
+
+impl Runner for Monitor {
+    fn run(
+        &self,
+        request: RunRequest,
+        console: Box<dyn ConsoleSink>,
+        input: Box<dyn Read + Send>,
+    ) -> Result<RunOutcome, RunError> {
+        let engine = machine::engine::open(request.engine.into()).map_err(refused)?;
+        let interrupt = request.interrupt.clone();
+        let options = RunOptions {
+            timeout: request.timeout,
+        };
+        let config = machine_config(request, &engine.capabilities());
+        let console = Console {
+            output: Box::new(SinkWriter(console)),
+            input: Some(input),
+        };
+        let vm = Vm::start(&*engine, &config, console, options).map_err(refused)?;
+        let stopper = vm.stopper();
+        interrupt.on_request(move || stopper.stop());
+        let report = vm.wait().map_err(|e| RunError::Failed(e.to_string()))?;
+        tracing::info!(?report, "the run ended");
+        Ok(report.outcome.into())
+    }
+}
+
+impl From<Engine> for EngineKind {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Soft => Self::Soft,
+            Engine::Kvm => Self::Kvm,
+        }
+    }
+}
+
+impl From<lifecycle::RunOutcome> for RunOutcome {
+    fn from(outcome: lifecycle::RunOutcome) -> Self {
+        match outcome {
+            lifecycle::RunOutcome::PowerOff => Self::PowerOff,
+            lifecycle::RunOutcome::Reset => Self::Reset,
+            lifecycle::RunOutcome::TripleFault => Self::TripleFault,
+            lifecycle::RunOutcome::DebugExit(value) => Self::DebugExit(value),
+            lifecycle::RunOutcome::Timeout => Self::Timeout,
+            lifecycle::RunOutcome::Stopped => Self::Interrupted,
+        }
+    }
+}
+
+/// The machine a request describes, on an engine with these capabilities.
+fn machine_config(request: RunRequest, can: &Capabilities) -> MachineConfig {
+    let image = |bytes| Image::Bytes(Arc::new(bytes));
+    MachineConfig {
+        memory_bytes: request.memory_bytes,
+        vcpus: u32::from(request.cpus),
+        kernel: image(request.kernel),
+        initrd: request.initrd.map(image),
+        cmdline: request.append,
+        nested: match request.nested {
+            NestedChoice::Auto if can.nested_intel => NestedVirt::Intel,
+            NestedChoice::Auto if can.nested_amd => NestedVirt::Amd,
+            NestedChoice::Auto | NestedChoice::Off => NestedVirt::Off,
+            NestedChoice::Intel => NestedVirt::Intel,
+            NestedChoice::Amd => NestedVirt::Amd,
+        },
+        clock: match request.clock {
+            ClockMode::Host => machine::ClockMode::Host,
+            ClockMode::Virtual => machine::ClockMode::Virtual,
+        },
+        debug_exit: request.debug_exit,
+        ..MachineConfig::default()
+    }
+}
+
+/// The monitor's messages are `<why>; <what to do>`.
+fn refused(error: impl fmt::Display) -> RunError {
+    let text = error.to_string();
+    let (why, advice) = text
+        .rsplit_once("; ")
+        .unwrap_or((&text, "see `nestling doctor`"));
+    RunError::Refused {
+        why: why.to_owned(),
+        advice: advice.to_owned(),
+    }
+}
+
+/// A console as a place to write to.
+struct SinkWriter(Box<dyn ConsoleSink>);
+
+impl Write for SinkWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.output(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_the_monitor_is_split_into_why_and_advice() {
+        let split = |text: &str| match refused(text) {
+            RunError::Refused { why, advice } => (why, advice),
+            RunError::Failed(text) => panic!("{text}"),
+        };
+        assert_eq!(split("no; yes; do it"), ("no; yes".into(), "do it".into()));
+        assert_eq!(split("no").1, "see `nestling doctor`");
+    }
+
+    #[test]
+    fn the_engine_decides_what_auto_nesting_is() {
+        let request = RunRequest {
+            kernel: vec![1],
+            initrd: None,
+            append: String::new(),
+            memory_bytes: 1 << 30,
+            cpus: 1,
+            engine: Engine::Kvm,
+            nested: NestedChoice::Auto,
+            clock: ClockMode::Host,
+            debug_exit: false,
+            timeout: None,
+            interrupt: Interrupt::new(),
+        };
+        let can = |nested_intel, nested_amd| Capabilities {
+            name: "kvm",
+            own_interrupt_controllers: true,
+            nested_intel,
+            nested_amd,
+            max_vcpus: 1,
+        };
+        let nested = |can| machine_config(request.clone(), &can).nested;
+        assert_eq!(nested(can(true, false)), NestedVirt::Intel);
+        assert_eq!(nested(can(false, true)), NestedVirt::Amd);
+        assert_eq!(nested(can(false, false)), NestedVirt::Off);
+    }
+}
