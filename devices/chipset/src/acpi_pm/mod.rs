@@ -16,10 +16,11 @@ use bus::{Device, IrqLine, Region, VirtualTime};
 pub use model::{AcpiPm, SleepRequest};
 
 use crate::SystemControl;
+use crate::line::DrivenLine;
 
 /// The block on the bus: one region of [`regs::PORTS`] ports at [`regs::PORT`].
 pub struct AcpiPmDevice {
-    sci: IrqLine,
+    sci: DrivenLine,
     control: Arc<dyn SystemControl>,
     pm: AcpiPm,
 }
@@ -32,7 +33,7 @@ impl AcpiPmDevice {
     #[must_use]
     pub fn new(sci: IrqLine, control: Arc<dyn SystemControl>) -> Self {
         Self {
-            sci,
+            sci: DrivenLine::new(sci),
             control,
             pm: AcpiPm::new(),
         }

@@ -15,9 +15,11 @@ use bus::{Device, IrqLine, Region, VirtualTime};
 pub use calendar::Date;
 pub use model::Rtc;
 
+use crate::line::DrivenLine;
+
 /// The clock on the bus: one region of four ports at [`regs::PORT`].
 pub struct RtcDevice {
-    irq: IrqLine,
+    irq: DrivenLine,
     rtc: Rtc,
 }
 
@@ -29,7 +31,7 @@ impl RtcDevice {
     #[must_use]
     pub fn new(epoch_s: i64, irq: IrqLine) -> Self {
         Self {
-            irq,
+            irq: DrivenLine::new(irq),
             rtc: Rtc::new(epoch_s),
         }
     }

@@ -306,6 +306,7 @@ fn the_isa_bridge_routes_wires_to_isa_interrupts() {
     for (route, expected) in [
         (11u32, vec![11, 19]),
         (10, vec![10, 19]),
+        (9, vec![19]),
         (8, vec![19]),
         (0x80, vec![19]),
     ] {
