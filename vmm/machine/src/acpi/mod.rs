@@ -20,8 +20,8 @@ const OEM_REVISION: u32 = 1;
 pub const SCI_GSI: u32 = chipset::acpi_pm::regs::SCI_IRQ;
 /// First of the four GSIs PCI interrupt pins are routed to.
 pub const PCI_FIRST_GSI: u32 = 16;
-/// The I/O APIC's id: one beyond every local APIC's.
-const IOAPIC_ID: u8 = 0xff;
+/// The I/O APIC's id: what its register holds after reset.
+const IOAPIC_ID: u8 = 0;
 
 /// What the tables depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
