@@ -18,3 +18,6 @@ pub mod rtc;
 pub mod serial;
 
 pub use control::SystemControl;
+
+#[cfg(test)]
+mod testing;
