@@ -136,3 +136,19 @@ pub mod arch_capabilities {
     /// Indirect target selection.
     pub const ITS_NO: u64 = 1 << 62;
 }
+
+/// IA32_MISC_ENABLE (SDM Vol 4 Table 2-2).
+pub mod misc_enable {
+    /// Fast strings; where it is clear, operating systems do not use REP MOVS and REP STOS to copy.
+    pub const FAST_STRINGS: u64 = 1;
+    /// Branch trace storage is not there; read-only.
+    pub const BTS_UNAVAILABLE: u64 = 1 << 11;
+    /// Processor event based sampling is not there; read-only.
+    pub const PEBS_UNAVAILABLE: u64 = 1 << 12;
+    /// MONITOR and MWAIT.
+    pub const MONITOR: u64 = 1 << 18;
+    /// CPUID stops at leaf 3.
+    pub const LIMIT_CPUID_MAXVAL: u64 = 1 << 22;
+    /// CPUID.80000001H:EDX.NX reads as 0.
+    pub const XD_DISABLE: u64 = 1 << 34;
+}

@@ -1,1 +1,20 @@
-//! See docs/architecture.md.
+//! The PC board's chips: interrupt controllers, timers, clock, serial port, keyboard controller, power management.
+//!
+//! Each device is a folder: `mod` is its wiring to the bus, `regs` its layout, `model` the state machine, which knows
+//! no bus and no clock but the virtual time it is given.
+
+pub mod acpi_pm;
+pub mod control;
+pub mod debug_ports;
+pub mod fabric;
+pub mod hpet;
+pub mod i8042;
+pub mod ioapic;
+pub mod lapic;
+pub mod message;
+pub mod pic;
+pub mod pit;
+pub mod rtc;
+pub mod serial;
+
+pub use control::SystemControl;

@@ -48,7 +48,7 @@ impl HostCpuid {
         self.get(1, 0).ecx & leaf1_ecx::VMX != 0
     }
 
-    /// AMD-V can be shown to guests (APM Vol 3, Fn8000_0001_ECX[SVM]).
+    /// AMD-V can be shown to guests (APM Vol 3, `Fn8000_0001_ECX[SVM]`).
     pub(crate) fn has_svm(&self) -> bool {
         self.get(0x8000_0001, 0).ecx & 1 << 2 != 0
     }

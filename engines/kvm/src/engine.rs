@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use guestmem::GuestRam;
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_msi, kvm_pit_config,
-    kvm_userspace_memory_region,
+    CpuId, KVM_CAP_HALT_POLL, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap,
+    kvm_msi, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
+use vcpu::cpuid::feature::leaf1_ecx;
 use vcpu::{
     Attention, Capabilities, Engine, EngineError, NestedVirt, Platform, Vcpu, Vm, VmConfig,
 };
 
 use crate::cpuid::{HostCpuid, guest_cpuid};
 use crate::vcpu_fd::KvmVcpu;
-use crate::{NAME, host, kick, unsupported};
+use crate::{NAME, host, kick, msrs, unsupported};
 
 /// Page of the identity map that KVM's VT-x code needs for real mode on processors without "unrestricted
 /// guest"; three pages of a task-state segment follow. Below the BIOS area, above everything PCI may use.
@@ -131,16 +132,39 @@ impl Engine for KvmEngine {
         })
         .map_err(host("creating the in-kernel PIT"))?;
         map_ram(&vm, &ram)?;
+        if under_hypervisor() {
+            stop_halt_polling(&vm);
+        }
         Ok(Arc::new(KvmVm {
             inner: Arc::new(VmInner {
                 fd: vm,
                 cpuid: HostCpuid::new(&self.supported),
                 deadline_timer: self.kvm.check_extension(Cap::TscDeadlineTimer),
                 config: config.clone(),
+                nested_state: config.nested != NestedVirt::Off
+                    && self.kvm.check_extension_int(Cap::NestedState) > 0,
                 run_page_bytes: self.run_page_bytes,
                 _ram: ram,
             }),
         }))
+    }
+}
+
+/// Whether this host is itself a guest (`CPUID.01H:ECX[31]`).
+fn under_hypervisor() -> bool {
+    std::arch::x86_64::__cpuid(1).ecx & leaf1_ecx::HYPERVISOR != 0
+}
+
+/// Makes a vCPU's HLT give the processor up at once. KVM polls for a while first, which saves a wake-up on hardware;
+/// in a nested host each round of the poll costs what a guest's instructions cost, and no one sleeps.
+fn stop_halt_polling(vm: &VmFd) {
+    let mut cap = kvm_enable_cap {
+        cap: KVM_CAP_HALT_POLL,
+        ..Default::default()
+    };
+    cap.args[0] = 0; // the longest poll in ns
+    if let Err(error) = vm.enable_cap(&cap) {
+        tracing::debug!(%error, "KVM keeps polling on HLT");
     }
 }
 
@@ -175,6 +199,8 @@ pub(crate) struct VmInner {
     cpuid: HostCpuid,
     deadline_timer: bool,
     config: VmConfig,
+    /// KVM can tell the state of VMX operation, and the guest may be in it.
+    pub(crate) nested_state: bool,
     run_page_bytes: usize,
     _ram: Arc<GuestRam>,
 }
@@ -217,6 +243,7 @@ impl Vm for KvmVm {
         })?;
         fd.set_cpuid2(&cpuid)
             .map_err(host("setting the vCPU's CPUID"))?;
+        msrs::enable_fast_strings(&fd)?;
         let vcpu = KvmVcpu::new(
             index,
             fd,

@@ -3,7 +3,7 @@
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 use vcpu::EngineError;
-use x86defs::msr::{self, *};
+use x86defs::msr::*;
 
 use crate::{host, unsupported};
 
@@ -107,9 +107,22 @@ fn entries(list: &[(u32, u64)]) -> Msrs {
     Msrs::from_entries(&entries).expect("fewer MSRs than KVM's limit of 256, as the callers see to")
 }
 
+/// Turns on fast strings as firmware does: KVM starts a vCPU with IA32_MISC_ENABLE.FAST_STRINGS clear, on which
+/// operating systems copy without REP MOVS. A host that refuses runs the guest without.
+pub(crate) fn enable_fast_strings(fd: &VcpuFd) -> Result<(), EngineError> {
+    let mut buffer = entries(&[(IA32_MISC_ENABLE, 0)]);
+    let read = fd.get_msrs(&mut buffer).map_err(host("reading MSRs"))?;
+    if let (1, [entry]) = (read, buffer.as_slice()) {
+        let value = entry.data | misc_enable::FAST_STRINGS;
+        fd.set_msrs(&entries(&[(IA32_MISC_ENABLE, value)]))
+            .map_err(host("setting MSRs"))?;
+    }
+    Ok(())
+}
+
 /// Reads all state MSRs the host has, with IA32_APIC_BASE, in ascending order.
 pub(crate) fn read(fd: &VcpuFd, apic_base: u64) -> Result<Vec<(u32, u64)>, EngineError> {
-    let mut out = vec![(msr::IA32_APIC_BASE, apic_base)];
+    let mut out = vec![(IA32_APIC_BASE, apic_base)];
     let mut rest = STATE;
     while !rest.is_empty() {
         let wanted: Vec<_> = rest.iter().map(|&index| (index, 0)).collect();

@@ -10,7 +10,7 @@ use vcpu::EngineError;
 
 use crate::host_errno;
 
-/// Longest answer of one port instruction the kernel batches; a page.
+/// Where the exit information starts.
 const EXIT_UNION: usize = offset_of!(kvm_run, __bindgen_anon_1);
 
 /// A mapping of the page; lives as long as anyone may want to interrupt the vCPU.
@@ -193,4 +193,67 @@ pub(crate) fn kvm_run(fd: &impl AsRawFd) -> Result<(), i32> {
         return Ok(());
     }
     Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::FromRawFd;
+
+    use super::*;
+
+    const PAGES: usize = 0x3000;
+
+    /// A run page over a file, with `exit` as exit information.
+    fn page(exit: &[u8]) -> RunPage {
+        // SAFETY: a C string literal and no flags.
+        let fd = unsafe { libc::memfd_create(c"run-page".as_ptr(), 0) };
+        assert!(fd >= 0, "a memory file");
+        // SAFETY: the descriptor was just made and has no other owner.
+        let mut file = unsafe { std::fs::File::from_raw_fd(fd) };
+        let mut bytes = vec![0; PAGES];
+        bytes[EXIT_UNION..EXIT_UNION + exit.len()].copy_from_slice(exit);
+        file.write_all(&bytes).expect("memory");
+        RunPage::map(file.as_raw_fd(), PAGES).expect("a mapping")
+    }
+
+    fn port_exit(direction: u8, size: u8, port: u16, count: u32, at: u64) -> Vec<u8> {
+        let mut exit = vec![direction, size];
+        exit.extend(port.to_le_bytes());
+        exit.extend(count.to_le_bytes());
+        exit.extend(at.to_le_bytes());
+        exit
+    }
+
+    #[test]
+    fn port_data_are_read_and_written_by_item() {
+        let p = page(&port_exit(0, 2, 0x1f0, 3, 0x1000));
+        let access = p.port_exit().expect("it makes sense");
+        assert!(!access.out);
+        assert_eq!((access.port, access.count), (0x1f0, 3));
+        p.set_port_item(&access, 1, 0x1234_5678);
+        let items: Vec<_> = (0..3).map(|n| p.port_item(&access, n)).collect();
+        assert_eq!(items, [0, 0x5678, 0]);
+    }
+
+    #[test]
+    fn impossible_accesses_are_refused() {
+        for (size, count, at) in [
+            (0, 1, 0x1000),
+            (3, 1, 0x1000),
+            (8, 1, 0x1000),
+            (4, 0x801, 0x1000),
+            (1, 1, PAGES as u64),
+            (1, 1, u64::MAX),
+            (4, u32::MAX, 0),
+        ] {
+            let p = page(&port_exit(1, size, 0, count, at));
+            assert_eq!(p.port_exit(), None, "{count} of {size} at {at:#x}");
+        }
+        for len in [0u32, 9, u32::MAX] {
+            let mut exit = vec![0; 24];
+            exit[16..20].copy_from_slice(&len.to_le_bytes());
+            assert_eq!(page(&exit).mmio_exit(), None, "{len} bytes");
+        }
+    }
 }

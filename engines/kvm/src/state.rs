@@ -230,12 +230,15 @@ pub(crate) fn from_events(s: &mut VcpuState, k: &kb::kvm_vcpu_events) {
         nmi: k.nmi.masked != 0,
     };
     let event = |vector, error_code| Some(PendingEvent { vector, error_code });
-    s.pending = if k.exception.injected != 0 || k.exception.pending != 0 {
+    // INT n, INT3 and INTO whose delivery was interrupted are left out: RIP is at the instruction, which delivers
+    // them again.
+    let soft = k.exception.injected != 0 && matches!(k.exception.nr, exception::BP | exception::OF);
+    s.pending = if (k.exception.injected != 0 || k.exception.pending != 0) && !soft {
         let error = (k.exception.has_error_code != 0).then_some(k.exception.error_code);
         event(k.exception.nr, error)
     } else if k.nmi.injected != 0 || k.nmi.pending != 0 {
         event(exception::NMI, None)
-    } else if k.interrupt.injected != 0 {
+    } else if k.interrupt.injected != 0 && k.interrupt.soft == 0 {
         event(k.interrupt.nr, None)
     } else {
         None
@@ -267,4 +270,88 @@ pub(crate) fn to_events(s: &VcpuState) -> kb::kvm_vcpu_events {
         }
     }
     k
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events(set: impl Fn(&mut kb::kvm_vcpu_events)) -> Option<PendingEvent> {
+        let mut k = kb::kvm_vcpu_events::default();
+        set(&mut k);
+        let mut s = VcpuState::default();
+        from_events(&mut s, &k);
+        s.pending
+    }
+
+    #[test]
+    fn events_that_their_instruction_repeats_are_not_pending() {
+        let int_n =
+            events(|k| (k.interrupt.injected, k.interrupt.nr, k.interrupt.soft) = (1, 0x80, 1));
+        assert_eq!(int_n, None);
+        let int3 = events(|k| (k.exception.injected, k.exception.nr) = (1, 3));
+        assert_eq!(int3, None);
+        let nmi_with_stale_vector = events(|k| (k.exception.nr, k.nmi.pending) = (3, 1));
+        assert_eq!(nmi_with_stale_vector.map(|e| e.vector), Some(2));
+        let external = events(|k| (k.interrupt.injected, k.interrupt.nr) = (1, 0x80));
+        assert_eq!(external.map(|e| e.vector), Some(0x80));
+    }
+
+    #[test]
+    fn events_are_put_back_by_kind() {
+        for (vector, error_code) in [
+            (2, None),
+            (6, None),
+            (13, Some(0x18)),
+            (32, None),
+            (255, None),
+        ] {
+            let mut s = VcpuState {
+                pending: Some(PendingEvent { vector, error_code }),
+                ..VcpuState::default()
+            };
+            s.interruptibility.sti = true;
+            let mut back = VcpuState::default();
+            from_events(&mut back, &to_events(&s));
+            assert_eq!(back.pending, s.pending);
+            assert_eq!(back.interruptibility, s.interruptibility);
+        }
+    }
+
+    /// Access rights have the layout of a descriptor's second doubleword, bits 23:8, and bit 16 for "unusable" (SDM
+    /// Vol 3 Table 25-2).
+    #[test]
+    fn access_rights_keep_every_bit() {
+        for bit in [0, 1, 2, 3, 4, 5, 6, 7, 12, 13, 14, 15, 16] {
+            let s = SegmentRegister {
+                access: Access(1 << bit),
+                ..SegmentRegister::default()
+            };
+            assert_eq!(from_segment(&to_segment(&s)), s, "bit {bit}");
+        }
+        let k = to_segment(&SegmentRegister {
+            access: Access(0xa09b),
+            ..SegmentRegister::default()
+        });
+        assert_eq!(
+            (k.type_, k.s, k.dpl, k.present, k.l, k.db, k.g, k.avl),
+            (0xb, 1, 0, 1, 1, 0, 1, 0)
+        );
+    }
+
+    #[test]
+    fn the_xsave_area_is_in_standard_format() {
+        let mut e = ExtendedState::default();
+        e.legacy[160..176].copy_from_slice(b"xmm0 xmm0 xmm0 x");
+        e.legacy[512] = 7;
+        e.legacy[520] = 0xff; // XCOMP_BV, which standard format has as 0
+        e.ymm_high[15] = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
+        let k = to_xsave(&e);
+        assert_eq!(k.region[0] & 0xffff, 0x37f, "FCW");
+        assert_eq!(k.region[6], 0x1f80, "MXCSR");
+        assert_eq!(k.region[130], 0, "XCOMP_BV");
+        assert_eq!(k.region[(576 + 15 * 16) / 4], 0x4455_6677);
+        e.legacy[520] = 0;
+        assert_eq!(from_xsave(&k), e);
+    }
 }

@@ -6,14 +6,13 @@ use std::sync::Arc;
 
 use guestmem::Gpa;
 use kvm_bindings as kb;
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{KvmNestedStateBuffer, VcpuFd};
 use vcpu::{Attention, EngineError, Platform, RunExit, Vcpu, VcpuState};
 
 use crate::engine::VmInner;
-use crate::host;
 use crate::kick::Kick;
 use crate::run_page::{RunPage, kvm_run};
-use crate::{msrs, state};
+use crate::{host, msrs, state, unsupported};
 
 /// A vCPU of KVM. The descriptor is closed before the VM is let go.
 pub(crate) struct KvmVcpu {
@@ -27,7 +26,7 @@ pub(crate) struct KvmVcpu {
     access_open: bool,
     /// The processor is in shutdown; KVM has no such state.
     shutdown: bool,
-    _vm: Arc<VmInner>,
+    vm: Arc<VmInner>,
 }
 
 impl KvmVcpu {
@@ -48,8 +47,29 @@ impl KvmVcpu {
             attention,
             access_open: false,
             shutdown: false,
-            _vm: vm,
+            vm,
         })
+    }
+
+    /// Refuses when the guest is in VMX operation, which [`VcpuState`] does not hold.
+    fn check_outside_vmx(&self) -> Result<(), EngineError> {
+        if !self.vm.nested_state {
+            return Ok(());
+        }
+        let mut nested = KvmNestedStateBuffer::empty();
+        self.fd
+            .nested_state(&mut nested)
+            .map_err(host("reading the nested state"))?;
+        // SAFETY: the engine shows guests VT-x only, for which KVM fills in this member; all bits are valid.
+        let vmxon_pointer = unsafe { nested.hdr.vmx.vmxon_pa };
+        if u32::from(nested.format) == kb::KVM_STATE_NESTED_FORMAT_VMX && vmxon_pointer != u64::MAX
+        {
+            return Err(unsupported(
+                "take the state of a guest whose hypervisor is on (VMX operation)",
+                "stop the hypervisor in the guest first",
+            ));
+        }
+        Ok(())
     }
 
     fn stuck(&self, why: String) -> EngineError {
@@ -234,6 +254,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn state(&mut self) -> Result<VcpuState, EngineError> {
+        self.check_outside_vmx()?;
         let mut s = VcpuState::default();
         let fd = &self.fd;
         state::from_regs(&mut s, &fd.get_regs().map_err(host("reading registers"))?);

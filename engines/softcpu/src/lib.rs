@@ -1,1 +1,17 @@
-//! See docs/architecture.md.
+//! The software CPU: an x86-64 processor with VT-x as an interpreter over cached decoded blocks.
+//!
+//! A [`SoftEngine`] implements the engine seam of crate `vcpu`. Inside, [`run::Runner`] runs blocks on a
+//! [`cpu::Cpu`]; instructions are handlers in `insn`, memory is in `mem`, events in `event`, VT-x in `vmx`.
+
+pub mod code;
+pub mod cpu;
+mod engine;
+pub mod event;
+pub mod flags;
+pub mod insn;
+pub mod mem;
+pub mod run;
+mod state;
+pub mod vmx;
+
+pub use engine::SoftEngine;

@@ -74,10 +74,6 @@ impl Interrupt {
 
     /// Calls `waker` at each request from now on, and now if one has been made already. It is called from
     /// the thread that asks and must neither block nor make a request itself.
-    #[allow(
-        dead_code,
-        reason = "the monitor that has to be woken is wired in elsewhere"
-    )]
     pub fn on_request(&self, waker: impl Fn() + Send + Sync + 'static) {
         let mut wakers = self
             .shared

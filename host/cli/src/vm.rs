@@ -1,14 +1,14 @@
 //! The seam between the program and the monitor: what a run asks for, what comes back, and who runs it. The
 //! types know neither the command line nor the terminal.
 
-#![allow(
-    dead_code,
-    reason = "the monitor that reads the request and gives the outcomes is wired in elsewhere"
-)]
-
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
 use std::time::Duration;
+
+use lifecycle::{Console, RunOptions, Vm};
+use machine::{EngineKind, Image, MachineConfig};
+use vcpu::{Capabilities, NestedVirt};
 
 use crate::interrupt::Interrupt;
 
@@ -153,12 +153,140 @@ impl Runner for Monitor {
     fn run(
         &self,
         request: RunRequest,
-        _console: Box<dyn ConsoleSink>,
-        _input: Box<dyn Read + Send>,
+        console: Box<dyn ConsoleSink>,
+        input: Box<dyn Read + Send>,
     ) -> Result<RunOutcome, RunError> {
-        Err(RunError::Refused {
-            why: format!("this build has no {} engine", request.engine),
-            advice: "build a version that has one".into(),
-        })
+        let engine = machine::engine::open(request.engine.into()).map_err(refused)?;
+        let interrupt = request.interrupt.clone();
+        let options = RunOptions {
+            timeout: request.timeout,
+        };
+        let config = machine_config(request, &engine.capabilities());
+        let console = Console {
+            output: Box::new(SinkWriter(console)),
+            input: Some(input),
+        };
+        let vm = Vm::start(&*engine, &config, console, options).map_err(refused)?;
+        let stopper = vm.stopper();
+        interrupt.on_request(move || stopper.stop());
+        let report = vm.wait().map_err(|e| RunError::Failed(e.to_string()))?;
+        tracing::info!(?report, "the run ended");
+        Ok(report.outcome.into())
+    }
+}
+
+impl From<Engine> for EngineKind {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Soft => Self::Soft,
+            Engine::Kvm => Self::Kvm,
+        }
+    }
+}
+
+impl From<lifecycle::RunOutcome> for RunOutcome {
+    fn from(outcome: lifecycle::RunOutcome) -> Self {
+        match outcome {
+            lifecycle::RunOutcome::PowerOff => Self::PowerOff,
+            lifecycle::RunOutcome::Reset => Self::Reset,
+            lifecycle::RunOutcome::TripleFault => Self::TripleFault,
+            lifecycle::RunOutcome::DebugExit(value) => Self::DebugExit(value),
+            lifecycle::RunOutcome::Timeout => Self::Timeout,
+            lifecycle::RunOutcome::Stopped => Self::Interrupted,
+        }
+    }
+}
+
+/// The machine a request describes, on an engine with these capabilities.
+fn machine_config(request: RunRequest, can: &Capabilities) -> MachineConfig {
+    let image = |bytes| Image::Bytes(Arc::new(bytes));
+    MachineConfig {
+        memory_bytes: request.memory_bytes,
+        vcpus: u32::from(request.cpus),
+        kernel: image(request.kernel),
+        initrd: request.initrd.map(image),
+        cmdline: request.append,
+        nested: match request.nested {
+            NestedChoice::Auto if can.nested_intel => NestedVirt::Intel,
+            NestedChoice::Auto if can.nested_amd => NestedVirt::Amd,
+            NestedChoice::Auto | NestedChoice::Off => NestedVirt::Off,
+            NestedChoice::Intel => NestedVirt::Intel,
+            NestedChoice::Amd => NestedVirt::Amd,
+        },
+        clock: match request.clock {
+            ClockMode::Host => machine::ClockMode::Host,
+            ClockMode::Virtual => machine::ClockMode::Virtual,
+        },
+        debug_exit: request.debug_exit,
+        ..MachineConfig::default()
+    }
+}
+
+/// The monitor's messages are `<why>; <what to do>`.
+fn refused(error: impl fmt::Display) -> RunError {
+    let text = error.to_string();
+    let (why, advice) = text
+        .rsplit_once("; ")
+        .unwrap_or((&text, "see `nestling doctor`"));
+    RunError::Refused {
+        why: why.to_owned(),
+        advice: advice.to_owned(),
+    }
+}
+
+/// A console as a place to write to.
+struct SinkWriter(Box<dyn ConsoleSink>);
+
+impl Write for SinkWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.output(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_the_monitor_is_split_into_why_and_advice() {
+        let split = |text: &str| match refused(text) {
+            RunError::Refused { why, advice } => (why, advice),
+            RunError::Failed(text) => panic!("{text}"),
+        };
+        assert_eq!(split("no; yes; do it"), ("no; yes".into(), "do it".into()));
+        assert_eq!(split("no").1, "see `nestling doctor`");
+    }
+
+    #[test]
+    fn the_engine_decides_what_auto_nesting_is() {
+        let request = RunRequest {
+            kernel: vec![1],
+            initrd: None,
+            append: String::new(),
+            memory_bytes: 1 << 30,
+            cpus: 1,
+            engine: Engine::Kvm,
+            nested: NestedChoice::Auto,
+            clock: ClockMode::Host,
+            debug_exit: false,
+            timeout: None,
+            interrupt: Interrupt::new(),
+        };
+        let can = |nested_intel, nested_amd| Capabilities {
+            name: "kvm",
+            own_interrupt_controllers: true,
+            nested_intel,
+            nested_amd,
+            max_vcpus: 1,
+        };
+        let nested = |can| machine_config(request.clone(), &can).nested;
+        assert_eq!(nested(can(true, false)), NestedVirt::Intel);
+        assert_eq!(nested(can(false, true)), NestedVirt::Amd);
+        assert_eq!(nested(can(false, false)), NestedVirt::Off);
     }
 }

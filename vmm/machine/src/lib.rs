@@ -1,1 +1,30 @@
-//! See docs/architecture.md.
+//! The machine: from a configuration to a board with an engine, devices, memory map, ACPI tables and a
+//! loaded kernel. It owns no threads; `lifecycle` runs it.
+//!
+//! Engines and devices meet here and only here: a vCPU reaches the devices through its
+//! [`vcpu::Platform`], which is [`board::Board`]'s face for one vCPU; devices reach vCPUs through interrupt
+//! lines, which end in the software interrupt controllers or in the engine's own.
+
+pub mod acpi;
+pub mod board;
+pub mod boot;
+pub mod config;
+mod control;
+mod devices;
+pub mod engine;
+mod machine;
+pub mod memory;
+mod parking;
+mod platform;
+pub mod ports;
+mod ports_platform;
+mod signal;
+
+pub use board::Board;
+pub use bus::ClockMode;
+pub use chipset::serial::{SerialInput, SerialOutput};
+pub use config::{ConfigError, Image, MachineConfig};
+pub use control::{GuestRequest, RequestSink};
+pub use engine::{EngineKind, UnfitEngine};
+pub use machine::{Machine, MachineError, Wiring};
+pub use signal::VcpuLine;

@@ -4,7 +4,7 @@
 //! microcode lists single out for a work-around of the TSC deadline timer, of microcode with broken
 //! speculation control or of self-snoop. What the software CPU does not implement is not advertised.
 
-use x86defs::msr::arch_capabilities as cap;
+use x86defs::msr::{arch_capabilities as cap, misc_enable};
 
 use super::feature::{
     ext1_ecx, ext1_edx, ext7_edx, leaf1_ecx, leaf1_edx, leaf6_eax, leaf7_ebx, leaf7_ecx, leaf7_edx,
@@ -22,6 +22,10 @@ pub const SIGNATURE: u32 = 0x000a_0652;
 
 /// IA32_BIOS_SIGN_ID after CPUID.01H: the revision of the microcode update in bits 63:32 (SDM Vol 3 10.11.7.1).
 pub const MICROCODE_REVISION: u64 = 0x100 << 32;
+
+/// IA32_MISC_ENABLE after RESET: fast strings, neither branch trace storage nor event sampling.
+pub const MISC_ENABLE_RESET: u64 =
+    misc_enable::FAST_STRINGS | misc_enable::BTS_UNAVAILABLE | misc_enable::PEBS_UNAVAILABLE;
 
 const BRAND: &[u8] = b"Nestling Processor";
 const HIGHEST_BASIC: u32 = 0x16;

@@ -12,16 +12,16 @@ mod timing;
 #[cfg(test)]
 mod tests;
 
-pub use intel::{MICROCODE_REVISION, SIGNATURE, arch_capabilities};
+pub use intel::{MICROCODE_REVISION, MISC_ENABLE_RESET, SIGNATURE, arch_capabilities};
 pub use timing::{TscRatio, timing_leaves, tsc_ratio};
 
 use crate::NestedVirt;
 use feature::{ext1_edx, leaf1_ecx, leaf1_edx, leafd1_eax, xstate};
 
-/// Width of a guest-physical address in bits: CPUID.80000008H:EAX[7:0], MAXPHYADDR.
+/// Width of a guest-physical address in bits: `CPUID.80000008H:EAX[7:0]`, MAXPHYADDR.
 pub const MAXPHYADDR: u32 = 40;
 
-/// Width of a linear address in bits: CPUID.80000008H:EAX[15:8].
+/// Width of a linear address in bits: `CPUID.80000008H:EAX[15:8]`.
 pub const LINEAR_BITS: u32 = 48;
 
 /// What leaf 40000000h returns in EBX, ECX and EDX under the software CPU.
@@ -63,7 +63,7 @@ pub struct CpuidTable {
 pub struct VcpuFields {
     /// Its (initial) APIC id.
     pub apic_id: u32,
-    /// IA32_APIC_BASE[11]: the APIC is globally enabled.
+    /// `IA32_APIC_BASE[11]`: the APIC is globally enabled.
     pub apic_enabled: bool,
     /// CR4.OSXSAVE.
     pub osxsave: bool,

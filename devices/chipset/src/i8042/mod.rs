@@ -1,0 +1,117 @@
+//! The keyboard controller of the PC/AT and PS/2, and port 92h.
+//!
+//! Source: IBM PS/2 Hardware Interface Technical Reference. A keyboard is attached, since a driver that finds none
+//! waits for its answers; the auxiliary port is there with nothing on it.
+
+mod keyboard;
+mod model;
+pub mod regs;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use bus::{Device, IrqLine, Region, VirtualTime};
+
+pub use keyboard::Keyboard;
+pub use model::{I8042, ResetRequest};
+
+use crate::SystemControl;
+
+/// The controller on the bus.
+pub struct I8042Device {
+    keyboard_irq: IrqLine,
+    aux_irq: IrqLine,
+    control: Arc<dyn SystemControl>,
+    controller: I8042,
+    /// Port 92h's reset bit, as last written.
+    fast_reset: bool,
+}
+
+impl I8042Device {
+    /// The port ranges for `BusBuilder::add`.
+    pub const PORTS: [(u16, u16, Region); 3] = [
+        (regs::PORT_DATA, 1, Region(regs::REGION_DATA)),
+        (regs::PORT_COMMAND, 1, Region(regs::REGION_COMMAND)),
+        (regs::PORT_FAST, 1, Region(regs::REGION_FAST)),
+    ];
+
+    /// The controller after firmware set it up.
+    #[must_use]
+    pub fn new(keyboard_irq: IrqLine, aux_irq: IrqLine, control: Arc<dyn SystemControl>) -> Self {
+        Self {
+            keyboard_irq,
+            aux_irq,
+            control,
+            controller: I8042::new(),
+            fast_reset: false,
+        }
+    }
+
+    fn drive(&self) {
+        self.keyboard_irq.set(self.controller.keyboard_interrupt());
+        self.aux_irq.set(self.controller.aux_interrupt());
+    }
+
+    /// Drives the lines, lets the next byte into the output buffer, and drives them again: each byte is an edge.
+    fn settle(&mut self) {
+        self.drive();
+        if self.controller.settle() {
+            self.drive();
+        }
+    }
+}
+
+impl Device for I8042Device {
+    fn name(&self) -> &'static str {
+        "i8042"
+    }
+
+    fn reset(&mut self) {
+        self.controller = I8042::new();
+        self.fast_reset = false;
+        self.drive();
+    }
+
+    fn read(&mut self, region: Region, offset: u64, data: &mut [u8], _now: VirtualTime) {
+        let (0, Some(byte)) = (offset, data.first_mut()) else {
+            return;
+        };
+        match region.0 {
+            regs::REGION_DATA => *byte = self.controller.read_data(),
+            regs::REGION_COMMAND => *byte = self.controller.read_status(),
+            regs::REGION_FAST => {
+                *byte = if self.controller.a20() {
+                    regs::FAST_A20
+                } else {
+                    0
+                }
+            }
+            _ => {}
+        }
+        self.settle();
+    }
+
+    fn write(&mut self, region: Region, offset: u64, data: &[u8], _now: VirtualTime) {
+        let (0, Some(&value)) = (offset, data.first()) else {
+            return;
+        };
+        let request = match region.0 {
+            regs::REGION_DATA => self.controller.write_data(value),
+            regs::REGION_COMMAND => self.controller.write_command(value),
+            regs::REGION_FAST => {
+                self.controller.set_a20(value & regs::FAST_A20 != 0);
+                let reset = value & regs::FAST_RESET != 0;
+                let rising = reset && !self.fast_reset;
+                self.fast_reset = reset;
+                rising.then_some(ResetRequest)
+            }
+            _ => None,
+        };
+        if let Some(ResetRequest) = request {
+            self.control.reset();
+        }
+        self.settle();
+    }
+}

@@ -1,0 +1,268 @@
+//! The cache of decoded blocks, by guest-physical address and mode.
+//!
+//! Blocks lie in one arena that is emptied when it is full, so a hostile guest cannot make it grow. A page's
+//! blocks are chained, so that a store into them finds exactly those it overlaps.
+
+use std::collections::HashMap;
+
+use guestmem::RamOffset;
+
+use super::op::Op;
+use crate::mem::CodePages;
+
+/// What identifies a block: RAM offset of its first byte and the mode it was decoded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlockKey(u64);
+
+impl BlockKey {
+    /// A key; `mode` is 8 bits.
+    #[inline(always)]
+    pub fn new(at: RamOffset, mode: u8) -> Self {
+        Self(at.0 << 8 | u64::from(mode))
+    }
+
+    #[inline(always)]
+    fn slot(self) -> usize {
+        ((self.0 >> 8) ^ (self.0 >> 21) ^ (self.0 << 3)) as usize & (SLOTS - 1)
+    }
+}
+
+/// Where a block was seen to continue.
+#[derive(Clone, Copy)]
+struct Link {
+    /// Linear address.
+    va: u64,
+    /// What the address means: translations, view and mode ([`crate::cpu::Cpu::code_tag`]).
+    tag: u64,
+    /// The block there.
+    to: u32,
+}
+
+const UNLINKED: Link = Link { va: 0, tag: u64::MAX, to: NONE };
+
+/// A decoded block, as the run loop uses it: one cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Block {
+    /// RAM offset of the first byte.
+    pub start: u64,
+    /// First operation in the arena.
+    pub ops: u32,
+    /// Operations, with the one that only continues.
+    pub count: u16,
+    /// Instructions.
+    pub instructions: u16,
+    /// Bytes in the first page.
+    pub bytes: u16,
+    alive: bool,
+    /// The one instruction crosses into a second page.
+    pub crosses: bool,
+    replace: u8,
+    links: [Link; 2],
+}
+
+/// The rest of a block.
+#[derive(Clone, Copy)]
+struct Bookkeeping {
+    key: BlockKey,
+    /// RAM offset of the second page; all ones for none.
+    second: u64,
+    next_in_page: u32,
+    next_in_second: u32,
+}
+
+const SLOTS: usize = 1 << 16;
+const MAX_OPS: usize = 3 << 20;
+const NONE: u32 = u32::MAX;
+
+/// The cache.
+pub struct BlockCache {
+    slots: Box<[(BlockKey, u32)]>,
+    map: HashMap<BlockKey, u32>,
+    blocks: Vec<Block>,
+    book: Vec<Bookkeeping>,
+    ops: Vec<Op>,
+    pages: HashMap<u32, u32>,
+    /// Blocks decoded; a statistic.
+    pub decoded: u64,
+    /// Blocks dropped because their bytes changed; a statistic.
+    pub invalidated: u64,
+}
+
+impl Default for BlockCache {
+    fn default() -> Self {
+        Self {
+            slots: vec![(BlockKey(u64::MAX), NONE); SLOTS].into_boxed_slice(),
+            map: HashMap::new(),
+            blocks: Vec::new(),
+            book: Vec::new(),
+            ops: Vec::new(),
+            pages: HashMap::new(),
+            decoded: 0,
+            invalidated: 0,
+        }
+    }
+}
+
+impl BlockCache {
+    /// The block of a key, if cached.
+    #[inline(always)]
+    pub fn find(&mut self, key: BlockKey) -> Option<u32> {
+        let (k, b) = self.slots[key.slot()];
+        if k == key { Some(b) } else { self.find_slow(key) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_slow(&mut self, key: BlockKey) -> Option<u32> {
+        let b = *self.map.get(&key)?;
+        self.slots[key.slot()] = (key, b);
+        Some(b)
+    }
+
+    /// A block by index.
+    #[inline(always)]
+    pub fn block(&self, index: u32) -> &Block {
+        &self.blocks[index as usize]
+    }
+
+    /// A block's operations.
+    #[inline(always)]
+    pub fn ops(&self, block: &Block) -> &[Op] {
+        &self.ops[block.ops as usize..block.ops as usize + usize::from(block.count)]
+    }
+
+    /// The second page of a crossing block.
+    pub fn second_page(&self, index: u32) -> u64 {
+        self.book[index as usize].second
+    }
+
+    /// Where block `from` is known to continue at `va`.
+    #[inline(always)]
+    pub fn follow(&self, from: u32, va: u64, tag: u64) -> Option<u32> {
+        let links = &self.blocks[from as usize].links;
+        let to = if links[0].va == va && links[0].tag == tag {
+            links[0].to
+        } else if links[1].va == va && links[1].tag == tag {
+            links[1].to
+        } else {
+            return None;
+        };
+        self.blocks[to as usize].alive.then_some(to)
+    }
+
+    /// Remembers that block `from` continued with block `to`.
+    pub fn link(&mut self, from: u32, va: u64, tag: u64, to: u32) {
+        // Crossing blocks are checked on each entry, so they are never linked to.
+        if self.blocks[to as usize].crosses {
+            return;
+        }
+        if let Some(b) = self.blocks.get_mut(from as usize) {
+            b.links[usize::from(b.replace & 1)] = Link { va, tag, to };
+            b.replace ^= 1;
+        }
+    }
+
+    /// Adds a decoded block. The caller has noted its bytes in `CodePages`.
+    pub fn insert(&mut self, key: BlockKey, start: RamOffset, bytes: u32, second: Option<RamOffset>, ops: &[Op]) -> u32 {
+        self.decoded += 1;
+        let index = self.blocks.len() as u32;
+        let page = (start.0 >> 12) as u32;
+        let next_in_page = self.pages.insert(page, index).unwrap_or(NONE);
+        let next_in_second = match second {
+            Some(s) => self.pages.insert((s.0 >> 12) as u32, index).unwrap_or(NONE),
+            None => NONE,
+        };
+        let pseudo = ops.last().is_some_and(|o| o.length == 0 && ops.len() > 1);
+        self.blocks.push(Block {
+            start: start.0,
+            ops: self.ops.len() as u32,
+            count: ops.len() as u16,
+            instructions: ops.len() as u16 - u16::from(pseudo),
+            bytes: bytes as u16,
+            alive: true,
+            crosses: second.is_some(),
+            replace: 0,
+            links: [UNLINKED; 2],
+        });
+        self.book.push(Bookkeeping {
+            key,
+            second: second.map_or(u64::MAX, |s| s.0 & !0xfff),
+            next_in_page,
+            next_in_second,
+        });
+        self.ops.extend_from_slice(ops);
+        self.map.insert(key, index);
+        self.slots[key.slot()] = (key, index);
+        index
+    }
+
+    /// Whether there is room for another block; if not, everything is dropped.
+    pub fn make_room(&mut self, pages: &mut CodePages) {
+        if self.ops.len() + 256 > MAX_OPS {
+            self.clear(pages);
+        }
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self, pages: &mut CodePages) {
+        self.slots.fill((BlockKey(u64::MAX), NONE));
+        self.map.clear();
+        self.blocks.clear();
+        self.book.clear();
+        self.ops.clear();
+        self.pages.clear();
+        pages.clear();
+    }
+
+    /// Drops the blocks that overlap a store inside one page.
+    pub fn invalidate(&mut self, start: RamOffset, len: u64, pages: &mut CodePages) {
+        let page = (start.0 >> 12) as u32;
+        let page_start = u64::from(page) << 12;
+        let mut at = self.pages.get(&page).copied().unwrap_or(NONE);
+        let (mut any_left, mut kept) = (false, Vec::new());
+        while at != NONE {
+            let (b, book) = (self.blocks[at as usize], self.book[at as usize]);
+            let in_second = book.second == page_start;
+            if b.alive {
+                let end = b.start + u64::from(b.bytes);
+                // Of a crossing instruction, any store to the second page counts.
+                let hit = in_second || (b.start < start.0 + len && start.0 < end);
+                if hit {
+                    self.kill(at);
+                } else {
+                    any_left = true;
+                    kept.push(at);
+                }
+            }
+            at = if in_second { book.next_in_second } else { book.next_in_page };
+        }
+        if !any_left {
+            self.pages.remove(&page);
+            pages.remove_page(page);
+            return;
+        }
+        // Relink the survivors, so that dead blocks do not lengthen the chain for ever.
+        let mut next = NONE;
+        for &k in kept.iter().rev() {
+            let book = &mut self.book[k as usize];
+            if book.second == page_start {
+                book.next_in_second = next;
+            } else {
+                book.next_in_page = next;
+            }
+            next = k;
+        }
+        self.pages.insert(page, next);
+    }
+
+    fn kill(&mut self, index: u32) {
+        self.invalidated += 1;
+        self.blocks[index as usize].alive = false;
+        let key = self.book[index as usize].key;
+        self.map.remove(&key);
+        if self.slots[key.slot()].0 == key {
+            self.slots[key.slot()] = (BlockKey(u64::MAX), NONE);
+        }
+    }
+}

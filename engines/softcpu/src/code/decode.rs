@@ -1,0 +1,187 @@
+//! From bytes to operations: iced-x86 decodes, the instruction table binds.
+
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, MemorySize, OpKind, Register};
+
+use super::op::{Ea, Op};
+use crate::cpu::{RIP, TWO_GIB, ZERO};
+use crate::insn::{self, HostSide};
+
+/// What of the processor's mode decoding depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode {
+    /// 16, 32 or 64.
+    pub bits: u8,
+    /// SS.B outside 64-bit mode: the stack pointer is ESP.
+    pub big_stack: bool,
+    /// One instruction only.
+    pub single: bool,
+}
+
+impl Mode {
+    /// As a number below 256, for block keys.
+    #[inline(always)]
+    pub fn code(self) -> u8 {
+        self.bits | u8::from(self.big_stack) | u8::from(self.single) << 1
+    }
+}
+
+/// What decoding gave.
+pub enum Decoded {
+    /// A block of this many bytes; its operations are in the buffer.
+    Block(u32),
+    /// The first instruction needs more bytes than there are.
+    NeedsMore,
+}
+
+/// Most instructions in a block.
+const MAX_INSTRUCTIONS: usize = 48;
+
+/// Decodes instructions from `bytes` until a block ends.
+pub fn decode_block(bytes: &[u8], mode: Mode, side: &mut HostSide, out: &mut Vec<Op>) -> Decoded {
+    out.clear();
+    let mut decoder = Decoder::with_ip(u32::from(mode.bits), bytes, 0, DecoderOptions::NONE);
+    let mut insn = Instruction::default();
+    let mut length = 0u32;
+    let mut ended = false;
+    while decoder.can_decode() {
+        decoder.decode_out(&mut insn);
+        if decoder.last_error() == DecoderError::NoMoreBytes {
+            break;
+        }
+        let invalid = decoder.last_error() != DecoderError::None;
+        let mut op = Op { offset: length as u16, length: insn.len() as u8, ..Op::default() };
+        length += insn.len() as u32;
+        let ends = if invalid {
+            op.run = insn::invalid_opcode;
+            true
+        } else {
+            fill_operands(&insn, &mut op);
+            insn::bind(&insn, mode, side, &mut op)
+        };
+        out.push(op);
+        ended = ends;
+        if ends || mode.single || out.len() >= MAX_INSTRUCTIONS {
+            break;
+        }
+    }
+    if !ended && !out.is_empty() {
+        // Nothing sets the next RIP: an operation of no length does. It does not count as an instruction.
+        out.push(Op { run: insn::fall_through, offset: length as u16, ..Op::default() });
+    }
+    if out.is_empty() { Decoded::NeedsMore } else { Decoded::Block(length) }
+}
+
+/// The encoding of a register operand as [`Op`] holds it.
+pub fn register_code(r: Register) -> u8 {
+    if (Register::AH..=Register::BH).contains(&r) {
+        return 0x20 | (r as u8 - Register::AH as u8);
+    }
+    if r.is_segment_register() {
+        return (r as u8) - Register::ES as u8;
+    }
+    if r == Register::None {
+        return ZERO as u8;
+    }
+    // The full register's number: SPL to DIL count from 8 among the byte registers.
+    let r = if r.is_gpr8() { r.full_register() } else { r };
+    (r.number() & 31) as u8
+}
+
+/// Puts the operands where handlers expect them.
+fn fill_operands(insn: &Instruction, op: &mut Op) {
+    for i in 0..insn.op_count() {
+        match insn.op_kind(i) {
+            OpKind::Register => {
+                let code = register_code(insn.op_register(i));
+                match i {
+                    0 => op.dst = code,
+                    1 => op.src = code,
+                    2 => op.extra = u16::from(code),
+                    _ => {}
+                }
+            }
+            OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
+                op.imm = insn.near_branch_target();
+            }
+            OpKind::FarBranch16 | OpKind::FarBranch32 => {
+                op.imm = u64::from(insn.far_branch32());
+                op.extra = insn.far_branch_selector();
+            }
+            OpKind::Memory => fill_memory(insn, op),
+            OpKind::MemorySegSI | OpKind::MemorySegESI | OpKind::MemorySegRSI => {
+                op.seg = register_code(insn.memory_segment());
+            }
+            OpKind::MemorySegDI | OpKind::MemorySegEDI | OpKind::MemorySegRDI => {
+                op.seg = register_code(insn.memory_segment());
+            }
+            OpKind::MemoryESDI | OpKind::MemoryESEDI | OpKind::MemoryESRDI => {}
+            _ => {
+                let v = insn.immediate(i);
+                // A second immediate (ENTER) goes where no register is.
+                if matches!(insn.op_kind(i), OpKind::Immediate8_2nd) {
+                    op.extra = v as u16;
+                } else {
+                    op.imm = v;
+                }
+            }
+        }
+    }
+}
+
+fn fill_memory(insn: &Instruction, op: &mut Op) {
+    let code64 = insn.code_size() == iced_x86::CodeSize::Code64;
+    let base = insn.memory_base();
+    let index = insn.memory_index();
+    op.seg = register_code(insn.memory_segment());
+    op.index = if index.is_vector_register() { ZERO as u8 } else { register_code(index) };
+    op.scale = insn.memory_index_scale().trailing_zeros() as u8;
+    let displacement = insn.memory_displacement64() as i64;
+    let width = address_width(insn, code64);
+    op.ea = match (code64, width) {
+        (true, 8) if matches!(insn.memory_segment(), Register::FS | Register::GS) => Ea::Based,
+        (true, 8) => Ea::Flat,
+        (true, _) => Ea::Addr32,
+        (false, 2) => Ea::Legacy16,
+        (false, _) => Ea::Legacy32,
+    };
+    if matches!(base, Register::RIP | Register::EIP) {
+        // iced has added the instruction's end, relative to the block's start.
+        op.base = RIP as u8;
+    } else {
+        op.base = register_code(base);
+    }
+    match i32::try_from(displacement) {
+        Ok(d) => op.disp = d,
+        Err(_) if width != 8 => op.disp = displacement as i32,
+        // RIP-relative just out of reach of 32 bits, seen from the block's start.
+        Err(_) if index == Register::None && base == Register::RIP => {
+            op.index = TWO_GIB as u8;
+            op.scale = 0;
+            op.disp = displacement.wrapping_sub(1 << 31) as i32;
+        }
+        // MOV with a 64-bit absolute address: the binder uses `imm`.
+        Err(_) => op.imm = displacement as u64,
+    }
+}
+
+fn address_width(insn: &Instruction, code64: bool) -> u8 {
+    let of = |r: Register| r.size() as u8;
+    match (insn.memory_base(), insn.memory_index()) {
+        (Register::None, Register::None) => match insn.memory_displ_size() {
+            8 => 8,
+            2 => 2,
+            _ if code64 => 8,
+            _ => 4,
+        },
+        (Register::None, i) if i.is_vector_register() => {
+            if code64 { 8 } else { 4 }
+        }
+        (Register::None, i) => of(i),
+        (b, _) => of(b),
+    }
+}
+
+/// Bytes of the memory operand.
+pub fn memory_bytes(insn: &Instruction) -> usize {
+    if insn.memory_size() == MemorySize::Unknown { 0 } else { insn.memory_size().size() }
+}

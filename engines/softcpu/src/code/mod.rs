@@ -1,0 +1,9 @@
+//! Decoded code: operations, blocks, the block cache.
+
+mod cache;
+mod decode;
+mod op;
+
+pub use cache::{Block, BlockCache, BlockKey};
+pub use decode::{Decoded, Mode, decode_block};
+pub use op::{Ea, Handler, Op};

@@ -1,0 +1,130 @@
+//! The engine, VM and vCPU of the software CPU.
+
+use std::sync::Arc;
+
+use guestmem::GuestRam;
+use vcpu::{
+    Attention, Capabilities, Engine, EngineError, NestedVirt, Platform, RunExit, Vcpu, VcpuState, Vm, VmConfig,
+};
+use x86defs::cr::cr4;
+
+use crate::cpu::{Cpu, Model};
+use crate::run::Runner;
+
+/// The software engine: there on every x86-64 host.
+#[derive(Debug, Default)]
+pub struct SoftEngine;
+
+impl SoftEngine {
+    /// The engine.
+    #[must_use]
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+struct SoftVm {
+    model: Arc<Model>,
+    ram: Arc<GuestRam>,
+}
+
+struct SoftVcpu {
+    runner: Runner,
+}
+
+impl Engine for SoftEngine {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            name: "soft",
+            own_interrupt_controllers: false,
+            nested_intel: true,
+            nested_amd: false,
+            max_vcpus: 1,
+        }
+    }
+
+    fn create_vm(&self, config: &VmConfig, ram: Arc<GuestRam>) -> Result<Arc<dyn Vm>, EngineError> {
+        let unsupported = |what: &str, advice: &str| EngineError::Unsupported {
+            engine: "soft",
+            what: what.to_owned(),
+            advice: advice.to_owned(),
+        };
+        if config.vcpus != 1 {
+            return Err(unsupported("run more than one vCPU yet", "use --cpus 1"));
+        }
+        if config.nested == NestedVirt::Amd {
+            return Err(unsupported("show AMD-V yet", "use --nested intel"));
+        }
+        Ok(Arc::new(SoftVm { model: Arc::new(model(config)), ram }))
+    }
+}
+
+/// Derives the processor's facts from its CPUID leaves.
+fn model(config: &VmConfig) -> Model {
+    let c = &config.cpuid;
+    let leaf = |l, s| c.get(l, s).unwrap_or_default();
+    let (l1, l7) = (leaf(1, 0), leaf(7, 0));
+    let mut allowed =
+        cr4::TSD | cr4::DE | cr4::PSE | cr4::PAE | cr4::MCE | cr4::PGE | cr4::PCE | cr4::OSFXSR | cr4::OSXMMEXCPT;
+    let mut with = |present: bool, bit: u64| {
+        if present {
+            allowed |= bit;
+        }
+    };
+    with(l1.ecx & 1 << 5 != 0, cr4::VMXE);
+    with(l1.ecx & 1 << 17 != 0, cr4::PCIDE);
+    with(l1.ecx & 1 << 26 != 0, cr4::OSXSAVE);
+    with(l7.ebx & 1 != 0, cr4::FSGSBASE);
+    with(l7.ebx & 1 << 7 != 0, cr4::SMEP);
+    with(l7.ebx & 1 << 20 != 0, cr4::SMAP);
+    with(l7.ecx & 1 << 2 != 0, cr4::UMIP);
+    let d = leaf(0xd, 0);
+    Model {
+        maxphyaddr: leaf(0x8000_0008, 0).eax & 0xff,
+        cr4_allowed: allowed,
+        xcr0_allowed: u64::from(d.edx) << 32 | u64::from(d.eax),
+        vmx: l1.ecx & 1 << 5 != 0,
+        arch_capabilities: if l7.edx & 1 << 29 != 0 { vcpu::cpuid::arch_capabilities() } else { 0 },
+        cpuid: c.clone(),
+    }
+}
+
+impl Vm for SoftVm {
+    fn create_vcpu(
+        &self,
+        index: u32,
+        platform: Box<dyn Platform>,
+        attention: Attention,
+    ) -> Result<Box<dyn Vcpu>, EngineError> {
+        let host = hostexec::HostExec::new().map_err(|e| EngineError::Host {
+            what: "cannot make memory for vector instructions",
+            source: std::io::Error::other(e),
+        })?;
+        let cpu = Cpu::new(self.model.clone(), self.ram.clone(), platform, attention, index, host);
+        Ok(Box::new(SoftVcpu { runner: Runner::new(cpu) }))
+    }
+}
+
+impl Vcpu for SoftVcpu {
+    fn run(&mut self) -> Result<RunExit, EngineError> {
+        Ok(self.runner.run())
+    }
+
+    fn kicker(&self) -> Box<dyn Fn() + Send + Sync> {
+        // Attention is read at every block boundary; a sleeping platform wakes by itself.
+        Box::new(|| {})
+    }
+
+    fn state(&mut self) -> Result<VcpuState, EngineError> {
+        Ok(self.runner.cpu.save())
+    }
+
+    fn set_state(&mut self, state: &VcpuState) -> Result<(), EngineError> {
+        self.runner.cpu.restore(state);
+        Ok(())
+    }
+
+    fn retired(&self) -> Option<u64> {
+        Some(self.runner.cpu.retired_now())
+    }
+}

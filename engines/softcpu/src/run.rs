@@ -1,0 +1,670 @@
+//! The run loop: events at block boundaries, then a block.
+
+use guestmem::RamOffset;
+use vcpu::{Attention, MpState, RunExit, Wake};
+use x86defs::cr::dr;
+use x86defs::exception;
+use x86defs::rflags;
+
+use crate::code::{BlockCache, BlockKey, Decoded, Mode, Op, decode_block};
+use crate::cpu::{
+    Cpu, Event, EventKind, Fault, RIP, Shadow, Trap, canonical, pending, sreg,
+};
+use crate::insn::HostSide;
+use crate::mem::STALE_LIMIT;
+
+/// Runs blocks on a [`Cpu`].
+pub struct Runner {
+    /// The processor.
+    pub cpu: Cpu,
+    /// Decoded code.
+    pub cache: BlockCache,
+    buffer: Vec<Op>,
+    alone_ops: Vec<Op>,
+}
+
+/// What a boundary asks for.
+enum Boundary {
+    Go,
+    /// One instruction only, then look again.
+    Step,
+    /// Nothing to execute yet: look again.
+    Again,
+    Leave(RunExit),
+}
+
+impl Runner {
+    /// A runner with an empty cache.
+    pub fn new(cpu: Cpu) -> Self {
+        Self { cpu, cache: BlockCache::default(), buffer: Vec::with_capacity(64), alone_ops: Vec::new() }
+    }
+
+    /// Runs until something the monitor must decide.
+    pub fn run(&mut self) -> RunExit {
+        loop {
+            let cpu = &self.cpu;
+            let quiet = cpu.pending == 0 && cpu.budget > 0 && cpu.attention.get() == 0;
+            if quiet {
+                self.blocks();
+                continue;
+            }
+            match self.boundary() {
+                Boundary::Go => {
+                    if let Some(index) = self.find(false) {
+                        self.execute(index);
+                    }
+                }
+                Boundary::Step => self.step(),
+                Boundary::Again => {}
+                Boundary::Leave(exit) => return exit,
+            }
+        }
+    }
+
+    /// Runs block after block while nothing else wants attention.
+    #[inline(always)]
+    fn blocks(&mut self) {
+        let Some(mut index) = self.find(false) else { return };
+        loop {
+            if !self.execute(index) {
+                return;
+            }
+            let cpu = &self.cpu;
+            if cpu.pending != 0 || cpu.budget <= 0 || cpu.attention.get() != 0 {
+                return;
+            }
+            let va = fetch_address(cpu);
+            let tag = code_tag(cpu);
+            index = match self.cache.follow(index, va, tag) {
+                Some(next) => next,
+                None => match self.find(false) {
+                    Some(next) => {
+                        self.cache.link(index, va, tag, next);
+                        next
+                    }
+                    None => return,
+                },
+            };
+        }
+    }
+
+    /// Executes one instruction and the events around it; for tests and debuggers.
+    pub fn single_step(&mut self) -> Option<RunExit> {
+        match self.boundary() {
+            Boundary::Leave(exit) => Some(exit),
+            Boundary::Again => None,
+            Boundary::Go | Boundary::Step => {
+                self.step();
+                None
+            }
+        }
+    }
+
+    /// Finds or decodes the block at RIP; a fault of the fetch is delivered here.
+    fn find(&mut self, single: bool) -> Option<u32> {
+        let cpu = &mut self.cpu;
+        let va = fetch_address(cpu);
+        let mode = mode_of(cpu, single);
+        let at = match cpu.tlb.fetch_hit(va) {
+            Some(at) => at,
+            None => fetch_page(cpu, va)?,
+        };
+        match self.cache.find(BlockKey::new(at, mode.code())) {
+            Some(i) if !self.cache.block(i).crosses => Some(i),
+            found => self.find_slow(va, at, mode, found),
+        }
+    }
+
+    /// Runs a block; false if it trapped.
+    #[inline(always)]
+    fn execute(&mut self, index: u32) -> bool {
+        let block = self.cache.block(index);
+        let cpu = &mut self.cpu;
+        cpu.code_pages.running_start = block.start;
+        cpu.code_pages.running_len = u64::from(block.bytes);
+        if block.crosses {
+            cpu.code_pages.running_second = self.cache.second_page(index);
+        }
+        cpu.budget -= i64::from(block.instructions);
+        for op in self.cache.ops(block) {
+            if let Err(trap) = (op.run)(cpu, op) {
+                let op = *op;
+                self.trapped(trap, &op, index);
+                return false;
+            }
+        }
+        cpu.regs[RIP] = cpu.next_rip;
+        if block.crosses {
+            cpu.code_pages.running_second = u64::MAX;
+        }
+        true
+    }
+
+    /// A handler did not complete.
+    #[cold]
+    #[inline(never)]
+    fn trapped(&mut self, trap: Trap, op: &Op, index: u32) {
+        let block = self.cache.block(index);
+        let ops = self.cache.ops(block);
+        let done = ops.iter().position(|o| o.offset == op.offset).unwrap_or(0);
+        self.cpu.budget += i64::from(block.instructions) - done as i64;
+        self.cpu.code_pages.running_second = u64::MAX;
+        let rip = self.cpu.regs[RIP].wrapping_add(u64::from(op.offset));
+        self.cpu.regs[RIP] = if self.cpu.long64 { rip } else { rip & 0xffff_ffff };
+        if trap == Trap::SelfModified {
+            return self.alone();
+        }
+        self.take(trap, op);
+    }
+
+    /// Follows a trap with RIP at the instruction that caused it.
+    fn take(&mut self, trap: Trap, op: &Op) {
+        let cpu = &mut self.cpu;
+        cpu.trapped = *op;
+        let done = match trap {
+            Trap::Exception => {
+                stack_fault(cpu, op);
+                cpu.deliver_fault()
+            }
+            other => Err(other),
+        };
+        match done {
+            Ok(()) | Err(Trap::Restart | Trap::SelfModified) => {}
+            Err(Trap::VmExit) => cpu.take_vm_exit(),
+            Err(Trap::Exception) => unreachable!("delivery resolves exceptions"),
+        }
+        if cpu.shadow == Shadow::None {
+            cpu.pending &= !pending::SHADOW;
+        }
+    }
+
+    /// Runs the instruction at RIP by itself, decoded afresh: it may change its own bytes.
+    #[cold]
+    fn alone(&mut self) {
+        self.drop_stale();
+        let cpu = &mut self.cpu;
+        if cpu.vectors.full {
+            self.clear_code();
+        }
+        let cpu = &mut self.cpu;
+        let va = fetch_address(cpu);
+        let Some(at) = fetch_page(cpu, va) else { return };
+        let mode = mode_of(cpu, true);
+        let mut bytes = [0u8; 15];
+        let Some((n, _)) = self.gather(va, at, &mut bytes) else { return };
+        let cpu = &mut self.cpu;
+        let mut ops = std::mem::take(&mut self.alone_ops);
+        let mut side = HostSide { host: &mut cpu.host, table: &mut cpu.vectors };
+        if let Decoded::NeedsMore = decode_block(&bytes[..n], mode, &mut side, &mut ops) {
+            ops.push(Op { run: crate::insn::invalid_opcode, ..Op::default() });
+        }
+        cpu.alone = true;
+        cpu.budget -= 1;
+        let mut trap = None;
+        for op in &ops {
+            if let Err(t) = (op.run)(cpu, op) {
+                trap = Some((t, *op));
+                break;
+            }
+        }
+        cpu.alone = false;
+        match trap {
+            None => cpu.regs[RIP] = cpu.next_rip,
+            Some((t, op)) => self.take(t, &op),
+        }
+        self.alone_ops = ops;
+    }
+
+    /// One instruction with what the boundary before it called for: the interrupt shadow, TF, breakpoints.
+    fn step(&mut self) {
+        let cpu = &mut self.cpu;
+        let shadow = cpu.shadow;
+        let tf = cpu.rflags_rest & rflags::TF != 0;
+        if cpu.rflags_rest & rflags::RF == 0 && shadow != Shadow::MovSs && self.instruction_breakpoint() {
+            return;
+        }
+        let cpu = &mut self.cpu;
+        let vm_level = cpu.vmx.in_guest;
+        let before = cpu.retired_now();
+        if let Some(index) = self.find(true) {
+            self.execute(index);
+        }
+        let cpu = &mut self.cpu;
+        let completed = cpu.retired_now() != before;
+        if completed && vm_level == cpu.vmx.in_guest {
+            // RF lasts one instruction, unless that instruction set it (IRET).
+            if cpu.trapped_kind_sets_rf {
+                cpu.trapped_kind_sets_rf = false;
+            } else {
+                cpu.rflags_rest &= !rflags::RF;
+            }
+        }
+        if shadow != Shadow::None && cpu.shadow == shadow && vm_level == cpu.vmx.in_guest {
+            cpu.shadow = Shadow::None;
+            cpu.pending = (cpu.pending & !pending::SHADOW) | pending::INTERRUPT | pending::VMX;
+        }
+        if completed && tf && vm_level == cpu.vmx.in_guest {
+            cpu.pending_debug |= dr::DR6_BS;
+        }
+        if cpu.pending_debug != 0 {
+            cpu.pending |= pending::DEBUG;
+        }
+    }
+
+    /// Code breakpoints at RIP are faults (SDM Vol 3 18.3.1.1); true if one was delivered.
+    fn instruction_breakpoint(&mut self) -> bool {
+        let cpu = &mut self.cpu;
+        if cpu.dr7 & 0xff == 0 {
+            return false;
+        }
+        let va = fetch_address(cpu);
+        let mut hit = 0;
+        let mut enabled_hit = false;
+        for i in 0..4 {
+            let kind = cpu.dr7 >> (16 + 4 * i) & 15;
+            if kind == 0 && cpu.dr[i as usize] == va {
+                hit |= 1 << i;
+                enabled_hit |= cpu.dr7 >> (2 * i) & 3 != 0;
+            }
+        }
+        if !enabled_hit {
+            return false;
+        }
+        cpu.fault = Fault { vector: exception::DB, error_code: 0, detail: hit };
+        self.take(Trap::Exception, &Op::default());
+        true
+    }
+
+    /// The slow half of finding a block: crossing instructions, then decoding.
+    #[cold]
+    #[inline(never)]
+    fn find_slow(&mut self, va: u64, at: RamOffset, mode: Mode, found: Option<u32>) -> Option<u32> {
+        if let Some(i) = found {
+            // The second page may be mapped elsewhere than when the block was decoded.
+            let second = fetch_page_quiet(&mut self.cpu, (va & !0xfff).wrapping_add(4096));
+            match second {
+                Some(s) if s.0 == self.cache.second_page(i) => return Some(i),
+                Some(_) => {
+                    let start = RamOffset(self.cache.block(i).start);
+                    self.cache.invalidate(start, 1, &mut self.cpu.code_pages);
+                }
+                None => {}
+            }
+        }
+        if self.cpu.vectors.full {
+            self.clear_code();
+        }
+        self.cache.make_room(&mut self.cpu.code_pages);
+        let in_page = 4096 - (at.0 & 0xfff) as usize;
+        let mut page = [0u8; 4096];
+        let bytes = &mut page[..in_page];
+        self.cpu.ram.read_at(at, bytes);
+        let mut ops = std::mem::take(&mut self.buffer);
+        let cpu = &mut self.cpu;
+        let mut side = HostSide { host: &mut cpu.host, table: &mut cpu.vectors };
+        let index = match decode_block(bytes, mode, &mut side, &mut ops) {
+            Decoded::Block(length) => Some(self.insert(at, mode, length, None, &ops)),
+            Decoded::NeedsMore => {
+                let mut few = [0u8; 15];
+                self.gather(va, at, &mut few).map(|(n, second)| {
+                    let cpu = &mut self.cpu;
+                    let mut side = HostSide { host: &mut cpu.host, table: &mut cpu.vectors };
+                    let single = Mode { single: true, ..mode };
+                    let length = match decode_block(&few[..n], single, &mut side, &mut ops) {
+                        Decoded::Block(length) => length,
+                        Decoded::NeedsMore => {
+                            ops.push(Op { run: crate::insn::invalid_opcode, ..Op::default() });
+                            n as u32
+                        }
+                    };
+                    self.insert(at, mode, length, second, &ops)
+                })
+            }
+        };
+        self.buffer = ops;
+        index
+    }
+
+    fn insert(&mut self, at: RamOffset, mode: Mode, length: u32, second: Option<RamOffset>, ops: &[Op]) -> u32 {
+        let in_page = 4096 - (at.0 & 0xfff);
+        let first_bytes = u64::from(length).min(in_page);
+        let pages = &mut self.cpu.code_pages;
+        if pages.add(at, first_bytes) {
+            self.cpu.tlb.protect_page((at.0 >> 12) as u32);
+        }
+        if let Some(s) = second
+            && pages.add(s, u64::from(length) - first_bytes)
+        {
+            self.cpu.tlb.protect_page((s.0 >> 12) as u32);
+        }
+        self.cache.insert(BlockKey::new(at, mode.code()), at, first_bytes as u32, second, ops)
+    }
+
+    /// Up to 15 instruction bytes from `va` on, across the page border; faults are delivered here.
+    fn gather(&mut self, va: u64, at: RamOffset, out: &mut [u8; 15]) -> Option<(usize, Option<RamOffset>)> {
+        let in_page = (4096 - (at.0 & 0xfff) as usize).min(15);
+        self.cpu.ram.read_at(at, &mut out[..in_page]);
+        if in_page == 15 {
+            return Some((15, None));
+        }
+        // Only an instruction that really reaches the next page may fault there.
+        let mode = mode_of(&self.cpu, true);
+        let mut ops = Vec::new();
+        let cpu = &mut self.cpu;
+        let mut side = HostSide { host: &mut cpu.host, table: &mut cpu.vectors };
+        if let Decoded::Block(_) = decode_block(&out[..in_page], mode, &mut side, &mut ops) {
+            return Some((in_page, None));
+        }
+        let next = (va & !0xfff).wrapping_add(4096);
+        let next = if self.cpu.long64 { next } else { next & 0xffff_ffff };
+        let second = fetch_page(&mut self.cpu, next)?;
+        self.cpu.ram.read_at(second, &mut out[in_page..]);
+        Some((15, Some(second)))
+    }
+
+    /// Drops blocks whose bytes were stored to.
+    fn drop_stale(&mut self) {
+        let cpu = &mut self.cpu;
+        cpu.pending &= !pending::CODE;
+        let stale = std::mem::take(&mut cpu.code_pages.stale);
+        if stale.len() > STALE_LIMIT {
+            self.clear_code();
+        } else {
+            for s in stale {
+                self.cache.invalidate(s.start, s.len, &mut self.cpu.code_pages);
+            }
+        }
+    }
+
+    /// Drops all decoded code.
+    fn clear_code(&mut self) {
+        self.cache.clear(&mut self.cpu.code_pages);
+        self.cpu.vectors.clear();
+        if let Err(error) = self.cpu.host.clear() {
+            tracing::warn!(vcpu = self.cpu.index, %error, "the old code memory stays in use");
+        }
+    }
+
+    /// Everything that may happen between instructions, in the order of SDM Vol 3 Table 6-2.
+    #[cold]
+    #[inline(never)]
+    fn boundary(&mut self) -> Boundary {
+        if self.cpu.pending & pending::CODE != 0 {
+            self.drop_stale();
+        }
+        let cpu = &mut self.cpu;
+        if cpu.budget <= 0 {
+            refill(cpu);
+        }
+        let attention = cpu.attention.get();
+        if attention & Attention::STOP != 0 {
+            cpu.attention.clear(Attention::STOP);
+            return Boundary::Leave(RunExit::Stopped);
+        }
+        if attention & Attention::INTERRUPT != 0 {
+            cpu.attention.clear(Attention::INTERRUPT);
+            cpu.pending |= pending::INTERRUPT | pending::SIGNAL;
+        }
+        if cpu.pending & pending::INACTIVE != 0 {
+            match cpu.activity {
+                MpState::Shutdown if !cpu.vmx.in_guest => return Boundary::Leave(RunExit::Shutdown),
+                MpState::Halted | MpState::WaitForSipi | MpState::Shutdown => {
+                    if !self.wake() {
+                        return self.sleep();
+                    }
+                }
+                MpState::Running => self.cpu.pending &= !pending::INACTIVE,
+            }
+        }
+        self.events();
+        let cpu = &mut self.cpu;
+        if cpu.activity != MpState::Running {
+            return self.boundary_again();
+        }
+        if cpu.pending & (pending::SHADOW | pending::STEP) != 0 { Boundary::Step } else { Boundary::Go }
+    }
+
+    fn boundary_again(&mut self) -> Boundary {
+        if self.cpu.activity == MpState::Shutdown && !self.cpu.vmx.in_guest {
+            return Boundary::Leave(RunExit::Shutdown);
+        }
+        self.sleep()
+    }
+
+    /// Whether something ends HLT, wait-for-SIPI or a nested guest's shutdown; an event that is to be
+    /// delivered is then taken in `events`.
+    fn wake(&mut self) -> bool {
+        let cpu = &mut self.cpu;
+        collect_signals(cpu);
+        if self.exit_while_inactive() {
+            return true;
+        }
+        let cpu = &mut self.cpu;
+        if cpu.activity != MpState::Halted {
+            return false;
+        }
+        let interrupt = cpu.interrupts_enabled() && cpu.platform.interrupt_pending();
+        let nmi = cpu.nmi_pending && !cpu.nmi_blocked;
+        if interrupt || nmi {
+            cpu.activity = MpState::Running;
+            cpu.pending = (cpu.pending & !pending::INACTIVE) | pending::INTERRUPT | pending::SIGNAL;
+            cpu.shadow = Shadow::None;
+            return true;
+        }
+        false
+    }
+
+    /// VM exits leave an inactive state only by entering the host: the guest's state is saved as inactive
+    /// (SDM Vol 3 28.1).
+    fn exit_while_inactive(&mut self) -> bool {
+        let cpu = &mut self.cpu;
+        if !cpu.vmx.in_guest {
+            return false;
+        }
+        let window = cpu.pending & pending::VMX != 0
+            && (cpu.vmx_before_debug() || cpu.vmx_before_nmi());
+        let exits = window || self.nmi_exits() || {
+            let cpu = &mut self.cpu;
+            (cpu.pending & pending::VMX != 0 && cpu.vmx_before_interrupt())
+                || (cpu.vmx_interrupt_exits()
+                    && cpu.platform.interrupt_pending()
+                    && cpu.vmx_external_interrupt())
+        };
+        if exits {
+            self.take(Trap::VmExit, &Op::default());
+        }
+        exits
+    }
+
+    /// Takes a pending NMI off if it exits.
+    fn nmi_exits(&mut self) -> bool {
+        let cpu = &mut self.cpu;
+        let exits = cpu.nmi_pending && cpu.vmx_nmi_open() && cpu.vmx_nmi();
+        if exits {
+            cpu.nmi_pending = false;
+        }
+        exits
+    }
+
+    fn sleep(&mut self) -> Boundary {
+        let cpu = &mut self.cpu;
+        if let Some(left) = cpu.vmx_timer_remaining() {
+            // The platform knows nothing of the preemption timer, so time passes here step by step.
+            cpu.retired_base = cpu.retired_base.wrapping_add(left.clamp(1, 1024));
+            refill(cpu);
+            cpu.pending |= pending::INTERRUPT | pending::SIGNAL;
+            return Boundary::Again;
+        }
+        let retired = cpu.retired_now();
+        match cpu.platform.idle(retired) {
+            Wake::Stop => {
+                cpu.attention.clear(Attention::STOP);
+                Boundary::Leave(RunExit::Stopped)
+            }
+            Wake::Event => {
+                refill(cpu);
+                cpu.pending |= pending::INTERRUPT | pending::SIGNAL;
+                Boundary::Again
+            }
+        }
+    }
+
+    fn events(&mut self) {
+        let cpu = &mut self.cpu;
+        collect_signals(cpu);
+        if cpu.pending & pending::VMX != 0 && cpu.vmx_before_debug() {
+            return self.take(Trap::VmExit, &Op::default());
+        }
+        if cpu.pending & pending::DEBUG != 0 && cpu.shadow != Shadow::MovSs {
+            cpu.pending &= !pending::DEBUG;
+            let bits = std::mem::take(&mut cpu.pending_debug);
+            cpu.fault = Fault { vector: exception::DB, error_code: 0, detail: bits };
+            let trap = Op::default();
+            return self.take(Trap::Exception, &trap);
+        }
+        if cpu.pending & pending::VMX != 0 && cpu.vmx_before_nmi() {
+            return self.take(Trap::VmExit, &Op::default());
+        }
+        if cpu.nmi_pending && cpu.shadow == Shadow::None {
+            if self.nmi_exits() {
+                return self.take(Trap::VmExit, &Op::default());
+            }
+            let cpu = &mut self.cpu;
+            if !cpu.nmi_blocked {
+                cpu.nmi_pending = false;
+                cpu.nmi_blocked = true;
+                return self.deliver(Event {
+                    vector: exception::NMI,
+                    kind: EventKind::Nmi,
+                    error_code: None,
+                    length: 0,
+                });
+            }
+        }
+        let cpu = &mut self.cpu;
+        if cpu.pending & pending::VMX != 0 && cpu.vmx_before_interrupt() {
+            return self.take(Trap::VmExit, &Op::default());
+        }
+        if cpu.pending & pending::INTERRUPT != 0 && cpu.shadow == Shadow::None {
+            if !cpu.platform.interrupt_pending() {
+                cpu.pending &= !pending::INTERRUPT;
+            } else if cpu.vmx_external_interrupt() {
+                self.take(Trap::VmExit, &Op::default());
+            } else if cpu.interrupts_enabled() {
+                match cpu.platform.acknowledge_interrupt() {
+                    Some(vector) => self.deliver(Event {
+                        vector,
+                        kind: EventKind::External,
+                        error_code: None,
+                        length: 0,
+                    }),
+                    None => cpu.pending &= !pending::INTERRUPT,
+                }
+            } else {
+                // Taken up again when IF is set.
+                cpu.pending &= !pending::INTERRUPT;
+            }
+        }
+    }
+
+    fn deliver(&mut self, event: Event) {
+        match self.cpu.deliver(event) {
+            Ok(()) => {}
+            Err(trap) => self.take(trap, &Op::default()),
+        }
+    }
+}
+
+/// Linear address of the next instruction.
+#[inline(always)]
+fn fetch_address(cpu: &Cpu) -> u64 {
+    if cpu.long64 {
+        cpu.regs[RIP]
+    } else {
+        cpu.seg[sreg::CS].base.wrapping_add(cpu.regs[RIP]) & 0xffff_ffff
+    }
+}
+
+/// What makes a linear address mean a certain block: translations, view, mode.
+#[inline(always)]
+fn code_tag(cpu: &Cpu) -> u64 {
+    cpu.tlb.stamp << 8 | u64::from(mode_of(cpu, false).code())
+}
+
+#[inline(always)]
+fn mode_of(cpu: &Cpu, single: bool) -> Mode {
+    if cpu.long64 {
+        return Mode { bits: 64, big_stack: false, single };
+    }
+    let big = |s: usize| cpu.seg[s].access.default_big();
+    Mode { bits: if big(sreg::CS) { 32 } else { 16 }, big_stack: big(sreg::SS), single }
+}
+
+/// Translates an instruction fetch; on a fault delivers it and gives nothing.
+#[cold]
+#[inline(never)]
+fn fetch_page(cpu: &mut Cpu, va: u64) -> Option<RamOffset> {
+    if cpu.long64 && !canonical(va) {
+        cpu.fault = Fault { vector: exception::GP, error_code: 0, detail: 0 };
+        fault_at_fetch(cpu, Trap::Exception);
+        return None;
+    }
+    match cpu.fetch_target(va) {
+        Ok(Some(at)) => Some(at),
+        Ok(None) => {
+            // Nothing to execute outside RAM: unclaimed addresses read as ones, FFh FFh is #UD.
+            cpu.fault = Fault { vector: exception::UD, error_code: 0, detail: 0 };
+            fault_at_fetch(cpu, Trap::Exception);
+            None
+        }
+        Err(trap) => {
+            fault_at_fetch(cpu, trap);
+            None
+        }
+    }
+}
+
+fn fetch_page_quiet(cpu: &mut Cpu, va: u64) -> Option<RamOffset> {
+    cpu.fetch_target(va).ok().flatten()
+}
+
+fn fault_at_fetch(cpu: &mut Cpu, trap: Trap) {
+    cpu.trapped = Op::default();
+    let done = match trap {
+        Trap::Exception => cpu.deliver_fault(),
+        other => Err(other),
+    };
+    if done == Err(Trap::VmExit) {
+        cpu.take_vm_exit();
+    }
+}
+
+/// A non-canonical stack address is #SS(0), not #GP(0) (SDM Vol 3 6.15).
+fn stack_fault(cpu: &mut Cpu, op: &Op) {
+    if cpu.fault.detail == crate::mem::NON_CANONICAL && cpu.fault.vector == exception::GP {
+        cpu.fault.detail = 0;
+        if usize::from(op.seg) == sreg::SS {
+            cpu.fault.vector = exception::SS;
+        }
+    }
+}
+
+fn refill(cpu: &mut Cpu) {
+    let retired = cpu.retired_now();
+    let slice = cpu.platform.poll(retired).clamp(1, i64::MAX as u64 / 2) as i64;
+    cpu.retired_base = retired;
+    cpu.budget = slice;
+    cpu.budget_given = slice;
+    cpu.vmx_polled();
+}
+
+/// Takes NMI, INIT and SIPI from the controller.
+fn collect_signals(cpu: &mut Cpu) {
+    if cpu.pending & pending::SIGNAL == 0 {
+        return;
+    }
+    cpu.pending &= !pending::SIGNAL;
+    if cpu.platform.take_nmi() {
+        cpu.nmi_pending = true;
+    }
+}

@@ -1,0 +1,262 @@
+//! Making a vCPU, and its state as [`VcpuState`].
+
+use std::sync::Arc;
+
+use guestmem::GuestRam;
+use hostexec::{Bounce, ExtState, HostExec};
+use vcpu::{
+    Attention, ExtendedState, Interruptibility, MpState, Platform, SystemRegisters, VcpuState,
+};
+use x86defs::msr::*;
+
+use crate::code::Op;
+use crate::cpu::{Cpu, Fault, Model, Msrs, RIP, Shadow, TWO_GIB, pending, sreg};
+use crate::flags::Flags;
+use crate::insn::{DEBUGCTL_ALLOWED, FEATURE_CONTROL_LOCKED_VMX, VectorTable};
+use crate::mem::{CodePages, Tlb};
+use crate::vmx::caps::Features;
+use crate::vmx::{ExitRequest, Vmx};
+
+/// MSRs that are saved beside the ones with fields of their own.
+const SAVED_MSRS: &[u32] = &[
+    IA32_FEATURE_CONTROL,
+    IA32_TSC_ADJUST,
+    IA32_SPEC_CTRL,
+    IA32_SYSENTER_CS,
+    IA32_SYSENTER_ESP,
+    IA32_SYSENTER_EIP,
+    IA32_MISC_ENABLE,
+    IA32_DEBUGCTL,
+    IA32_PAT,
+    IA32_MTRR_DEF_TYPE,
+    IA32_STAR,
+    IA32_LSTAR,
+    IA32_CSTAR,
+    IA32_FMASK,
+    IA32_KERNEL_GS_BASE,
+    IA32_TSC_AUX,
+];
+
+/// What VT-x depends on of the model.
+fn vmx_features(model: &Model) -> Features {
+    let leaf = |leaf, subleaf| model.cpuid.get(leaf, subleaf).unwrap_or_default();
+    let (l1, l7, lx) = (leaf(1, 0), leaf(7, 0), leaf(0x8000_0001, 0));
+    Features {
+        maxphyaddr: model.maxphyaddr,
+        cr4_allowed: model.cr4_allowed,
+        nx: lx.edx & 1 << 20 != 0,
+        rdtscp: lx.edx & 1 << 27 != 0,
+        invpcid: l7.ebx & 1 << 10 != 0,
+        rdrand: l1.ecx & 1 << 30 != 0,
+        rdseed: l7.ebx & 1 << 18 != 0,
+        xsaves: leaf(0xd, 1).eax & 1 << 3 != 0,
+        debugctl_allowed: DEBUGCTL_ALLOWED,
+    }
+}
+
+impl Cpu {
+    /// A vCPU in its reset state.
+    pub fn new(
+        model: Arc<Model>,
+        ram: Arc<GuestRam>,
+        platform: Box<dyn Platform>,
+        attention: Attention,
+        index: u32,
+        host: HostExec,
+    ) -> Self {
+        let mut regs = [0; 32];
+        regs[TWO_GIB] = 1 << 31;
+        let code_pages = CodePages::new(ram.page_count());
+        let vmx = Vmx::new(vmx_features(&model));
+        let mut cpu = Self {
+            regs,
+            flags: Flags::default(),
+            rflags_rest: 2,
+            next_rip: 0,
+            pending: 0,
+            budget: 0,
+            tlb: Tlb::default(),
+            ram,
+            ea_base: [0; 8],
+            cpl: 0,
+            long64: false,
+            seg: [vcpu::SegmentRegister::default(); 6],
+            ldtr: vcpu::SegmentRegister::default(),
+            tr: vcpu::SegmentRegister::default(),
+            gdtr: vcpu::DescriptorTable::default(),
+            idtr: vcpu::DescriptorTable::default(),
+            cr0: 0,
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            efer: 0,
+            xcr0: 1,
+            dr: [0; 4],
+            dr6: 0,
+            dr7: 0,
+            pdpte: [0; 4],
+            msr: Msrs {
+                pat: 0x0007_0406_0007_0406,
+                misc_enable: vcpu::cpuid::MISC_ENABLE_RESET,
+                feature_control: if model.vmx { FEATURE_CONTROL_LOCKED_VMX } else { 0 },
+                ..Msrs::default()
+            },
+            ext: ExtState::initialized(),
+            host,
+            vectors: VectorTable::default(),
+            bounce: Bounce::new(),
+            code_pages,
+            platform,
+            attention,
+            model,
+            index,
+            fault: Fault::default(),
+            exit: ExitRequest::default(),
+            delivering: None,
+            trapped: Op::default(),
+            shadow: Shadow::None,
+            nmi_blocked: false,
+            pending_debug: 0,
+            activity: MpState::Running,
+            trapped_kind_sets_rf: false,
+            interrupt_waiting: false,
+            nmi_pending: false,
+            alone: false,
+            tsc_offset: 0,
+            retired_base: 0,
+            budget_given: 0,
+            random_state: 0x6e65_7374_6c69_6e67 ^ u64::from(index),
+            vmx,
+        };
+        cpu.restore(&vcpu::reset(index == 0));
+        cpu
+    }
+
+    /// The architectural state at an instruction boundary.
+    pub fn save(&mut self) -> VcpuState {
+        let mut gpr = [0; 16];
+        gpr.copy_from_slice(&self.regs[..16]);
+        let mut msrs: Vec<(u32, u64)> = SAVED_MSRS
+            .iter()
+            .filter_map(|&m| self.read_msr(m).ok().map(|v| (m, v)))
+            .collect();
+        msrs.push((IA32_TSC, self.guest_tsc()));
+        msrs.sort_unstable();
+        VcpuState {
+            gpr,
+            rip: self.regs[RIP],
+            rflags: self.rflags(),
+            segments: self.seg,
+            ldtr: self.ldtr,
+            tr: self.tr,
+            gdtr: self.gdtr,
+            idtr: self.idtr,
+            system: SystemRegisters {
+                cr0: self.cr0,
+                cr2: self.cr2,
+                cr3: self.cr3,
+                cr4: self.cr4,
+                cr8: u64::from(self.platform.cr8()),
+                efer: self.efer,
+                xcr0: self.xcr0,
+                dr: self.dr,
+                dr6: self.dr6,
+                dr7: self.dr7,
+                msrs,
+            },
+            extended: self.save_extended(),
+            mp_state: self.activity,
+            interruptibility: Interruptibility {
+                sti: self.shadow == Shadow::Sti,
+                mov_ss: self.shadow == Shadow::MovSs,
+                nmi: self.nmi_blocked,
+            },
+            pending: None,
+        }
+    }
+
+    fn save_extended(&self) -> ExtendedState {
+        let mut e = ExtendedState::default();
+        let image = &mut e.legacy;
+        image[..24].copy_from_slice(&self.ext.fx[..24]);
+        image[24..28].copy_from_slice(&self.ext.mxcsr.to_le_bytes());
+        image[28..32].copy_from_slice(&hostexec::MXCSR_MASK.to_le_bytes());
+        image[32..160].copy_from_slice(&self.ext.fx[32..160]);
+        for (i, y) in self.ext.ymm.iter().enumerate() {
+            image[160 + 16 * i..168 + 16 * i].copy_from_slice(&y[0].to_le_bytes());
+            image[168 + 16 * i..176 + 16 * i].copy_from_slice(&y[1].to_le_bytes());
+            e.ymm_high[i] = u128::from(y[3]) << 64 | u128::from(y[2]);
+        }
+        image[512..520].copy_from_slice(&7u64.to_le_bytes());
+        e
+    }
+
+    fn restore_extended(&mut self, e: &ExtendedState) {
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|k| e.legacy[at + k]));
+        let present = word(512);
+        let initial = ExtState::initialized();
+        self.ext = initial;
+        if present & 1 != 0 {
+            self.ext.fx[..24].copy_from_slice(&e.legacy[..24]);
+            self.ext.fx[32..160].copy_from_slice(&e.legacy[32..160]);
+        }
+        if present & 6 != 0 {
+            self.ext.mxcsr = word(24) as u32 & hostexec::MXCSR_MASK;
+        }
+        for i in 0..16 {
+            if present & 2 != 0 {
+                self.ext.ymm[i][0] = word(160 + 16 * i);
+                self.ext.ymm[i][1] = word(168 + 16 * i);
+            }
+            if present & 4 != 0 {
+                self.ext.ymm[i][2] = e.ymm_high[i] as u64;
+                self.ext.ymm[i][3] = (e.ymm_high[i] >> 64) as u64;
+            }
+        }
+    }
+
+    /// Replaces the architectural state.
+    pub fn restore(&mut self, s: &VcpuState) {
+        self.regs[..16].copy_from_slice(&s.gpr);
+        self.regs[RIP] = s.rip;
+        self.next_rip = s.rip;
+        self.seg = s.segments;
+        self.ldtr = s.ldtr;
+        self.tr = s.tr;
+        self.gdtr = s.gdtr;
+        self.idtr = s.idtr;
+        let y = &s.system;
+        (self.cr0, self.cr2, self.cr3, self.cr4) = (y.cr0, y.cr2, y.cr3, y.cr4);
+        (self.efer, self.xcr0) = (y.efer, y.xcr0);
+        (self.dr, self.dr6, self.dr7) = (y.dr, y.dr6, y.dr7);
+        self.platform.set_cr8((y.cr8 & 15) as u8);
+        for &(msr, value) in &y.msrs {
+            if msr == IA32_FEATURE_CONTROL {
+                self.msr.feature_control = value;
+            } else if self.write_msr(msr, value).is_err() {
+                tracing::warn!(vcpu = self.index, msr, value, "saved MSR value refused");
+            }
+        }
+        self.restore_extended(&s.extended);
+        self.activity = s.mp_state;
+        self.shadow = match s.interruptibility {
+            Interruptibility { mov_ss: true, .. } => Shadow::MovSs,
+            Interruptibility { sti: true, .. } => Shadow::Sti,
+            _ => Shadow::None,
+        };
+        self.nmi_blocked = s.interruptibility.nmi;
+        self.cpl = if self.protected() { self.seg[sreg::SS].access.dpl() } else { 0 };
+        self.pending = pending::INTERRUPT | pending::SIGNAL;
+        if self.shadow != Shadow::None {
+            self.pending |= pending::SHADOW;
+        }
+        if self.activity != MpState::Running {
+            self.pending |= pending::INACTIVE;
+        }
+        self.set_rflags(s.rflags);
+        self.debug_changed();
+        self.update_space();
+        self.tlb.flush(|_| true);
+        self.mode_changed();
+    }
+}

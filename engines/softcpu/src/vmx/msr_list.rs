@@ -1,0 +1,67 @@
+//! MSR areas: loading at VM entry (SDM Vol 3 27.4) and VM exit (28.6), storing at VM exit (28.4).
+//!
+//! An entry is 16 bytes: the index in bits 31:0, zeros in bits 63:32, the value in bits 127:64.
+
+use x86defs::msr;
+use x86defs::vmx::VmcsField as F;
+
+use crate::cpu::Cpu;
+
+const ENTRY_BYTES: u64 = 16;
+
+/// IA32_SMM_MONITOR_CTL and IA32_SMBASE exist only in SMM.
+const SMM_ONLY: [u32; 2] = [0x9b, 0x9e];
+
+impl Cpu {
+    /// Loads `count` MSRs from the area at `address`. `Err` holds the 1-based number of the entry that could
+    /// not be loaded.
+    pub(super) fn load_msr_list(&mut self, count: F, address: F) -> Result<(), u64> {
+        let (count, address) = self.msr_area(count, address);
+        for i in 0..count {
+            let (index, value) = self.msr_entry(address + i * ENTRY_BYTES);
+            let loaded = index.is_some_and(|index| {
+                self.msr_in_list(index) && self.write_msr(index, value).is_ok()
+            });
+            if !loaded {
+                return Err(i + 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores MSRs into the VM-exit MSR-store area. `Err` holds the 1-based number of the entry whose MSR
+    /// could not be read.
+    pub(super) fn store_msr_list(&mut self) -> Result<(), u64> {
+        let (count, address) = self.msr_area(F::ExitMsrStoreCount, F::ExitMsrStoreAddress);
+        for i in 0..count {
+            let at = address + i * ENTRY_BYTES;
+            let value = match self.msr_entry(at).0 {
+                Some(index) if self.msr_in_list(index) => self.read_msr(index).ok(),
+                _ => None,
+            };
+            let Some(value) = value else {
+                return Err(i + 1);
+            };
+            self.write_phys::<u64>(at + 8, value);
+        }
+        Ok(())
+    }
+
+    fn msr_area(&self, count: F, address: F) -> (u64, u64) {
+        let v = self.vmx.current_vmcs();
+        (v.get(count), v.get(address))
+    }
+
+    /// The index, if bits 63:32 of the first half are clear, and the value.
+    fn msr_entry(&self, at: u64) -> (Option<u32>, u64) {
+        let first: u64 = self.read_phys(at);
+        let value: u64 = self.read_phys(at + 8);
+        (u32::try_from(first).ok(), value)
+    }
+
+    /// MSRs that may be in an area at all; the x2APIC registers only in x2APIC mode, which their access
+    /// itself checks.
+    fn msr_in_list(&self, index: u32) -> bool {
+        !matches!(index, msr::IA32_FS_BASE | msr::IA32_GS_BASE) && !SMM_ONLY.contains(&index)
+    }
+}

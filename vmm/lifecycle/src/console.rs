@@ -1,0 +1,175 @@
+//! The first serial port's way to the outside: a queue and a thread in each direction.
+//!
+//! A vCPU never writes to the host itself: it fills a bounded queue that a thread empties. When the reader
+//! outside is slow the guest waits, as on a real line; when the run is stopped it no longer does.
+
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use machine::{Board, SerialInput, SerialOutput};
+
+/// Bytes that wait for the outside before the guest has to.
+const OUTPUT_QUEUE_BYTES: usize = 1 << 20;
+/// How long output is gathered before it is written, so that a line costs one write and not eighty.
+const GATHER: Duration = Duration::from_millis(1);
+/// How long the input thread waits for room before it looks whether the run is over.
+const INPUT_STEP: Duration = Duration::from_millis(100);
+
+#[derive(Default)]
+struct Queue {
+    bytes: Vec<u8>,
+    /// Bytes taken by the writer and not yet written.
+    in_flight: bool,
+    /// No more bytes are wanted; pushing drops them.
+    released: bool,
+    /// No more bytes will come.
+    ended: bool,
+    error: Option<std::io::Error>,
+}
+
+/// The guest's output on its way out.
+#[derive(Default)]
+pub(crate) struct Output {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+impl Output {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        let mut queue = self.lock();
+        while queue.bytes.len() >= OUTPUT_QUEUE_BYTES && !queue.released {
+            queue = self
+                .changed
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if queue.released {
+            return;
+        }
+        let first = queue.bytes.is_empty();
+        queue.bytes.extend_from_slice(bytes);
+        drop(queue);
+        if first {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Nobody waits for room any more; what comes now is dropped, what is queued is still written.
+    pub(crate) fn release(&self) {
+        self.lock().released = true;
+        self.changed.notify_all();
+    }
+
+    /// No more output will come.
+    pub(crate) fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until all is written or the time is over; true when all is written.
+    pub(crate) fn wait_written(&self, timeout: Duration) -> bool {
+        let unwritten = |q: &mut Queue| !q.bytes.is_empty() || q.in_flight;
+        let (mut queue, _) = self
+            .changed
+            .wait_timeout_while(self.lock(), timeout, unwritten)
+            .unwrap_or_else(PoisonError::into_inner);
+        !unwritten(&mut queue)
+    }
+
+    /// The error that ended writing, if one did.
+    pub(crate) fn take_error(&self) -> Option<std::io::Error> {
+        self.lock().error.take()
+    }
+
+    /// The writing thread: returns when the output has ended and is written, or cannot be written.
+    pub(crate) fn write_to(&self, mut out: Box<dyn Write + Send>) {
+        loop {
+            let mut queue = self.lock();
+            while queue.bytes.is_empty() && !queue.ended {
+                queue = self
+                    .changed
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            if queue.bytes.is_empty() {
+                return;
+            }
+            let ended = |q: &mut Queue| !q.ended && q.bytes.len() < OUTPUT_QUEUE_BYTES;
+            let (mut queue, _) = self
+                .changed
+                .wait_timeout_while(queue, GATHER, ended)
+                .unwrap_or_else(PoisonError::into_inner);
+            let bytes = std::mem::take(&mut queue.bytes);
+            queue.in_flight = true;
+            drop(queue);
+            self.changed.notify_all();
+            let result = out.write_all(&bytes).and_then(|()| out.flush());
+            let mut queue = self.lock();
+            queue.in_flight = false;
+            if let Err(e) = result {
+                queue.error = Some(e);
+                queue.released = true;
+                queue.bytes.clear();
+            }
+            let broken = queue.error.is_some();
+            drop(queue);
+            self.changed.notify_all();
+            if broken {
+                return;
+            }
+        }
+    }
+}
+
+/// The end of [`Output`] that the serial port holds.
+pub(crate) struct OutputEnd(pub(crate) Arc<Output>);
+
+impl SerialOutput for OutputEnd {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.push(bytes);
+    }
+}
+
+/// The reading thread: passes `from` on to the guest until its end, an error, or the end of the run.
+///
+/// Reading cannot be interrupted, so nobody waits for this thread; it holds nothing of the VM but a weak
+/// reference.
+pub(crate) fn read_from(
+    mut from: Box<dyn Read + Send>,
+    port: &SerialInput,
+    board: &Weak<Board>,
+    over: &AtomicBool,
+) {
+    let mut chunk = [0; 1024];
+    loop {
+        let count = match from.read(&mut chunk) {
+            Ok(0) => return,
+            Ok(count) => count,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(e) => {
+                tracing::warn!(error = %e, "console input cannot be read");
+                return;
+            }
+        };
+        let mut left = &chunk[..count];
+        while !left.is_empty() {
+            if over.load(Ordering::SeqCst) {
+                return;
+            }
+            left = &left[port.push(left)..];
+            match board.upgrade() {
+                Some(board) => board.input_arrived(),
+                None => return,
+            }
+            if !left.is_empty() {
+                let _ = port.wait_for_room(INPUT_STEP);
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! ACPI tables for the configured board (ACPI specification 6.5).
+//!
+//! All tables lie in the BIOS area from E0000h on, which the memory map reports as reserved: the RSDP
+//! first, where a search finds it (5.2.5.1), the FACS after it on its 64-byte boundary, then the rest.
+
+mod dsdt;
+mod fixed;
+
+use acpi_tables::sdt::Sdt;
+use acpi_tables::{Aml, facs::FACS, mcfg::MCFG, rsdp::Rsdp, xsdt::XSDT};
+use guestmem::Gpa;
+
+use crate::memory::{BIOS_START, ECAM_BASE, HIGH_MEMORY_START, HPET_BASE, IOAPIC_BASE, LAPIC_BASE};
+
+const OEM_ID: [u8; 6] = *b"NESTLG";
+const OEM_TABLE_ID: [u8; 8] = *b"NESTLING";
+const OEM_REVISION: u32 = 1;
+
+/// The system control interrupt's GSI (and ISA interrupt).
+pub const SCI_GSI: u32 = chipset::acpi_pm::regs::SCI_IRQ;
+/// First of the four GSIs PCI interrupt pins are routed to.
+pub const PCI_FIRST_GSI: u32 = 16;
+/// The I/O APIC's id: one beyond every local APIC's.
+const IOAPIC_ID: u8 = 0xff;
+
+/// What the tables depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcpiConfig {
+    /// Number of vCPUs; their APIC ids are 0 to `vcpus - 1`.
+    pub vcpus: u32,
+    /// Whether the board has an HPET.
+    pub hpet: bool,
+}
+
+/// A table and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Its address.
+    pub gpa: Gpa,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// The GSI of interrupt `pin` (0 for INTA#) of the device in `slot` of bus 0: the pins are swizzled over
+/// four lines as on a PCI backplane.
+#[must_use]
+pub fn pci_gsi(slot: u32, pin: u32) -> u32 {
+    PCI_FIRST_GSI + (slot + pin) % 4
+}
+
+/// Where the RSDP lies.
+#[must_use]
+pub const fn rsdp_address() -> Gpa {
+    Gpa(BIOS_START)
+}
+
+fn bytes_of(table: &dyn Aml) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    table.to_aml_bytes(&mut bytes);
+    bytes
+}
+
+/// Lays tables out one after the other.
+struct Placer {
+    next: u64,
+    tables: Vec<Table>,
+}
+
+impl Placer {
+    fn place(&mut self, alignment: u64, bytes: Vec<u8>) -> Gpa {
+        let gpa = Gpa(self.next.next_multiple_of(alignment));
+        self.next = gpa.0 + bytes.len() as u64;
+        assert!(
+            self.next <= HIGH_MEMORY_START,
+            "the tables of 255 vCPUs fit into the BIOS area"
+        );
+        self.tables.push(Table { gpa, bytes });
+        gpa
+    }
+}
+
+/// Builds all tables.
+#[must_use]
+pub fn build(config: &AcpiConfig) -> Vec<Table> {
+    let mut placer = Placer {
+        next: rsdp_address().0 + Rsdp::len() as u64,
+        tables: Vec::new(),
+    };
+    let facs = placer.place(64, bytes_of(&FACS::new()));
+    let dsdt = placer.place(16, dsdt::build(config));
+    let mut listed = vec![
+        placer.place(16, fixed::fadt(facs, dsdt)),
+        placer.place(16, madt(config.vcpus)),
+        placer.place(16, mcfg()),
+    ];
+    if config.hpet {
+        listed.push(placer.place(16, hpet()));
+    }
+    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    for gpa in listed {
+        xsdt.add_entry(gpa.0);
+    }
+    let xsdt = placer.place(16, bytes_of(&xsdt));
+    placer.tables.push(Table {
+        gpa: rsdp_address(),
+        bytes: bytes_of(&Rsdp::new(OEM_ID, xsdt.0)),
+    });
+    placer.tables
+}
+
+fn new_table(signature: [u8; 4], revision: u8) -> Sdt {
+    const HEADER_LENGTH: u32 = 36;
+    Sdt::new(
+        signature,
+        HEADER_LENGTH,
+        revision,
+        OEM_ID,
+        OEM_TABLE_ID,
+        OEM_REVISION,
+    )
+}
+
+/// Memory-mapped configuration space (PCI Firmware 3.3, 4.1.2).
+fn mcfg() -> Vec<u8> {
+    let mut table = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    table.add_ecam(ECAM_BASE.0, 0, 0, 255);
+    bytes_of(&table)
+}
+
+/// Multiple APIC description table (5.2.12).
+fn madt(vcpus: u32) -> Vec<u8> {
+    const PCAT_COMPAT: u32 = 1;
+    const ENABLED: u32 = 1;
+    const ALL_PROCESSORS: u8 = 0xff;
+    /// MPS INTI flags (table 5.25): active high, level-triggered.
+    const ACTIVE_HIGH_LEVEL: u16 = 0b1101;
+    let mut table = new_table(*b"APIC", 5);
+    table.append_slice(&(LAPIC_BASE.0 as u32).to_le_bytes());
+    table.append_slice(&PCAT_COMPAT.to_le_bytes());
+    for id in 0..vcpus {
+        // Processor local APIC structure (5.2.12.2).
+        let id = u8::try_from(id).expect("APIC ids of the board have eight bits");
+        table.append_slice(&[0, 8, id, id]);
+        table.append_slice(&ENABLED.to_le_bytes());
+    }
+    // I/O APIC structure (5.2.12.3).
+    table.append_slice(&[1, 12, IOAPIC_ID, 0]);
+    table.append_slice(&(IOAPIC_BASE.0 as u32).to_le_bytes());
+    table.append_slice(&0u32.to_le_bytes());
+    // Interrupt source overrides (5.2.12.5): the PIT is at pin 2, the SCI is level-triggered.
+    for (irq, gsi, flags) in [(0u8, 2u32, 0u16), (9, SCI_GSI, ACTIVE_HIGH_LEVEL)] {
+        table.append_slice(&[2, 10, 0, irq]);
+        table.append_slice(&gsi.to_le_bytes());
+        table.append_slice(&flags.to_le_bytes());
+    }
+    // Local APIC NMI structure (5.2.12.7): LINT1 of every processor.
+    table.append_slice(&[4, 6, ALL_PROCESSORS, 0, 0, 1]);
+    table.as_slice().to_vec()
+}
+
+/// HPET description table (IA-PC HPET specification 1.0a, 3.2.4).
+fn hpet() -> Vec<u8> {
+    /// Hardware id: the low half of the device's capability register.
+    const EVENT_TIMER_BLOCK_ID: u32 = chipset::hpet::regs::CAPABILITIES_VALUE as u32;
+    /// Least count between two periodic interrupts without a loss.
+    const MIN_TICK: u16 = 0x80;
+    let mut table = new_table(*b"HPET", 1);
+    table.append_slice(&EVENT_TIMER_BLOCK_ID.to_le_bytes());
+    // Generic address: memory, 64 bits, offset 0, access size not stated.
+    table.append_slice(&[0, 64, 0, 0]);
+    table.append_slice(&HPET_BASE.0.to_le_bytes());
+    table.append_slice(&[0]);
+    table.append_slice(&MIN_TICK.to_le_bytes());
+    table.append_slice(&[0]);
+    table.as_slice().to_vec()
+}
+
+#[cfg(test)]
+mod tests;

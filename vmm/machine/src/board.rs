@@ -1,0 +1,164 @@
+//! What all vCPUs of a machine share: devices, time, and the way to reach each other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::time::Duration;
+
+use bus::{Bus, Clock, ClockMode, VirtualTime};
+use chipset::fabric::InterruptFabric;
+
+use crate::parking::Parking;
+use crate::signal::VcpuLine;
+
+/// The board around the vCPUs.
+pub struct Board {
+    pub(crate) bus: Bus,
+    pub(crate) clock: Clock,
+    /// The software interrupt controllers; `None` with an engine that has its own.
+    pub(crate) fabric: Option<Arc<InterruptFabric>>,
+    lines: Vec<Arc<VcpuLine>>,
+    /// vCPUs that are not idle; decides when virtual time may jump.
+    busy: AtomicUsize,
+    /// Where [`Board::keep_time`] sleeps.
+    timer: Parking,
+    /// Until when it sleeps, in nanoseconds; `u64::MAX` for ever.
+    timer_until: AtomicU64,
+    timer_stopped: AtomicBool,
+}
+
+impl Board {
+    pub(crate) fn new(
+        bus: Bus,
+        clock: Clock,
+        fabric: Option<Arc<InterruptFabric>>,
+        lines: Vec<Arc<VcpuLine>>,
+    ) -> Self {
+        Self {
+            busy: AtomicUsize::new(lines.len()),
+            bus,
+            clock,
+            fabric,
+            lines,
+            timer: Parking::default(),
+            timer_until: AtomicU64::new(u64::MAX),
+            timer_stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// How to reach each vCPU.
+    #[must_use]
+    pub fn lines(&self) -> &[Arc<VcpuLine>] {
+        &self.lines
+    }
+
+    /// Virtual time now.
+    #[must_use]
+    pub fn now(&self) -> VirtualTime {
+        self.clock.now()
+    }
+
+    /// Re-reads all deadlines after input reached a device beside the bus, and has whoever sleeps look at them.
+    pub fn input_arrived(&self) {
+        self.bus.reschedule();
+        for line in &self.lines {
+            line.nudge();
+        }
+        self.timer.nudge();
+    }
+
+    /// Asks every vCPU to leave its run.
+    pub fn stop_vcpus(&self) {
+        for line in &self.lines {
+            line.stop();
+        }
+    }
+
+    /// The earliest thing that is to happen, on the bus or in any local APIC.
+    pub(crate) fn earliest_deadline(&self) -> Option<VirtualTime> {
+        let timers = self.fabric.as_ref().and_then(|f| f.earliest_deadline());
+        earlier(self.bus.deadline(), timers)
+    }
+
+    /// Lets every device and local APIC act that is due.
+    pub(crate) fn advance_all(&self, now: VirtualTime) {
+        self.bus.advance(now);
+        if let Some(fabric) = &self.fabric {
+            for vcpu in 0..self.lines.len() {
+                fabric.advance(vcpu, now);
+            }
+        }
+    }
+
+    /// A vCPU goes idle; whether all are.
+    pub(crate) fn enter_idle(&self) {
+        self.busy.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// A vCPU has something to do again.
+    pub(crate) fn leave_idle(&self) {
+        self.busy.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether no vCPU runs or is about to.
+    pub(crate) fn all_idle(&self) -> bool {
+        self.busy.load(Ordering::SeqCst) == 0 && self.lines.iter().all(|l| l.attention().get() == 0)
+    }
+
+    /// Whether devices need a thread that lives through [`Board::keep_time`]: with an engine whose idle
+    /// vCPUs do not call back.
+    #[must_use]
+    pub fn needs_timekeeper(&self) -> bool {
+        self.fabric.is_none()
+    }
+
+    /// Lets devices act when they are due, until [`Board::stop_timekeeper`].
+    pub fn keep_time(&self) {
+        let stopped = || self.timer_stopped.load(Ordering::SeqCst);
+        while !stopped() {
+            let now = self.clock.now();
+            self.bus.advance(now);
+            let deadline = self.bus.deadline();
+            self.timer_until
+                .store(nanoseconds(deadline), Ordering::SeqCst);
+            let timeout = deadline.map(|d| Duration::from_nanos(d - now));
+            self.timer
+                .park(timeout, || stopped() || self.bus.deadline() != deadline);
+        }
+    }
+
+    /// Ends [`Board::keep_time`].
+    pub fn stop_timekeeper(&self) {
+        self.timer_stopped.store(true, Ordering::SeqCst);
+        self.timer.wake();
+    }
+
+    /// Wakes [`Board::keep_time`] if a device now wants to act earlier than it sleeps.
+    ///
+    /// Either this sees what the sleeper wrote to `timer_until`, or the sleeper, which looks at the deadline
+    /// after that, sees the new one.
+    pub(crate) fn deadlines_changed(&self) {
+        fence(Ordering::SeqCst);
+        if nanoseconds(self.bus.deadline()) < self.timer_until.load(Ordering::SeqCst) {
+            self.timer.wake();
+        }
+    }
+
+    /// Real time until `deadline`, in host mode.
+    pub(crate) fn until(&self, deadline: VirtualTime) -> Duration {
+        debug_assert_eq!(self.clock.mode(), ClockMode::Host);
+        Duration::from_nanos(deadline - self.clock.now())
+    }
+}
+
+/// The earlier of two deadlines.
+pub(crate) fn earlier(a: Option<VirtualTime>, b: Option<VirtualTime>) -> Option<VirtualTime> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, None) => a,
+        (None, b) => b,
+    }
+}
+
+fn nanoseconds(deadline: Option<VirtualTime>) -> u64 {
+    deadline.map_or(u64::MAX, |d| d.0)
+}

@@ -1,0 +1,192 @@
+//! What a VM is asked to be, and the checks that need no file and no engine.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bus::ClockMode;
+use vcpu::NestedVirt;
+
+/// Where the bytes of a kernel or an initial RAM disk come from.
+#[derive(Clone)]
+pub enum Image {
+    /// A regular file, read when the machine is built.
+    File(PathBuf),
+    /// Bytes in memory.
+    Bytes(Arc<Vec<u8>>),
+}
+
+impl Image {
+    /// What messages call it: the path, or "(in memory)".
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Bytes(_) => "(in memory)".to_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "File({})", path.display()),
+            Self::Bytes(bytes) => write!(f, "Bytes({} bytes)", bytes.len()),
+        }
+    }
+}
+
+/// Configuration of a VM.
+#[derive(Clone, Debug)]
+pub struct MachineConfig {
+    /// RAM in bytes; a multiple of 1 MByte.
+    pub memory_bytes: u64,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// A Linux bzImage.
+    pub kernel: Image,
+    /// Initial RAM disk, if any.
+    pub initrd: Option<Image>,
+    /// Kernel command line.
+    pub cmdline: String,
+    /// The virtualization extension the guest is shown.
+    pub nested: NestedVirt,
+    /// Where virtual time comes from.
+    pub clock: ClockMode,
+    /// Frequency of the TSC in Hz, where the engine can choose it.
+    pub tsc_hz: u64,
+    /// What the real-time clock shows at the start, in seconds since 1970; `None` for the host's time, or for
+    /// a fixed date in virtual time.
+    pub epoch_s: Option<i64>,
+    /// Whether a write to port F4h ends the run with a status.
+    pub debug_exit: bool,
+}
+
+/// Least RAM the board works with, in bytes. A kernel needs more; that is checked when it is loaded.
+pub const MIN_MEMORY_BYTES: u64 = 8 << 20;
+/// Most RAM, in bytes: with the 32-bit hole it stays far below 46 bits of physical address.
+pub const MAX_MEMORY_BYTES: u64 = 1 << 40;
+/// Most vCPUs: APIC ids 0 to 254 are what every guest can address.
+pub const MAX_VCPUS: u32 = 255;
+/// TSC frequency when nothing else is asked for: one tick a nanosecond.
+pub const DEFAULT_TSC_HZ: u64 = 1_000_000_000;
+
+impl Default for MachineConfig {
+    /// One vCPU, 1 GByte, host time, no kernel.
+    fn default() -> Self {
+        Self {
+            memory_bytes: 1 << 30,
+            vcpus: 1,
+            kernel: Image::File(PathBuf::new()),
+            initrd: None,
+            cmdline: String::new(),
+            nested: NestedVirt::Off,
+            clock: ClockMode::Host,
+            tsc_hz: DEFAULT_TSC_HZ,
+            epoch_s: None,
+            debug_exit: false,
+        }
+    }
+}
+
+/// A configuration no machine can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Too little RAM for the board.
+    #[error(
+        "{} MiB of memory is too little; a VM needs at least {} MiB, and a Linux kernel about 128 MiB",
+        .0 >> 20, MIN_MEMORY_BYTES >> 20
+    )]
+    TooLittleMemory(u64),
+    /// More RAM than the address map has room for.
+    #[error("{} MiB of memory is too much; the most is {} MiB", .0 >> 20, MAX_MEMORY_BYTES >> 20)]
+    TooMuchMemory(u64),
+    /// RAM that is no whole number of MByte.
+    #[error("{0} bytes of memory is not a whole number of MiB; round it to a multiple of 1048576")]
+    UnalignedMemory(u64),
+    /// No vCPU, or too many.
+    #[error("{0} vCPUs cannot be had; choose 1 to {MAX_VCPUS}")]
+    Vcpus(u32),
+    /// A frequency no guest could work with.
+    #[error("a TSC of {0} Hz cannot be had; choose 10 MHz to 10 GHz")]
+    TscHz(u64),
+    /// A NUL would end the command line early.
+    #[error("the kernel command line contains a NUL character; remove it")]
+    CmdlineNul,
+}
+
+impl MachineConfig {
+    /// Checks everything that can be checked without looking at files or the host.
+    ///
+    /// # Errors
+    /// The first [`ConfigError`] found.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.memory_bytes < MIN_MEMORY_BYTES {
+            return Err(ConfigError::TooLittleMemory(self.memory_bytes));
+        }
+        if self.memory_bytes > MAX_MEMORY_BYTES {
+            return Err(ConfigError::TooMuchMemory(self.memory_bytes));
+        }
+        if !self.memory_bytes.is_multiple_of(1 << 20) {
+            return Err(ConfigError::UnalignedMemory(self.memory_bytes));
+        }
+        if self.vcpus == 0 || self.vcpus > MAX_VCPUS {
+            return Err(ConfigError::Vcpus(self.vcpus));
+        }
+        if !(10_000_000..=10_000_000_000).contains(&self.tsc_hz) {
+            return Err(ConfigError::TscHz(self.tsc_hz));
+        }
+        if self.cmdline.contains('\0') {
+            return Err(ConfigError::CmdlineNul);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(change: impl FnOnce(&mut MachineConfig)) -> Result<(), ConfigError> {
+        let mut config = MachineConfig::default();
+        change(&mut config);
+        config.validate()
+    }
+
+    #[test]
+    fn the_default_is_valid() {
+        assert_eq!(with(|_| ()), Ok(()));
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused_by_name() {
+        assert_eq!(
+            with(|c| c.memory_bytes = 1 << 20),
+            Err(ConfigError::TooLittleMemory(1 << 20))
+        );
+        assert_eq!(
+            with(|c| c.memory_bytes = u64::MAX),
+            Err(ConfigError::TooMuchMemory(u64::MAX))
+        );
+        assert!(matches!(
+            with(|c| c.memory_bytes += 1),
+            Err(ConfigError::UnalignedMemory(_))
+        ));
+        assert_eq!(with(|c| c.vcpus = 0), Err(ConfigError::Vcpus(0)));
+        assert_eq!(with(|c| c.vcpus = 256), Err(ConfigError::Vcpus(256)));
+        assert_eq!(with(|c| c.tsc_hz = 0), Err(ConfigError::TscHz(0)));
+        assert_eq!(
+            with(|c| c.cmdline = "a\0b".into()),
+            Err(ConfigError::CmdlineNul)
+        );
+    }
+
+    #[test]
+    fn errors_say_what_and_what_to_do() {
+        let text = ConfigError::TooLittleMemory(4 << 20).to_string();
+        assert!(
+            text.contains("4 MiB") && text.contains("at least 8 MiB"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,135 @@
+//! The board's devices at their addresses.
+
+use std::sync::{Arc, Mutex};
+
+use bus::{Bus, BusBuilder, Device, IrqLine, LineSink, Region};
+use chipset::SystemControl;
+use chipset::acpi_pm::{self, AcpiPmDevice, ResetPort};
+use chipset::debug_ports::{self, DebugExit, PostCode};
+use chipset::fabric::InterruptFabric;
+use chipset::hpet::{self, HpetDevice, LegacyRoute};
+use chipset::i8042::{self, I8042Device};
+use chipset::ioapic::{self, IoApicDevice};
+use chipset::pic::PicDevice;
+use chipset::pit::PitDevice;
+use chipset::rtc::{self, RtcDevice};
+use chipset::serial::{self, Serial, SerialInput, SerialOutput};
+use guestmem::Gpa;
+
+use crate::memory::{FOUR_GIB, MemoryMap};
+use crate::ports;
+
+/// What devices are connected to.
+pub(crate) struct DeviceWiring<'a> {
+    /// Takes the global system interrupts' lines.
+    pub lines: Arc<dyn LineSink>,
+    /// The software interrupt controllers, unless the engine has its own.
+    pub fabric: Option<&'a Arc<InterruptFabric>>,
+    /// Takes the guest's requests.
+    pub control: Arc<dyn SystemControl>,
+    /// Takes the first serial port's output.
+    pub console: Box<dyn SerialOutput>,
+    /// Whether there is a debug-exit port.
+    pub debug_exit: bool,
+    /// RAM, for the CMOS.
+    pub memory: MemoryMap,
+    /// What the clock shows at time zero, in seconds since 1970.
+    pub epoch_s: i64,
+}
+
+/// Adds devices at addresses that are the board's own and cannot clash.
+struct Adder(BusBuilder);
+
+impl Adder {
+    fn add(
+        &mut self,
+        device: impl Device + 'static,
+        ports: &[(u16, u16, Region)],
+        mmio: &[(Gpa, u64, Region)],
+    ) {
+        self.0
+            .add(Arc::new(Mutex::new(device)), ports, mmio)
+            .unwrap_or_else(|e| unreachable!("the board's address map: {e}"));
+    }
+
+    /// A device with one region of ports.
+    fn add_ports(&mut self, device: impl Device + 'static, first: u16, count: u16) {
+        self.add(device, &[(first, count, Region(0))], &[]);
+    }
+
+    /// A device with one region of memory.
+    fn add_mmio(&mut self, device: impl Device + 'static, base: u64, size_bytes: u64) {
+        self.add(device, &[], &[(Gpa(base), size_bytes, Region(0))]);
+    }
+}
+
+/// Builds the bus. Gives it and the writing end of the first serial port.
+///
+/// With an engine that has interrupt controllers and PIT of its own these are left out, and so is the HPET,
+/// whose legacy replacement would have to take over that PIT's line.
+pub(crate) fn build(wiring: DeviceWiring<'_>) -> (Bus, SerialInput) {
+    let lines = &wiring.lines;
+    let line = |gsi| IrqLine::new(Arc::clone(lines), gsi);
+    let mut bus = Adder(BusBuilder::new());
+    let mut rtc_line = line(rtc::regs::IRQ);
+    if let Some(fabric) = wiring.fabric {
+        let legacy = LegacyRoute::new(Arc::clone(lines));
+        rtc_line = legacy.rtc_line();
+        interrupt_controllers(&mut bus, fabric);
+        bus.add(PitDevice::new(legacy.pit_line()), &PitDevice::PORTS, &[]);
+        let hpet = HpetDevice::new(Arc::clone(lines), legacy);
+        bus.add_mmio(hpet, hpet::regs::BASE, hpet::regs::MMIO_SIZE);
+    }
+    let rtc = clock(wiring.epoch_s, rtc_line, &wiring.memory);
+    bus.add_ports(rtc, rtc::regs::PORT, 4);
+    let (com1, input) = Serial::new(line(u32::from(ports::COM1_IRQ)), wiring.console);
+    bus.add_ports(com1, ports::COM1, serial::regs::PORTS);
+    bus.add_ports(PostCode::new(), debug_ports::POST_PORT, 1);
+    let sci = line(acpi_pm::regs::SCI_IRQ);
+    let pm = AcpiPmDevice::new(sci, Arc::clone(&wiring.control));
+    bus.add_ports(pm, acpi_pm::regs::PORT, acpi_pm::regs::PORTS);
+    let reset = ResetPort::new(Arc::clone(&wiring.control));
+    bus.add_ports(reset, acpi_pm::regs::RESET_PORT, 1);
+    let keyboard = I8042Device::new(
+        line(i8042::regs::KEYBOARD_IRQ),
+        line(i8042::regs::AUX_IRQ),
+        Arc::clone(&wiring.control),
+    );
+    bus.add(keyboard, &I8042Device::PORTS, &[]);
+    if wiring.debug_exit {
+        let exit = DebugExit::new(Arc::clone(&wiring.control));
+        bus.add_ports(exit, debug_ports::DEBUG_EXIT_PORT, 4);
+    }
+    (bus.0.build(), input)
+}
+
+fn interrupt_controllers(bus: &mut Adder, fabric: &Arc<InterruptFabric>) {
+    bus.add(PicDevice::new(Arc::clone(fabric)), &PicDevice::PORTS, &[]);
+    let ioapic = IoApicDevice::new(Arc::clone(fabric));
+    bus.add_mmio(ioapic, ioapic::regs::BASE, ioapic::regs::MMIO_SIZE);
+}
+
+/// The clock with the memory sizes that firmware of a PC reads from its RAM.
+fn clock(epoch_s: i64, line: IrqLine, memory: &MemoryMap) -> RtcDevice {
+    const BASE_KIB: u8 = 0x15;
+    const EXTENDED_KIB: [u8; 2] = [0x17, 0x30];
+    const ABOVE_16_MIB_64KIB: u8 = 0x34;
+    const ABOVE_4_GIB_64KIB: u8 = 0x5b;
+    let low = memory.low_end().0;
+    let high = memory.end().0.saturating_sub(FOUR_GIB);
+    let mut rtc = RtcDevice::new(epoch_s, line);
+    let mut put = |index: u8, bytes: &[u8]| {
+        for (index, &byte) in (index..).zip(bytes) {
+            rtc.set_ram(index, byte);
+        }
+    };
+    put(BASE_KIB, &640u16.to_le_bytes());
+    let extended = ((low >> 10).saturating_sub(1024)).min(0xffff) as u16;
+    for index in EXTENDED_KIB {
+        put(index, &extended.to_le_bytes());
+    }
+    let above_16_mib = (low.saturating_sub(16 << 20) >> 16).min(0xffff) as u16;
+    put(ABOVE_16_MIB_64KIB, &above_16_mib.to_le_bytes());
+    put(ABOVE_4_GIB_64KIB, &(high >> 16).to_le_bytes()[..3]);
+    rtc
+}

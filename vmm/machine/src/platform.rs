@@ -1,0 +1,289 @@
+//! The board as one vCPU of the software engine sees it.
+//!
+//! # Time
+//!
+//! *Host mode*: virtual time is real time. [`Platform::poll`] compares it with the deadlines and gives the
+//! vCPU a slice of instructions, shorter when something is due soon; an idle vCPU sleeps until the earliest
+//! deadline or until its attention word is set.
+//!
+//! *Virtual mode*: one executed instruction is one nanosecond. A slice ends exactly at the next deadline, so
+//! that with one vCPU every timer interrupt comes at the same instruction in every run. When all vCPUs are
+//! idle, time jumps to the next deadline. With several vCPUs time is that of the one that is furthest
+//! ahead, and a run depends on the host's scheduling.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::{ClockMode, VirtualTime};
+use chipset::fabric::InterruptFabric;
+use guestmem::Gpa;
+use vcpu::{Attention, InterruptFault, Platform, Wake};
+
+use crate::board::{Board, earlier};
+use crate::signal::VcpuLine;
+
+/// Most instructions between two looks at the time in host mode: about a third of a millisecond.
+const HOST_SLICE: u64 = 32_768;
+/// Fewest instructions between two looks in host mode, however near a deadline is.
+const HOST_SLICE_MIN: u64 = 1_024;
+/// log2 of the nanoseconds the software engine is taken to need for an instruction, for slices that end near
+/// a deadline.
+const NS_PER_INSTRUCTION_SHIFT: u32 = 3;
+/// Most instructions between two looks in virtual mode. Device accesses see the time of the last look, so
+/// this is how far, in nanoseconds, their time may lag.
+const VIRTUAL_SLICE: u64 = 1_000;
+/// How long an idle vCPU waits before it looks at the time again, where others move virtual time.
+const VIRTUAL_IDLE_STEP: Duration = Duration::from_millis(1);
+/// Size of the local APIC's register page.
+const APIC_PAGE_SIZE: u64 = 4096;
+
+/// [`Platform`] for an engine without interrupt controllers.
+pub(crate) struct SoftPlatform {
+    index: usize,
+    board: Arc<Board>,
+    fabric: Arc<InterruptFabric>,
+    line: Arc<VcpuLine>,
+    tsc_hz: u64,
+    apic_page: Option<Gpa>,
+    /// Virtual mode: the time at which this vCPU had executed `base_retired` instructions.
+    base_time: VirtualTime,
+    base_retired: u64,
+    /// `retired` of the last idle that ended because of something pending. The engine comes back with the same
+    /// number when it could not take it.
+    refused_at: Option<u64>,
+}
+
+impl SoftPlatform {
+    pub(crate) fn new(
+        index: usize,
+        board: Arc<Board>,
+        fabric: Arc<InterruptFabric>,
+        tsc_hz: u64,
+    ) -> Self {
+        let line = Arc::clone(&board.lines()[index]);
+        let mut platform = Self {
+            index,
+            board,
+            fabric,
+            line,
+            tsc_hz,
+            apic_page: None,
+            base_time: VirtualTime(0),
+            base_retired: 0,
+            refused_at: None,
+        };
+        platform.find_apic_page();
+        platform
+    }
+
+    fn find_apic_page(&mut self) {
+        self.apic_page = self.fabric.mmio_base(self.index).map(Gpa);
+    }
+
+    /// Offset into the local APIC's page, if `gpa` lies in it.
+    fn apic_offset(&self, gpa: Gpa) -> Option<u64> {
+        let offset = gpa.0.checked_sub(self.apic_page?.0)?;
+        (offset < APIC_PAGE_SIZE).then_some(offset)
+    }
+
+    fn now(&self) -> VirtualTime {
+        self.board.clock.now()
+    }
+
+    /// The time after `retired` instructions; moves the clock there in virtual mode.
+    fn now_at(&self, retired: u64) -> VirtualTime {
+        if self.board.clock.mode() == ClockMode::Virtual {
+            let executed = retired.saturating_sub(self.base_retired);
+            self.board.clock.advance_to(self.base_time + executed);
+        }
+        self.now()
+    }
+
+    /// Counts on from the clock's time, which others or an idle jump may have moved.
+    fn rebase(&mut self, retired: u64, now: VirtualTime) {
+        self.base_time = now;
+        self.base_retired = retired;
+    }
+
+    fn own_deadline(&self) -> Option<VirtualTime> {
+        earlier(self.board.bus.deadline(), self.fabric.deadline(self.index))
+    }
+
+    fn advance_own(&self, now: VirtualTime) {
+        self.board.bus.advance(now);
+        self.fabric.advance(self.index, now);
+    }
+
+    /// One step of waiting in host mode.
+    fn sleep(&self) {
+        self.advance_own(self.now());
+        if self.line.attention().get() == 0 {
+            let timeout = self.own_deadline().map(|d| self.board.until(d));
+            self.line.park(timeout);
+        }
+    }
+
+    /// One step of waiting in virtual mode: jumps if nobody runs.
+    fn jump(&self) {
+        let board = &self.board;
+        self.advance_own(self.now());
+        if self.line.attention().get() != 0 {
+            return;
+        }
+        if !board.all_idle() {
+            self.line.park(Some(VIRTUAL_IDLE_STEP));
+            return;
+        }
+        match board.earliest_deadline() {
+            Some(deadline) => {
+                board.clock.advance_to(deadline);
+                board.advance_all(board.now());
+            }
+            // Only input from outside can go on from here.
+            None => self.line.park(None),
+        }
+    }
+
+    fn wait(&self) -> Wake {
+        loop {
+            let attention = self.line.attention().get();
+            if attention & Attention::STOP != 0 {
+                return Wake::Stop;
+            }
+            if attention != 0 {
+                return Wake::Event;
+            }
+            match self.board.clock.mode() {
+                ClockMode::Host => self.sleep(),
+                ClockMode::Virtual => self.jump(),
+            }
+        }
+    }
+}
+
+impl Platform for SoftPlatform {
+    fn pio_read(&mut self, port: u16, size_bytes: u8) -> u32 {
+        let mut data = [0; 4];
+        let size = usize::from(size_bytes).min(data.len());
+        let now = self.now();
+        self.board.bus.pio_read(port, &mut data[..size], now);
+        u32::from_le_bytes(data)
+    }
+
+    fn pio_write(&mut self, port: u16, size_bytes: u8, value: u32) {
+        let data = value.to_le_bytes();
+        let size = usize::from(size_bytes).min(data.len());
+        self.board.bus.pio_write(port, &data[..size], self.now());
+    }
+
+    fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8]) {
+        let now = self.now();
+        match self.apic_offset(gpa) {
+            Some(offset) => self.fabric.mmio_read(self.index, offset, data, now),
+            None => self.board.bus.mmio_read(gpa, data, now),
+        }
+    }
+
+    fn mmio_write(&mut self, gpa: Gpa, data: &[u8]) {
+        let now = self.now();
+        match self.apic_offset(gpa) {
+            Some(offset) => self.fabric.mmio_write(self.index, offset, data, now),
+            None => self.board.bus.mmio_write(gpa, data, now),
+        }
+    }
+
+    fn apic_page(&self) -> Option<Gpa> {
+        self.apic_page
+    }
+
+    fn apic_msr_read(&mut self, msr: u32) -> Result<u64, InterruptFault> {
+        self.fabric
+            .msr_read(self.index, msr, self.now())
+            .map_err(|_| InterruptFault)
+    }
+
+    fn apic_msr_write(&mut self, msr: u32, value: u64) -> Result<(), InterruptFault> {
+        let result = self.fabric.msr_write(self.index, msr, value, self.now());
+        if msr == x86defs::msr::IA32_APIC_BASE {
+            self.find_apic_page();
+        }
+        result.map_err(|_| InterruptFault)
+    }
+
+    fn cr8(&mut self) -> u8 {
+        self.fabric.tpr(self.index) >> 4
+    }
+
+    fn set_cr8(&mut self, priority: u8) {
+        self.fabric.set_tpr(self.index, priority << 4);
+    }
+
+    fn interrupt_pending(&mut self) -> bool {
+        self.fabric.has_interrupt(self.index)
+    }
+
+    fn acknowledge_interrupt(&mut self) -> Option<u8> {
+        self.fabric.acknowledge(self.index)
+    }
+
+    fn take_nmi(&mut self) -> bool {
+        self.fabric.take_nmi(self.index)
+    }
+
+    fn take_init(&mut self) -> bool {
+        let taken = self.fabric.take_init(self.index);
+        if taken {
+            self.fabric.init_reset(self.index);
+            self.find_apic_page();
+        }
+        taken
+    }
+
+    fn take_sipi(&mut self) -> Option<u8> {
+        self.fabric.take_sipi(self.index)
+    }
+
+    fn tsc_hz(&self) -> u64 {
+        self.tsc_hz
+    }
+
+    fn tsc(&mut self, retired: u64) -> u64 {
+        let now = self.now_at(retired);
+        // The usual frequency spares a wide division.
+        if self.tsc_hz == crate::config::DEFAULT_TSC_HZ {
+            now.0
+        } else {
+            now.to_ticks(self.tsc_hz)
+        }
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.fabric.set_tsc_offset(self.index, offset, self.now());
+    }
+
+    fn poll(&mut self, retired: u64) -> u64 {
+        let now = self.now_at(retired);
+        self.advance_own(now);
+        let left = self.own_deadline().map_or(u64::MAX, |d| d - now);
+        match self.board.clock.mode() {
+            ClockMode::Host => (left >> NS_PER_INSTRUCTION_SHIFT).clamp(HOST_SLICE_MIN, HOST_SLICE),
+            ClockMode::Virtual => {
+                self.rebase(retired, now);
+                left.clamp(1, VIRTUAL_SLICE)
+            }
+        }
+    }
+
+    fn idle(&mut self, retired: u64) -> Wake {
+        self.now_at(retired);
+        if self.fabric.has_pending(self.index) && self.refused_at != Some(retired) {
+            self.refused_at = Some(retired);
+            return Wake::Event;
+        }
+        self.board.enter_idle();
+        let wake = self.wait();
+        self.board.leave_idle();
+        self.rebase(retired, self.now());
+        wake
+    }
+}
