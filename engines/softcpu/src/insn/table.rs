@@ -193,10 +193,10 @@ static ROWS: &[Row] = rows! {
     [Fxsave, Fxsave64, Fxrstor, Fxrstor64, Xsave, Xsave64, Xsaveopt, Xsaveopt64, Xsavec, Xsavec64, Xrstor,
      Xrstor64, Ldmxcsr, Stmxcsr, Vldmxcsr, Vstmxcsr] User quiet flows Helper Here(xsave::bind_state);
 
-    [Vmxon, Vmxoff, Vmptrld, Vmptrst, Vmclear, Vmread, Vmwrite, Invept, Invvpid]
-        Supervisor exits flows Helper Bind::Vmx;
-    [Vmlaunch, Vmresume] Supervisor exits ends Helper Bind::Vmx;
-    [Vmcall, Vmfunc] User exits flows Helper Bind::Vmx;
+    [Vmxon, Vmxoff, Vmptrld, Vmptrst, Vmclear, Vmlaunch, Vmresume, Invept, Invvpid]
+        Supervisor exits ends Helper Bind::Vmx;
+    [Vmread, Vmwrite] Supervisor exits flows Helper Bind::Vmx;
+    [Vmcall, Vmfunc] User exits ends Helper Bind::Vmx;
 };
 
 static BY_MNEMONIC: LazyLock<Vec<Option<&'static Row>>> = LazyLock::new(|| {
