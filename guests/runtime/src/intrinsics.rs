@@ -60,6 +60,14 @@ unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
     0
 }
 
+/// # Safety
+/// As BSD's bcmp.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { memcmp(a, b, count) }
+}
+
 // Referred to by `core`'s unwinding tables, never called: a panic ends the guest.
 global_asm!(
     ".globl rust_eh_personality",

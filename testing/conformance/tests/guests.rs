@@ -34,3 +34,8 @@ fn apic() {
 fn vmx_errors() {
     passes("vmx-errors", NestedVirt::Intel);
 }
+
+#[test]
+fn vmx_exits() {
+    passes("vmx-exits", NestedVirt::Intel);
+}
