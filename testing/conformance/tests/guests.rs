@@ -39,3 +39,13 @@ fn vmx_errors() {
 fn vmx_exits() {
     passes("vmx-exits", NestedVirt::Intel);
 }
+
+#[test]
+fn vmx_ept() {
+    passes("vmx-ept", NestedVirt::Intel);
+}
+
+#[test]
+fn vmx_inject() {
+    passes("vmx-inject", NestedVirt::Intel);
+}
