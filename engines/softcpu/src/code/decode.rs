@@ -49,7 +49,11 @@ pub fn decode_block(bytes: &[u8], mode: Mode, side: &mut HostSide, out: &mut Vec
             break;
         }
         let invalid = decoder.last_error() != DecoderError::None;
-        let mut op = Op { offset: length as u16, length: insn.len() as u8, ..Op::default() };
+        let mut op = Op {
+            offset: length as u16,
+            length: insn.len() as u8,
+            ..Op::default()
+        };
         length += insn.len() as u32;
         let ends = if invalid {
             op.run = insn::invalid_opcode;
@@ -66,9 +70,17 @@ pub fn decode_block(bytes: &[u8], mode: Mode, side: &mut HostSide, out: &mut Vec
     }
     if !ended && !out.is_empty() {
         // Nothing sets the next RIP: an operation of no length does. It does not count as an instruction.
-        out.push(Op { run: insn::fall_through, offset: length as u16, ..Op::default() });
+        out.push(Op {
+            run: insn::fall_through,
+            offset: length as u16,
+            ..Op::default()
+        });
     }
-    if out.is_empty() { Decoded::NeedsMore } else { Decoded::Block(length) }
+    if out.is_empty() {
+        Decoded::NeedsMore
+    } else {
+        Decoded::Block(length)
+    }
 }
 
 /// The encoding of a register operand as [`Op`] holds it.
@@ -133,7 +145,11 @@ fn fill_memory(insn: &Instruction, op: &mut Op) {
     let base = insn.memory_base();
     let index = insn.memory_index();
     op.seg = register_code(insn.memory_segment());
-    op.index = if index.is_vector_register() { ZERO as u8 } else { register_code(index) };
+    op.index = if index.is_vector_register() {
+        ZERO as u8
+    } else {
+        register_code(index)
+    };
     op.scale = insn.memory_index_scale().trailing_zeros() as u8;
     let displacement = insn.memory_displacement64() as i64;
     let width = address_width(insn, code64);
@@ -174,7 +190,11 @@ fn address_width(insn: &Instruction, code64: bool) -> u8 {
             _ => 4,
         },
         (Register::None, i) if i.is_vector_register() => {
-            if code64 { 8 } else { 4 }
+            if code64 {
+                8
+            } else {
+                4
+            }
         }
         (Register::None, i) => of(i),
         (b, _) => of(b),
@@ -183,5 +203,9 @@ fn address_width(insn: &Instruction, code64: bool) -> u8 {
 
 /// Bytes of the memory operand.
 pub fn memory_bytes(insn: &Instruction) -> usize {
-    if insn.memory_size() == MemorySize::Unknown { 0 } else { insn.memory_size().size() }
+    if insn.memory_size() == MemorySize::Unknown {
+        0
+    } else {
+        insn.memory_size().size()
+    }
 }

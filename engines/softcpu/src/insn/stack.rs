@@ -28,7 +28,11 @@ impl Cpu {
         let mask = self.stack_mask();
         let rsp = &mut self.regs[gpr::RSP];
         // A 32-bit stack pointer is ESP, whose writes clear the upper half; SP's do not.
-        *rsp = if mask == 0xffff { (*rsp & !mask) | (value & mask) } else { value & mask };
+        *rsp = if mask == 0xffff {
+            (*rsp & !mask) | (value & mask)
+        } else {
+            value & mask
+        };
     }
 
     /// Pushes a word; RSP changes only if the store succeeds.
@@ -131,7 +135,11 @@ fn is_segment(form: &Form) -> bool {
 
 pub fn bind_push(form: &Form, op: &mut Op) -> Option<Handler> {
     let size = stack_size(form);
-    op.seg = if form.kind(0) == Kind::Mem { op.seg } else { sreg::SS as u8 };
+    op.seg = if form.kind(0) == Kind::Mem {
+        op.seg
+    } else {
+        sreg::SS as u8
+    };
     if is_segment(form) {
         op.extra = size as u16;
         return Some(push_segment);
@@ -176,7 +184,11 @@ pub fn bind_pop(form: &Form, op: &mut Op) -> Option<Handler> {
 fn push_all<T: Int>(cpu: &mut Cpu, _: &Op) -> Flow {
     let rsp = cpu.regs[gpr::RSP];
     for r in 0..8u8 {
-        let v = if r == 4 { T::from_u64(rsp) } else { T::reg(cpu, r) };
+        let v = if r == 4 {
+            T::from_u64(rsp)
+        } else {
+            T::reg(cpu, r)
+        };
         if let Err(t) = cpu.push(v) {
             cpu.regs[gpr::RSP] = rsp;
             return Err(t);
@@ -322,4 +334,3 @@ pub fn bind_frame(form: &Form, op: &mut Op) -> Option<Handler> {
         _ => enter::<u64>,
     })
 }
-
