@@ -11,6 +11,7 @@ pub mod hpet;
 pub mod i8042;
 pub mod ioapic;
 pub mod lapic;
+mod line;
 pub mod message;
 pub mod pic;
 pub mod pit;

@@ -132,6 +132,11 @@ pub fn keeps_contract<D: Device>(make: impl Fn() -> D, regions: &[(u8, u64)]) {
             access(&mut device, regions, &mut random, now);
             if round % 7 == 0 {
                 device.advance(now);
+                let due = device.deadline();
+                assert!(
+                    due.is_none_or(|due| due > now),
+                    "due for ever: {due:?} at {now:?}"
+                );
             }
             let step = match random.below(64) {
                 0 => random.below(u64::MAX / rounds / 4),

@@ -4,25 +4,25 @@
 //! The host's package lists are taken when they know the package; when they do not, or when what they name
 //! is gone from the archive, fresh lists are fetched once into our own folder.
 
+mod messages;
+mod process;
+
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use sha2::{Digest, Sha256};
 
 use super::progress::Progress;
-use crate::failure::{Failure, cause, one_line};
+use crate::failure::Failure;
 use crate::interrupt::Interrupt;
+use messages::Trouble;
+use process::Answer;
 
 /// Where Debian keeps the host's lists.
 const HOST_LISTS: &str = "/var/lib/apt/lists";
-/// How often a running apt is looked at.
-const POLL: Duration = Duration::from_millis(50);
-/// What is read of apt's answers and messages.
-const LONGEST_OUTPUT: u64 = 1 << 20;
 /// What every failure here advises when nothing better is known.
 const OWN_FILES: &str = "give --kernel, --modules and --busybox to use files of your own";
 
@@ -81,68 +81,12 @@ pub fn dependency(depends: &str, prefix: &str) -> Option<(String, Option<String>
     })
 }
 
-/// Why an apt command failed, told from its messages in the C locale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
-    NoNetwork,
-    DiskFull,
-    NoSuchPackage,
-    Other,
-}
-
-fn classify(messages: &str) -> Trouble {
-    const DISK_FULL: &[&str] = &["No space left on device", "enough free space"];
-    const NO_NETWORK: &[&str] = &[
-        "Temporary failure resolving",
-        "Could not resolve",
-        "Could not connect",
-        "Unable to connect",
-        "Connection failed",
-        "Connection timed out",
-        "Connection refused",
-        "Network is unreachable",
-        "No route to host",
-    ];
-    const NO_PACKAGE: &[&str] = &[
-        "Unable to locate package",
-        "No packages found",
-        "Can't find a source",
-        "has no available version",
-    ];
-    let has = |marks: &[&str]| marks.iter().any(|mark| messages.contains(mark));
-    if has(DISK_FULL) {
-        Trouble::DiskFull
-    } else if has(NO_NETWORK) {
-        Trouble::NoNetwork
-    } else if has(NO_PACKAGE) {
-        Trouble::NoSuchPackage
-    } else {
-        Trouble::Other
-    }
-}
-
-/// The line of apt's messages that tells most.
-fn telling_line(messages: &str) -> String {
-    let line = messages
-        .lines()
-        .find(|line| line.starts_with("E:"))
-        .or_else(|| messages.lines().rev().find(|line| !line.trim().is_empty()))
-        .unwrap_or("it gave no reason");
-    one_line(line.trim_start_matches("E:"))
-}
-
 /// The host's apt, with folders of its own below one directory.
 pub struct Apt<'a> {
     root: PathBuf,
     interrupt: &'a Interrupt,
     progress: &'a Progress,
     own_lists: Cell<bool>,
-}
-
-struct Answer {
-    status: ExitStatus,
-    output: String,
-    messages: String,
 }
 
 impl<'a> Apt<'a> {
@@ -216,8 +160,11 @@ impl<'a> Apt<'a> {
         match self.download_once(&record)? {
             Ok(path) => return Ok((record, path)),
             Err(messages) => {
-                let hopeless = matches!(classify(&messages), Trouble::DiskFull);
-                if self.own_lists.get() || hopeless {
+                let may_be_stale = match self.trouble(&messages) {
+                    Trouble::NoNetwork | Trouble::DiskFull => false,
+                    Trouble::NoSuchPackage | Trouble::Other => !self.own_lists.get(),
+                };
+                if !may_be_stale {
                     return Err(self.failure(&record.package, &messages));
                 }
             }
@@ -262,7 +209,7 @@ impl<'a> Apt<'a> {
         );
         let arguments = ["download", "-q", &target];
         let answer = self.ask("apt-get", &arguments, &folder, &|| {
-            bar.set_position(folder_size(&folder));
+            bar.set_position(process::folder_size(&folder));
         })?;
         if !answer.status.success() {
             bar.abandon();
@@ -291,50 +238,13 @@ impl<'a> Apt<'a> {
         folder: &Path,
         tick: &dyn Fn(),
     ) -> Result<Answer, Failure> {
-        let failed = |error: std::io::Error| {
-            Failure::new(
-                format_args!("cannot run {program}"),
-                cause(&error),
-                OWN_FILES,
-            )
-        };
-        let mut output =
-            tempfile::tempfile_in(&self.root).map_err(|e| Failure::writing(&self.root, &e))?;
-        let mut messages =
-            tempfile::tempfile_in(&self.root).map_err(|e| Failure::writing(&self.root, &e))?;
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(self.options())
             .args(arguments)
             .current_dir(folder)
-            .env("LC_ALL", "C")
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().map_err(failed)?)
-            .stderr(messages.try_clone().map_err(failed)?)
-            .spawn()
-            .map_err(failed)?;
-        let status = loop {
-            if let Some(status) = child.try_wait().map_err(failed)? {
-                break status;
-            }
-            if self.interrupt.is_requested() {
-                // It may have ended by itself in between.
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(Failure::new(
-                    "stopped while fetching",
-                    "a signal asked for it",
-                    "start again to fetch anew",
-                ));
-            }
-            tick();
-            std::thread::sleep(POLL);
-        };
-        Ok(Answer {
-            status,
-            output: text_of(&mut output).map_err(failed)?,
-            messages: text_of(&mut messages).map_err(failed)?,
-        })
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        process::run(&mut command, &self.root, self.interrupt, tick)
     }
 
     fn options(&self) -> Vec<String> {
@@ -370,19 +280,23 @@ impl<'a> Apt<'a> {
             .collect()
     }
 
+    fn trouble(&self, messages: &str) -> Trouble {
+        if process::is_full(&self.root) {
+            Trouble::DiskFull
+        } else {
+            messages::classify(messages)
+        }
+    }
+
     fn failure(&self, package: &str, messages: &str) -> Failure {
         let what = format!("cannot fetch the package {package}");
-        match classify(messages) {
+        match self.trouble(messages) {
             Trouble::NoNetwork => Failure::new(
                 what,
-                format_args!("no network: {}", telling_line(messages)),
+                format_args!("no network: {}", messages::telling_line(messages)),
                 format_args!("connect to the network and try again, or {OWN_FILES}"),
             ),
-            Trouble::DiskFull => Failure::new(
-                what,
-                format_args!("no space left on the disk of {}", self.root.display()),
-                "free some space or point NESTLING_CACHE at another disk",
-            ),
+            Trouble::DiskFull => disk_full(&self.root),
             Trouble::NoSuchPackage => Failure::new(
                 what,
                 "the apt sources of this host do not have it",
@@ -390,11 +304,20 @@ impl<'a> Apt<'a> {
             ),
             Trouble::Other => Failure::new(
                 what,
-                format_args!("apt says: {}", telling_line(messages)),
+                format_args!("apt says: {}", messages::telling_line(messages)),
                 format_args!("check the apt sources of this host, or {OWN_FILES}"),
             ),
         }
     }
+}
+
+/// Tells that the disk of `folder` is full.
+fn disk_full(folder: &Path) -> Failure {
+    Failure::new(
+        "cannot fetch the demo's files",
+        format_args!("no space left on the disk of {}", folder.display()),
+        "free some space or point NESTLING_CACHE at another disk",
+    )
 }
 
 /// Whether `program` is an executable file in one of the folders of PATH.
@@ -402,27 +325,6 @@ pub fn is_on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .any(|folder| rustix::fs::access(folder.join(program), rustix::fs::Access::EXEC_OK).is_ok())
-}
-
-fn text_of(file: &mut File) -> std::io::Result<String> {
-    file.seek(SeekFrom::Start(0))?;
-    let mut bytes = Vec::new();
-    file.take(LONGEST_OUTPUT).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn folder_size(folder: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return 0;
-    };
-    entries
-        .flatten()
-        .map(|entry| match entry.metadata() {
-            Ok(data) if data.is_dir() => folder_size(&entry.path()),
-            Ok(data) => data.len(),
-            Err(_) => 0,
-        })
-        .sum()
 }
 
 fn the_deb(folder: &Path) -> std::io::Result<Option<PathBuf>> {
@@ -496,31 +398,5 @@ mod tests {
         );
         assert_eq!(dependency("linux-image-cloud", "linux-image-"), None);
         assert_eq!(dependency("linux-image-", "linux-image-"), None);
-    }
-
-    #[test]
-    fn messages_of_apt_are_understood() {
-        let cases = [
-            (
-                "E: Failed to fetch x  Temporary failure resolving 'deb.debian.org'",
-                Trouble::NoNetwork,
-            ),
-            ("E: Unable to locate package x", Trouble::NoSuchPackage),
-            (
-                "E: Write error - write (28: No space left on device)",
-                Trouble::DiskFull,
-            ),
-            ("E: The repository is not signed.", Trouble::Other),
-        ];
-        for (messages, trouble) in cases {
-            assert_eq!(classify(messages), trouble, "{messages}");
-        }
-    }
-
-    #[test]
-    fn the_telling_line_is_the_first_error() {
-        assert_eq!(telling_line("W: a\nE: b\nE: c\n"), "b");
-        assert_eq!(telling_line("something\n\n"), "something");
-        assert_eq!(telling_line(""), "it gave no reason");
     }
 }

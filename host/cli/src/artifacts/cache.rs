@@ -76,8 +76,8 @@ pub struct Cache {
 
 /// Holds the cache's lock while it lives.
 #[derive(Debug)]
-pub struct Locked<'a> {
-    cache: &'a Cache,
+pub struct Locked {
+    cache: Cache,
     _lock: File,
 }
 
@@ -137,7 +137,7 @@ impl Cache {
     ///
     /// # Errors
     /// A folder that cannot be made or written, or an interrupt while waiting.
-    pub fn lock(&self, interrupt: &Interrupt, progress: &Progress) -> Result<Locked<'_>, Failure> {
+    pub fn lock(&self, interrupt: &Interrupt, progress: &Progress) -> Result<Locked, Failure> {
         std::fs::create_dir_all(&self.root).map_err(|e| Failure::writing(&self.root, &e))?;
         let path = self.root.join(LOCK);
         let lock = File::options()
@@ -168,7 +168,7 @@ impl Cache {
             }
         }
         let locked = Locked {
-            cache: self,
+            cache: self.clone(),
             _lock: lock,
         };
         locked.clear_unfinished()?;
@@ -176,7 +176,7 @@ impl Cache {
     }
 }
 
-impl Locked<'_> {
+impl Locked {
     /// A folder inside the cache for work in progress; it vanishes when dropped.
     ///
     /// # Errors

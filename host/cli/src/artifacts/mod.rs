@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use apt::Apt;
-use cache::{Cache, Entry, Lookup};
+use cache::{Cache, Entry, Locked, Lookup};
 use modules::{Module, ModuleDirectory, ModuleSource};
 use progress::Progress;
+use tempfile::TempDir;
 
 /// The meta package of Debian's kernel for cloud machines.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
@@ -67,16 +68,17 @@ pub fn obtain(
     interrupt: &Interrupt,
     progress: &Progress,
 ) -> Result<Artifacts, Failure> {
+    let mut fetcher = Fetcher::new(interrupt, progress);
     let busybox = match &own.busybox {
         Some(path) => read(path)?,
         None => {
-            let mut entry = cached(BUSYBOX_PACKAGE, interrupt, progress, fetch_busybox)?;
+            let mut entry = fetcher.entry(BUSYBOX_PACKAGE, fetch_busybox)?;
             take(&mut entry, BUSYBOX_FILE)?
         }
     };
     let (kernel, kernel_place, modules) = match (&own.kernel, &own.modules) {
         (None, None) => {
-            let mut entry = cached(KERNEL_PACKAGE, interrupt, progress, fetch_kernel)?;
+            let mut entry = fetcher.entry(KERNEL_PACKAGE, fetch_kernel)?;
             let kernel = take(&mut entry, KERNEL_FILE)?;
             let place = format!("{} {}", entry.package, entry.version);
             let modules = ordered(&PackageModules::of(entry), vendor_module)?;
@@ -191,32 +193,68 @@ fn ordered(source: &dyn ModuleSource, vendor: Option<&str>) -> Result<Vec<Module
 
 type Fetch = fn(&Apt) -> Result<Entry, Failure>;
 
-/// The cache's entry for `package`, fetched if it is missing or broken.
-fn cached(
-    package: &str,
-    interrupt: &Interrupt,
-    progress: &Progress,
-    fetch: Fetch,
-) -> Result<Entry, Failure> {
-    let cache = Cache::from_environment()?;
-    if let Lookup::Good(entry) = cache.look_up(package) {
-        return Ok(entry);
+/// Gives entries of the cache and fetches those that are missing or broken. The lock is taken, and apt's folders
+/// are made, when the first one has to be fetched; both stay for the others.
+struct Fetcher<'a> {
+    interrupt: &'a Interrupt,
+    progress: &'a Progress,
+    session: Option<Session<'a>>,
+}
+
+struct Session<'a> {
+    apt: Apt<'a>,
+    // In this order: the folder goes while the lock is still held.
+    _workspace: TempDir,
+    locked: Locked,
+}
+
+impl<'a> Fetcher<'a> {
+    fn new(interrupt: &'a Interrupt, progress: &'a Progress) -> Self {
+        Self {
+            interrupt,
+            progress,
+            session: None,
+        }
     }
-    let locked = cache.lock(interrupt, progress)?;
-    // Another run may have filled it while this one waited for the lock.
-    match cache.look_up(package) {
-        Lookup::Good(entry) => return Ok(entry),
-        Lookup::Broken(why) => progress.say(&format!(
-            "the cache's {package} is broken ({}); fetching it again",
-            crate::failure::one_line(&why)
-        )),
-        Lookup::Missing => {}
+
+    fn entry(&mut self, package: &str, fetch: Fetch) -> Result<Entry, Failure> {
+        let cache = Cache::from_environment()?;
+        if let Lookup::Good(entry) = cache.look_up(package) {
+            return Ok(entry);
+        }
+        let session = match &mut self.session {
+            Some(session) => session,
+            none => none.insert(Session::new(&cache, self.interrupt, self.progress)?),
+        };
+        // Another run may have filled it while this one waited for the lock.
+        match cache.look_up(package) {
+            Lookup::Good(entry) => return Ok(entry),
+            Lookup::Broken(why) => self.progress.say(&format!(
+                "the cache's {package} is broken ({}); fetching it again",
+                crate::failure::one_line(&why)
+            )),
+            Lookup::Missing => {}
+        }
+        let entry = fetch(&session.apt)?;
+        session.locked.store(package, &entry)?;
+        Ok(entry)
     }
-    let workspace = locked.workspace()?;
-    let entry = fetch(&Apt::new(workspace.path(), interrupt, progress)?)?;
-    drop(workspace);
-    locked.store(package, &entry)?;
-    Ok(entry)
+}
+
+impl<'a> Session<'a> {
+    fn new(
+        cache: &Cache,
+        interrupt: &'a Interrupt,
+        progress: &'a Progress,
+    ) -> Result<Self, Failure> {
+        let locked = cache.lock(interrupt, progress)?;
+        let workspace = locked.workspace()?;
+        Ok(Self {
+            apt: Apt::new(workspace.path(), interrupt, progress)?,
+            _workspace: workspace,
+            locked,
+        })
+    }
 }
 
 fn fetch_busybox(apt: &Apt) -> Result<Entry, Failure> {
@@ -224,6 +262,7 @@ fn fetch_busybox(apt: &Apt) -> Result<Entry, Failure> {
     let files = deb::extract(&deb, |path| {
         path == "bin/busybox" || path == "usr/bin/busybox"
     })?;
+    std::fs::remove_file(&deb).map_err(|e| Failure::writing(&deb, &e))?;
     let file = files.into_iter().next();
     let content = file.ok_or_else(|| missing(&record.package, BUSYBOX_FILE))?;
     Ok(Entry {
@@ -270,6 +309,7 @@ fn fetch_kernel(apt: &Apt) -> Result<Entry, Failure> {
         }
         wanted = unmet_needs(&entry)?;
     }
+    std::fs::remove_file(&deb).map_err(|e| Failure::writing(&deb, &e))?;
     if !entry.files.contains_key(KERNEL_FILE) {
         return Err(missing(&entry.package, KERNEL_FILE));
     }

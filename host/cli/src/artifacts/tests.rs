@@ -5,7 +5,7 @@ use crate::initramfs::program;
 use modules::tests::made_up;
 
 struct Files {
-    folder: tempfile::TempDir,
+    folder: TempDir,
 }
 
 impl Files {

@@ -4,7 +4,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::levels::{LevelState, Levels, Stage};
 use super::report::{Event, Report};
@@ -26,7 +26,7 @@ pub trait View: Send {
 /// The view that suits standard error. `verbose` shows the console too.
 pub fn on_standard_error(depth: u8, verbose: bool) -> Box<dyn View> {
     if std::io::stderr().is_terminal() {
-        Box::new(LiveTree::new(depth, verbose))
+        Box::new(LiveTree::new(depth, verbose, ProgressDrawTarget::stderr()))
     } else {
         Box::new(EventLines { verbose })
     }
@@ -76,8 +76,8 @@ struct LiveTree {
 }
 
 impl LiveTree {
-    fn new(depth: u8, verbose: bool) -> Self {
-        let lines = MultiProgress::new();
+    fn new(depth: u8, verbose: bool, target: ProgressDrawTarget) -> Self {
+        let lines = MultiProgress::with_draw_target(target);
         let bars: Vec<ProgressBar> = (1..=usize::from(depth))
             .map(|number| {
                 let bar = lines.add(ProgressBar::new_spinner());
@@ -154,6 +154,7 @@ impl View for LiveTree {
 mod tests {
     use super::*;
     use crate::demo::report::parse;
+    use indicatif::InMemoryTerm;
 
     fn told(line: &str) -> String {
         event_line(
@@ -178,5 +179,47 @@ mod tests {
             told("NESTLING-LEVEL 2 fail step=module-kvm status=1"),
             "4.2 s: level 2 failed in step module-kvm"
         );
+    }
+
+    /// The terminal's lines without what turns while a level is busy.
+    fn still(terminal: &InMemoryTerm) -> String {
+        let turning = |c: char| "|/-\\".contains(c);
+        let lines = terminal.contents();
+        let still: Vec<String> = lines
+            .lines()
+            .map(|line| match line.split_once("L") {
+                Some((branch, rest)) => format!("{branch}L{}", rest.replace(turning, "~")),
+                None => line.to_string(),
+            })
+            .collect();
+        still.join("\n")
+    }
+
+    #[test]
+    fn the_live_tree_follows_the_levels() {
+        let terminal = InMemoryTerm::new(10, 100);
+        let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
+        let mut levels = Levels::new(3);
+        let mut tree = LiveTree::new(3, true, target);
+        let mut shown = Vec::new();
+        for (second, line) in (2..).step_by(2).zip([
+            "NESTLING-LEVEL 1 up kernel=6.1 hypervisor=none virt=vmx uptime=1 memory_kib=2048",
+            "NESTLING-LEVEL 1 enter",
+            "NESTLING-LEVEL 2 up kernel=6.1 hypervisor=KVMKVMKVM virt=vmx uptime=1 memory_kib=1024",
+            "NESTLING-LEVEL 2 fail step=module-kvm status=1",
+        ]) {
+            let at = Duration::from_secs(second);
+            let report = parse(line).expect("a report");
+            levels.apply(&report, at);
+            tree.report(&levels, &report, at);
+            // What turns is drawn at its own pace; a pause lets the last message be drawn too.
+            std::thread::sleep(Duration::from_millis(300));
+            shown.push(still(&terminal));
+        }
+        tree.console("a guest's line");
+        shown.push(still(&terminal));
+        tree.finish();
+        shown.push(still(&terminal));
+        insta::assert_snapshot!(shown.join("\n---\n"));
     }
 }
