@@ -285,7 +285,7 @@ impl From<ClockArg> for ClockMode {
     }
 }
 
-/// Parses a size: a number and one of K, M, G, T, powers of 1024.
+/// Parses a size of memory: a number and one of K, M, G, T, powers of 1024; whole MiB.
 fn size(text: &str) -> Result<u64, String> {
     const HOW: &str = "write a number and a unit, as 512M or 2G";
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
@@ -299,6 +299,7 @@ fn size(text: &str) -> Result<u64, String> {
     let number: u64 = digits.parse().map_err(|_| HOW.to_string())?;
     match number.checked_mul(1 << shift) {
         Some(0) => Err("it must be more than nothing".into()),
+        Some(bytes) if bytes % (1 << 20) != 0 => Err("it must be a whole number of MiB".into()),
         Some(bytes) => Ok(bytes),
         None => Err("it is too large".into()),
     }
@@ -328,6 +329,8 @@ mod tests {
         assert_eq!(size("1G"), Ok(1 << 30));
         assert_eq!(size("512m"), Ok(512 << 20));
         assert_eq!(size("4MiB"), Ok(4 << 20));
+        assert_eq!(size("839680K"), Ok(820 << 20));
+        assert!(size("839681K").is_err());
         for wrong in [
             "",
             "G",
