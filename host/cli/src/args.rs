@@ -77,6 +77,9 @@ pub struct DemoArgs {
     /// What runs level 1; the inner levels are always run by KVM in their outer level
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub engine: EngineArg,
+    /// More words for the kernels' command lines, at all levels
+    #[arg(long, value_name = "STRING", default_value = "", hide = true)]
+    pub append: String,
     /// Also show what the guests write on their consoles
     #[arg(short, long)]
     pub verbose: bool,
@@ -196,6 +199,9 @@ pub struct ImagesArgs {
     /// Memory of level 1
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub memory: Option<u64>,
+    /// More words for the kernels' command lines, at all levels
+    #[arg(long, value_name = "STRING", default_value = "", hide = true)]
+    pub append: String,
     /// The directory to write vmlinuz, initramfs.cpio and append.txt to
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
