@@ -11,6 +11,7 @@ pub mod hpet;
 pub mod i8042;
 pub mod ioapic;
 pub mod lapic;
+mod line;
 pub mod message;
 pub mod pic;
 pub mod pit;
@@ -18,3 +19,6 @@ pub mod rtc;
 pub mod serial;
 
 pub use control::SystemControl;
+
+#[cfg(test)]
+mod testing;

@@ -11,8 +11,9 @@ use bus::{IrqLine, LineSink};
 pub const PIRQS: usize = 4;
 /// I/O APIC input of the first wire.
 const FIRST_GSI: u32 = 16;
-/// ISA interrupts a wire can be routed to (ICH9 datasheet 13.1.14): 3 to 7, 9 to 12, 14, 15.
-const ROUTABLE: u16 = 0xdef8;
+/// ISA interrupts a wire can be routed to (ICH9 datasheet 13.1.14): 3 to 7, 10 to 12, 14, 15. The chip allows 9 too,
+/// which is left out because the board's SCI drives it.
+const ROUTABLE: u16 = 0xdcf8;
 
 #[derive(Default)]
 struct Wires {

@@ -32,7 +32,10 @@ pub(crate) fn run(index: u32, mut vcpu: Box<dyn Vcpu>, driver: &Sender<Message>)
     // A vCPU that panicked may panic again when asked.
     let retired = match left {
         Left::Panicked(_) => None,
-        _ => vcpu.retired(),
+        _ => {
+            log_state(index, &mut *vcpu);
+            vcpu.retired()
+        }
     };
     // The driver outlives its vCPU threads unless it panicked itself; then nobody listens.
     let _ = driver.send(Message::Left {
@@ -41,6 +44,28 @@ pub(crate) fn run(index: u32, mut vcpu: Box<dyn Vcpu>, driver: &Sender<Message>)
         retired,
     });
     let _ = catch_unwind(AssertUnwindSafe(|| drop(vcpu)));
+}
+
+/// Where the vCPU stands at the end, for whoever looks for the reason.
+fn log_state(index: u32, vcpu: &mut dyn Vcpu) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    match vcpu.state() {
+        Ok(s) => tracing::debug!(
+            vcpu = index,
+            rip = format_args!("{:#x}", s.rip),
+            rflags = format_args!("{:#x}", s.rflags),
+            cr0 = format_args!("{:#x}", s.system.cr0),
+            cr2 = format_args!("{:#x}", s.system.cr2),
+            cr3 = format_args!("{:#x}", s.system.cr3),
+            cr4 = format_args!("{:#x}", s.system.cr4),
+            gpr = format_args!("{:x?}", s.gpr),
+            activity = ?s.mp_state,
+            "the vCPU left its run"
+        ),
+        Err(error) => tracing::debug!(vcpu = index, %error, "the vCPU left its run"),
+    }
 }
 
 /// Keeps the devices' time until the board is told to stop.

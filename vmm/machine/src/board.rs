@@ -162,3 +162,6 @@ pub(crate) fn earlier(a: Option<VirtualTime>, b: Option<VirtualTime>) -> Option<
 fn nanoseconds(deadline: Option<VirtualTime>) -> u64 {
     deadline.map_or(u64::MAX, |d| d.0)
 }
+
+#[cfg(test)]
+mod tests;

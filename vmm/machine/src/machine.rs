@@ -254,3 +254,6 @@ fn create_vcpus(
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

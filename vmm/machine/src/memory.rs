@@ -35,6 +35,10 @@ pub const ECAM_SIZE_BYTES: u64 = 0x1000_0000;
 pub const PCI_MMIO_START: u64 = 0xc000_0000;
 /// Last address of the PCI memory window.
 pub const PCI_MMIO_LAST: u64 = 0xfebf_ffff;
+/// First I/O port that PCI functions may be given; below are the board's own.
+pub const PCI_IO_START: u16 = 0x1000;
+/// Number of those ports: all up to the last.
+pub const PCI_IO_PORTS: u16 = 0xf000;
 /// The I/O APIC's registers.
 pub const IOAPIC_BASE: Gpa = Gpa(0xfec0_0000);
 /// The HPET's registers.

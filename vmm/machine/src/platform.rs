@@ -287,3 +287,6 @@ impl Platform for SoftPlatform {
         wake
     }
 }
+
+#[cfg(test)]
+mod tests;

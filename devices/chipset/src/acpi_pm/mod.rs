@@ -16,20 +16,24 @@ use bus::{Device, IrqLine, Region, VirtualTime};
 pub use model::{AcpiPm, SleepRequest};
 
 use crate::SystemControl;
+use crate::line::DrivenLine;
 
 /// The block on the bus: one region of [`regs::PORTS`] ports at [`regs::PORT`].
 pub struct AcpiPmDevice {
-    sci: IrqLine,
+    sci: DrivenLine,
     control: Arc<dyn SystemControl>,
     pm: AcpiPm,
 }
 
 impl AcpiPmDevice {
+    /// The port ranges for `BusBuilder::add`.
+    pub const PORTS: [(u16, u16, Region); 1] = [(regs::PORT, regs::PORTS, Region(0))];
+
     /// The block after reset; `sci` is the system control interrupt.
     #[must_use]
     pub fn new(sci: IrqLine, control: Arc<dyn SystemControl>) -> Self {
         Self {
-            sci,
+            sci: DrivenLine::new(sci),
             control,
             pm: AcpiPm::new(),
         }
@@ -95,6 +99,9 @@ pub struct ResetPort {
 }
 
 impl ResetPort {
+    /// The port ranges for `BusBuilder::add`.
+    pub const PORTS: [(u16, u16, Region); 1] = [(regs::RESET_PORT, 1, Region(0))];
+
     /// The register after reset.
     #[must_use]
     pub fn new(control: Arc<dyn SystemControl>) -> Self {

@@ -18,11 +18,12 @@ pub use keyboard::Keyboard;
 pub use model::{I8042, ResetRequest};
 
 use crate::SystemControl;
+use crate::line::DrivenLine;
 
 /// The controller on the bus.
 pub struct I8042Device {
-    keyboard_irq: IrqLine,
-    aux_irq: IrqLine,
+    keyboard_irq: DrivenLine,
+    aux_irq: DrivenLine,
     control: Arc<dyn SystemControl>,
     controller: I8042,
     /// Port 92h's reset bit, as last written.
@@ -41,15 +42,15 @@ impl I8042Device {
     #[must_use]
     pub fn new(keyboard_irq: IrqLine, aux_irq: IrqLine, control: Arc<dyn SystemControl>) -> Self {
         Self {
-            keyboard_irq,
-            aux_irq,
+            keyboard_irq: DrivenLine::new(keyboard_irq),
+            aux_irq: DrivenLine::new(aux_irq),
             control,
             controller: I8042::new(),
             fast_reset: false,
         }
     }
 
-    fn drive(&self) {
+    fn drive(&mut self) {
         self.keyboard_irq.set(self.controller.keyboard_interrupt());
         self.aux_irq.set(self.controller.aux_interrupt());
     }

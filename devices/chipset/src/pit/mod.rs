@@ -13,9 +13,11 @@ use bus::{Device, IrqLine, Region, VirtualTime};
 
 pub use model::{Channel, Pit};
 
+use crate::line::DrivenLine;
+
 /// The timer on the bus.
 pub struct PitDevice {
-    irq: IrqLine,
+    irq: DrivenLine,
     pit: Pit,
 }
 
@@ -30,7 +32,7 @@ impl PitDevice {
     #[must_use]
     pub fn new(irq: IrqLine) -> Self {
         Self {
-            irq,
+            irq: DrivenLine::new(irq),
             pit: Pit::new(),
         }
     }
@@ -45,7 +47,7 @@ impl PitDevice {
         tick
     }
 
-    fn drive(&self, tick: u64) {
+    fn drive(&mut self, tick: u64) {
         self.irq.set(self.pit.channel(0).output(tick));
     }
 }

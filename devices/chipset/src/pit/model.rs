@@ -77,6 +77,8 @@ pub struct Channel {
     reload: Option<Reload>,
     /// Mode 0: terminal count was reached.
     expired: bool,
+    /// Mode 1: the output was low already when it was triggered again.
+    retriggered: bool,
     /// Status bit 6 is set before this tick.
     null_until: u64,
     /// Rising edges of the output up to this tick were reported.
@@ -100,6 +102,7 @@ impl Channel {
             run: Run::Idle,
             reload: None,
             expired: false,
+            retriggered: false,
             null_until: u64::MAX,
             seen: 0,
             write_low: None,
@@ -147,7 +150,8 @@ impl Channel {
         let from = u64::from(from);
         match self.mode {
             Mode::TerminalCount => self.expired || (begun && elapsed >= from),
-            Mode::OneShot => !begun || elapsed >= from,
+            Mode::OneShot if !begun => !self.retriggered,
+            Mode::OneShot => elapsed >= from,
             Mode::RateGenerator => !begun || elapsed % from != from - 1,
             Mode::SquareWave => !begun || elapsed % from < from.div_ceil(2),
             Mode::SoftwareStrobe | Mode::HardwareStrobe => !begun || elapsed != from,
@@ -303,6 +307,7 @@ impl Channel {
     }
 
     fn load(&mut self, start: u64) {
+        self.retriggered = self.mode == Mode::OneShot && !self.output(start.saturating_sub(1));
         self.expired = false;
         self.reload = None;
         self.run = Run::Counting {

@@ -15,18 +15,23 @@ use bus::{Device, IrqLine, Region, VirtualTime};
 pub use calendar::Date;
 pub use model::Rtc;
 
+use crate::line::DrivenLine;
+
 /// The clock on the bus: one region of four ports at [`regs::PORT`].
 pub struct RtcDevice {
-    irq: IrqLine,
+    irq: DrivenLine,
     rtc: Rtc,
 }
 
 impl RtcDevice {
+    /// The port ranges for `BusBuilder::add`.
+    pub const PORTS: [(u16, u16, Region); 1] = [(regs::PORT, 4, Region(0))];
+
     /// A clock that shows `epoch_s` (seconds since 1970, UTC) at time zero.
     #[must_use]
     pub fn new(epoch_s: i64, irq: IrqLine) -> Self {
         Self {
-            irq,
+            irq: DrivenLine::new(irq),
             rtc: Rtc::new(epoch_s),
         }
     }

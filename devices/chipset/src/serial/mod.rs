@@ -17,6 +17,8 @@ use bus::{Device, IrqLine, Region, VirtualTime};
 
 pub use model::Uart;
 
+use crate::line::DrivenLine;
+
 /// Where the guest's output goes.
 pub trait SerialOutput: Send {
     /// Takes bytes. Called on the vCPU's thread with the device's lock held, so it should not wait long.
@@ -79,7 +81,7 @@ impl SerialInput {
 
 /// A serial port on the bus: one region of [`regs::PORTS`] ports.
 pub struct Serial {
-    irq: IrqLine,
+    irq: DrivenLine,
     output: Box<dyn SerialOutput>,
     input: Arc<Queue>,
     uart: Uart,
@@ -95,7 +97,7 @@ impl Serial {
         };
         (
             Self {
-                irq,
+                irq: DrivenLine::new(irq),
                 output,
                 input: queue,
                 uart: Uart::new(),
@@ -142,7 +144,7 @@ impl Device for Serial {
 
     fn write(&mut self, _region: Region, offset: u64, data: &[u8], now: VirtualTime) {
         for (&byte, offset) in data.iter().zip(offset..u64::from(regs::PORTS)) {
-            let irq = &self.irq;
+            let irq = &mut self.irq;
             let sent = self
                 .uart
                 .write(offset as u8, byte, now, |uart| irq.set(uart.interrupt()));

@@ -206,11 +206,12 @@ fn next(cpu: &mut Cpu, op: &Op) -> Flow {
 
 /// DR accesses: general detect, CR4.DE aliasing (SDM Vol 3 18.2).
 fn debug_register(cpu: &mut Cpu, n: u8, gpr: u8, read: bool) -> Result<usize, Trap> {
+    // This one exit comes before the faults of privilege and CR4.DE (SDM Vol 3 26.1.3).
+    cpu.intercept(Intercept::DrAccess { dr: n, gpr, read })?;
     if matches!(n, 4 | 5) && cpu.cr4 & cr4::DE != 0 {
         return cpu.ud();
     }
     cpu.require_cpl0()?;
-    cpu.intercept(Intercept::DrAccess { dr: n, gpr, read })?;
     if cpu.dr7 & dr::DR7_GD != 0 {
         cpu.fault = Fault { vector: DB, error_code: 0, detail: dr::DR6_BD };
         return Err(Trap::Exception);
@@ -660,6 +661,8 @@ pub fn bind_plain(form: &Form, op: &mut Op) -> Option<Handler> {
         M::Clflush | M::Clflushopt => clflush,
         M::Rdrand | M::Rdseed => {
             op.extra = u16::from(form.mnemonic() == M::Rdseed);
+            // For the instruction information of a VM exit.
+            op.imm = form.size(0) as u64;
             match form.size(0) {
                 2 => random::<u16>,
                 4 => random::<u32>,

@@ -193,8 +193,9 @@ static ROWS: &[Row] = rows! {
     [Fxsave, Fxsave64, Fxrstor, Fxrstor64, Xsave, Xsave64, Xsaveopt, Xsaveopt64, Xsavec, Xsavec64, Xrstor,
      Xrstor64, Ldmxcsr, Stmxcsr, Vldmxcsr, Vstmxcsr] User quiet flows Helper Here(xsave::bind_state);
 
-    [Vmxon, Vmxoff, Vmptrld, Vmptrst, Vmclear, Vmread, Vmwrite, Vmlaunch, Vmresume, Invept, Invvpid]
+    [Vmxon, Vmxoff, Vmptrld, Vmptrst, Vmclear, Vmlaunch, Vmresume, Invept, Invvpid]
         Supervisor exits ends Helper Bind::Vmx;
+    [Vmread, Vmwrite] Supervisor exits flows Helper Bind::Vmx;
     [Vmcall, Vmfunc] User exits ends Helper Bind::Vmx;
 };
 

@@ -283,6 +283,9 @@ impl Cpu {
             return Ok(Some(at));
         }
         let t = self.translate(va, Access::Fetch)?;
+        if self.vmx.apic_access_page == Some(t.gpa.page()) {
+            self.apic_access_fetch(t.gpa.page_offset())?;
+        }
         if let Some(at) = t.ram {
             self.remember(va, at, t, self.cpl == 3);
         }

@@ -32,6 +32,9 @@ use x86defs::cr::{cr0, cr4, efer};
 use x86defs::vmx::control::{primary, secondary};
 use x86defs::vmx::{ExitReason, InterruptionInfo};
 
+#[cfg(test)]
+mod tests;
+
 pub use instr::bind;
 pub use intercept::{DescriptorAccess, Intercept, IoAccess};
 

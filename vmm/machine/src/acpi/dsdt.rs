@@ -6,7 +6,9 @@ use acpi_tables::aml::{
 };
 use acpi_tables::{Aml, AmlSink};
 
-use super::{AcpiConfig, new_table, pci_gsi};
+use pci::IntxRouter;
+
+use super::{AcpiConfig, new_table};
 use crate::memory::{
     ECAM_BASE, ECAM_SIZE_BYTES, HPET_BASE, LEGACY_START, PCI_MMIO_LAST, PCI_MMIO_START,
 };
@@ -14,8 +16,8 @@ use crate::ports;
 
 /// End of the legacy video window.
 const VIDEO_LAST: u32 = 0xb_ffff;
-const PCI_SLOTS: u32 = 32;
-const PCI_PINS: u32 = 4;
+const PCI_SLOTS: u8 = 32;
+const PCI_PINS: u8 = 4;
 
 /// An ISA device: name, hardware id, ports `(first, count)`, interrupt.
 struct IsaDevice {
@@ -127,8 +129,8 @@ fn interrupt_routing() -> PackageBuilder {
     let mut table = PackageBuilder::new();
     for slot in 0..PCI_SLOTS {
         for pin in 0..PCI_PINS {
-            let address = slot << 16 | 0xffff;
-            let gsi = pci_gsi(slot, pin);
+            let address = u32::from(slot) << 16 | 0xffff;
+            let gsi = IntxRouter::gsi(slot, pin);
             table.add_element(&Package::new(vec![&address, &pin, &0u8, &gsi]));
         }
     }

@@ -18,10 +18,8 @@ const OEM_REVISION: u32 = 1;
 
 /// The system control interrupt's GSI (and ISA interrupt).
 pub const SCI_GSI: u32 = chipset::acpi_pm::regs::SCI_IRQ;
-/// First of the four GSIs PCI interrupt pins are routed to.
-pub const PCI_FIRST_GSI: u32 = 16;
-/// The I/O APIC's id: one beyond every local APIC's.
-const IOAPIC_ID: u8 = 0xff;
+/// The I/O APIC's id: what its register holds after reset.
+const IOAPIC_ID: u8 = 0;
 
 /// What the tables depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,13 +37,6 @@ pub struct Table {
     pub gpa: Gpa,
     /// Its bytes.
     pub bytes: Vec<u8>,
-}
-
-/// The GSI of interrupt `pin` (0 for INTA#) of the device in `slot` of bus 0: the pins are swizzled over
-/// four lines as on a PCI backplane.
-#[must_use]
-pub fn pci_gsi(slot: u32, pin: u32) -> u32 {
-    PCI_FIRST_GSI + (slot + pin) % 4
 }
 
 /// Where the RSDP lies.

@@ -322,4 +322,4 @@ fn write_bios_data(ram: &GuestRam) -> Result<(), RamError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,7 +9,7 @@ use super::*;
 const MIB: u64 = 1 << 20;
 
 /// A bzImage of protocol 2.15 with the offsets of boot.rst: 2 setup sectors, then the protected-mode code.
-fn bzimage(change: impl FnOnce(&mut Vec<u8>)) -> Image {
+pub(crate) fn kernel_bytes() -> Vec<u8> {
     let mut b = vec![0u8; 3 * 512];
     b.extend((0..8192u32).map(|i| (i % 251) as u8));
     let mut put = |at: usize, bytes: &[u8]| b[at..at + bytes.len()].copy_from_slice(bytes);
@@ -27,6 +27,11 @@ fn bzimage(change: impl FnOnce(&mut Vec<u8>)) -> Image {
     put(0x238, &2047u32.to_le_bytes());
     put(0x258, &(16 * MIB).to_le_bytes());
     put(0x260, &(20 * MIB as u32).to_le_bytes());
+    b
+}
+
+fn bzimage(change: impl FnOnce(&mut Vec<u8>)) -> Image {
+    let mut b = kernel_bytes();
     change(&mut b);
     Image::Bytes(Arc::new(b))
 }

@@ -367,7 +367,8 @@ fn entry_controls_and_injection() {
 
 #[test]
 fn host_state() {
-    let cases: &[(&str, &str, &[(F, u64)])] = &[
+    type Case<'a> = (&'a str, &'a str, &'a [(F, u64)]);
+    let cases: &[Case<'_>] = &[
         ("27.2.2", "CR0.NE clear", &[(F::HostCr0, 0x8000_0001)]),
         ("27.2.2", "CR0.PG clear", &[(F::HostCr0, 0x21)]),
         ("27.2.2", "CR4.VMXE clear", &[(F::HostCr4, 0x20)]),

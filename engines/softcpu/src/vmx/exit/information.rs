@@ -72,6 +72,15 @@ impl Cpu {
             let i = information::invalidation(memory_operand(op), op.dst);
             return (displacement(op, block), i);
         }
+        if exit.is(ExitReason::Rdrand) || exit.is(ExitReason::Rdseed) {
+            // The operand's size in bytes is kept in the immediate.
+            let size = match op.imm {
+                2 => 0,
+                4 => 1,
+                _ => 2,
+            };
+            return (q, information::random(op.dst, size));
+        }
         (q, info)
     }
 }

@@ -13,13 +13,13 @@ use crate::vmx::vmcs::passed;
 /// VMLAUNCH.
 pub fn vmlaunch(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.vmx_gate(op, ExitReason::Vmlaunch, Operands::None)?;
-    cpu.vm_entry(true)
+    cpu.vm_entry(op, true)
 }
 
 /// VMRESUME.
 pub fn vmresume(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.vmx_gate(op, ExitReason::Vmresume, Operands::None)?;
-    cpu.vm_entry(false)
+    cpu.vm_entry(op, false)
 }
 
 /// VMCALL. In root operation there is no SMM monitor to call.
@@ -40,7 +40,9 @@ pub fn vmfunc(cpu: &mut Cpu, _: &Op) -> Flow {
 
 impl Cpu {
     /// A VM entry, from the checks on (SDM Vol 3 chapter 27).
-    fn vm_entry(&mut self, launch: bool) -> Flow {
+    fn vm_entry(&mut self, op: &Op, launch: bool) -> Flow {
+        // Where a failing instruction continues; an entry goes elsewhere below.
+        self.next_rip = self.rip_after(op);
         let Some(current) = self.vmx.current else {
             self.vm_fail_invalid();
             return Ok(());

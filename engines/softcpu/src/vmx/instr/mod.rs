@@ -23,7 +23,7 @@ use crate::insn::{Form, Kind};
 /// In [`Op::extra`]: the operand that may be either is a register.
 const REGISTER_FORM: u16 = 1;
 
-/// The handler of a VMX instruction. All of them end their block.
+/// The handler of a VMX instruction. All but VMREAD and VMWRITE end their block.
 pub fn bind(form: &Form, op: &mut Op) -> Option<Handler> {
     use Mnemonic as M;
     op.extra = 0;
@@ -85,7 +85,14 @@ impl Cpu {
         if self.vmx.in_guest {
             return self.vmx_instruction_exit(op, reason, operands);
         }
+        self.vmx_goes_on(op);
         self.require_cpl0()
+    }
+
+    /// Execution goes on behind `op`, unless a VM entry follows.
+    fn vmx_goes_on(&mut self, op: &Op) {
+        let rip = self.rip_after(op);
+        self.next_rip = if self.long64 { rip } else { rip & 0xffff_ffff };
     }
 
     /// Protected mode, not virtual-8086 mode, and 64-bit code in IA-32e mode.

@@ -27,6 +27,7 @@ pub fn vmxon(cpu: &mut Cpu, op: &Op) -> Flow {
         return cpu.vmx_instruction_exit(op, ExitReason::Vmxon, Operands::Memory);
     }
     cpu.require_cpl0()?;
+    cpu.vmx_goes_on(op);
     if cpu.vmx.in_operation() {
         cpu.vm_fail(E::VmxonInRoot);
         return Ok(());

@@ -1,0 +1,8 @@
+//! VT-x from outside: instructions in memory, executed by the run loop.
+
+mod events;
+mod exits;
+mod instructions;
+mod memory;
+mod rig;
+mod switch;

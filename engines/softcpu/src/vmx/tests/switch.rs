@@ -1,0 +1,257 @@
+//! What VM entries load and VM exits save and load (SDM Vol 3 27.3.2, 28.3 to 28.6).
+
+use x86defs::vmx::VmcsField as F;
+use x86defs::vmx::control::{entry, exit};
+
+use super::rig::*;
+use crate::cpu::{RIP, gpr, sreg};
+
+const CPUID: &[u8] = &[0x0f, 0xa2];
+const NOP: &[u8] = &[0x90];
+
+#[test]
+fn guest_state_is_loaded() {
+    let mut r = Rig::root();
+    for (f, v) in [
+        (F::GuestSysenterCs, 0x1111),
+        (F::GuestSysenterEsp, 0x2222),
+        (F::GuestFsBase, 0xffff_8000_1234_0000),
+        (F::GuestDr7, 0x0000_d701),
+        (F::GuestPat, 0x0706_0504_0100_0606),
+        (F::GuestCr3, PML4 | 0x18),
+    ] {
+        r.set(f, v);
+    }
+    r.or(F::EntryControls, entry::LOAD_PAT);
+    r.bytes(GUEST_CODE, NOP);
+    r.enter();
+    let c = r.cpu();
+    assert!(c.vmx.in_guest && c.long64 && c.cpl == 0);
+    assert_eq!((c.regs[RIP], c.regs[gpr::RSP]), (GUEST_CODE, GUEST_RSP));
+    assert_eq!((c.msr.sysenter_cs, c.msr.sysenter_esp), (0x1111, 0x2222));
+    assert_eq!(c.seg[sreg::FS].base, 0xffff_8000_1234_0000);
+    assert_eq!(c.dr7, 0x0000_0701, "bits 15, 14 and 12 cleared");
+    assert_eq!(c.msr.pat, 0x0706_0504_0100_0606);
+    assert_eq!(c.cr3, PML4 | 0x18);
+    assert_eq!(c.idtr.limit, 0xfff);
+}
+
+#[test]
+fn general_registers_pass_through() {
+    let mut r = Rig::root();
+    r.cpu().regs[gpr::RSI] = 0x1122_3344;
+    // mov rdi, rsi; cpuid
+    assert_eq!(r.run_guest(&[0x48, 0x89, 0xf7, 0x0f, 0xa2]), 10);
+    assert_eq!(r.cpu().regs[gpr::RDI], 0x1122_3344);
+}
+
+#[test]
+fn an_exit_saves_the_guest_and_loads_the_host() {
+    let mut r = Rig::root();
+    for (f, v) in [
+        (F::HostFsBase, 0x1000),
+        (F::HostGsBase, 0xffff_8000_0000_2000),
+        (F::HostSysenterEip, 0x3333),
+        (F::HostDsSelector, 0),
+        (F::GuestDr7, 0x401),
+    ] {
+        r.set(f, v);
+    }
+    // push rax; stc; cpuid
+    assert_eq!(r.run_guest(&[0x50, 0xf9, 0x0f, 0xa2]), 10);
+    assert_eq!(r.get(F::GuestRip), GUEST_CODE + 2);
+    assert_eq!(r.get(F::ExitInstructionLength), 2);
+    assert_eq!(r.get(F::GuestRsp), GUEST_RSP - 8);
+    assert_eq!(r.get(F::GuestRflags), 3);
+    assert_eq!(r.get(F::GuestCsAccess), 0xa09b);
+    assert_eq!(r.get(F::ExitInterruptionInfo), 0);
+    assert_eq!(r.get(F::IdtVectoringInfo), 0);
+    let c = r.cpu();
+    assert_eq!(c.rflags(), 2);
+    assert_eq!(c.regs[gpr::RSP], HOST_RSP);
+    assert_eq!(c.dr7, 0x400);
+    assert_eq!(c.seg[sreg::FS].base, 0x1000);
+    assert_eq!(c.seg[sreg::GS].base, 0xffff_8000_0000_2000);
+    assert_eq!(c.msr.sysenter_eip, 0x3333);
+    assert_eq!(
+        (c.seg[sreg::CS].selector.0, c.seg[sreg::CS].access.0),
+        (8, 0xa09b)
+    );
+    assert_eq!(c.seg[sreg::SS].access.0, 0xc093);
+    assert!(c.seg[sreg::DS].access.unusable(), "null selector");
+    assert_eq!((c.tr.limit, c.tr.access.0), (0x67, 0x8b));
+    assert_eq!((c.gdtr.limit, c.idtr.limit), (0xffff, 0xffff));
+    assert!(c.ldtr.access.unusable());
+    assert_eq!(c.efer & 0x500, 0x500);
+}
+
+#[test]
+fn efer_and_pat() {
+    let mut r = Rig::root();
+    r.or(F::EntryControls, entry::LOAD_EFER | entry::LOAD_PAT);
+    r.or(
+        F::ExitControls,
+        exit::SAVE_EFER | exit::LOAD_EFER | exit::SAVE_PAT | exit::LOAD_PAT,
+    );
+    r.set(F::GuestEfer, 0x500);
+    r.set(F::GuestPat, 0x0606_0606_0606_0606);
+    r.set(F::HostEfer, 0xd01);
+    r.set(F::HostPat, 0x0007_0406_0007_0406);
+    // mov ecx, 0xc0000080; rdmsr without bitmaps exits: a plain instruction in between keeps the state.
+    assert_eq!(r.run_guest(CPUID), 10);
+    assert_eq!(r.get(F::GuestEfer), 0x500);
+    assert_eq!(r.get(F::GuestPat), 0x0606_0606_0606_0606);
+    assert_eq!(r.cpu().efer, 0xd01);
+    assert_eq!(r.cpu().msr.pat, 0x0007_0406_0007_0406);
+}
+
+#[test]
+fn real_mode_guest() {
+    let mut r = Rig::root();
+    r.clear(F::EntryControls, entry::IA32E_MODE_GUEST);
+    r.set(F::GuestCr0, 0x20);
+    r.set(F::GuestCr4, 0x2000);
+    for i in 0..6 {
+        r.set(F::GUEST_SELECTORS[i], 0x1000);
+        r.set(F::GUEST_BASES[i], 0x1_0000);
+        r.set(F::GUEST_LIMITS[i], 0xffff);
+        r.set(F::GUEST_ACCESS[i], 0x93);
+    }
+    r.set(F::GuestRip, 0x4000);
+    r.set(F::GuestRsp, 0x8000);
+    r.bytes(0x1_4000, &[0xb8, 0x34, 0x12, 0x50, 0x0f, 0xa2]); // mov ax, 1234h; push ax; cpuid
+    r.enter();
+    for _ in 0..3 {
+        r.step();
+    }
+    assert_eq!(r.get(F::ExitReason), 10);
+    assert_eq!(r.get(F::GuestRip), 0x4004);
+    assert_eq!(r.ram.load::<u16>(guestmem::RamOffset(0x1_7ffe)), 0x1234);
+    assert_eq!(
+        r.get(F::EntryControls) & u64::from(entry::IA32E_MODE_GUEST),
+        0
+    );
+    assert!(r.cpu().long64, "back in the 64-bit host");
+}
+
+#[test]
+fn entry_failures_leave_the_guest_area_alone() {
+    let mut r = Rig::root();
+    r.set(F::GuestRflags, 0);
+    r.set(F::EntryInterruptionInfo, 1 << 31 | 3 << 8 | 6);
+    r.set(F::ExitInstructionLength, 0x77);
+    r.enter();
+    assert_eq!(r.rip(), EXIT_RIP);
+    assert_eq!(r.get(F::ExitReason), 33 | 1 << 31);
+    assert_eq!(r.get(F::ExitQualification), 0);
+    assert_eq!(
+        r.get(F::EntryInterruptionInfo),
+        1 << 31 | 3 << 8 | 6,
+        "stays valid"
+    );
+    assert_eq!(
+        r.get(F::ExitInstructionLength),
+        0x77,
+        "other information is not touched"
+    );
+    r.set(F::GuestRflags, 2);
+    r.set(F::EntryInterruptionInfo, 0);
+    let slot = r.cpu().vmx.current.unwrap().slot;
+    assert!(
+        !r.cpu().vmx.cache.get(slot).launched,
+        "a failed VMLAUNCH does not launch"
+    );
+
+    r.set(F::VmcsLinkPointer, 0x123);
+    r.enter();
+    assert_eq!(
+        (r.get(F::ExitReason), r.get(F::ExitQualification)),
+        (33 | 1 << 31, 4)
+    );
+    r.set(F::VmcsLinkPointer, u64::MAX);
+    assert_eq!(r.run_guest(CPUID), 10);
+}
+
+#[test]
+fn msr_areas() {
+    let entry_at = |r: &Rig, i: u64, index: u64, value: u64| {
+        r.set_qword(MSR_AREA + 16 * i, index);
+        r.set_qword(MSR_AREA + 16 * i + 8, value);
+    };
+    let mut r = Rig::root();
+    // Loaded at entry: LSTAR. Stored at exit: LSTAR, KERNEL_GS_BASE. Loaded at exit: LSTAR.
+    entry_at(&r, 0, 0xc000_0082, 0x1111);
+    entry_at(&r, 4, 0xc000_0082, 0);
+    entry_at(&r, 5, 0xc000_0102, 0);
+    entry_at(&r, 8, 0xc000_0082, 0x2222);
+    for (f, v) in [
+        (F::EntryMsrLoadCount, 1),
+        (F::EntryMsrLoadAddress, MSR_AREA),
+        (F::ExitMsrStoreCount, 2),
+        (F::ExitMsrStoreAddress, MSR_AREA + 64),
+        (F::ExitMsrLoadCount, 1),
+        (F::ExitMsrLoadAddress, MSR_AREA + 128),
+    ] {
+        r.set(f, v);
+    }
+    r.cpu().msr.kernel_gs_base = 0x5555;
+    assert_eq!(r.run_guest(CPUID), 10);
+    assert_eq!(r.qword(MSR_AREA + 64 + 8), 0x1111);
+    assert_eq!(r.qword(MSR_AREA + 80 + 8), 0x5555);
+    assert_eq!(r.cpu().msr.lstar, 0x2222);
+}
+
+#[test]
+fn msr_load_failures() {
+    // SDM Vol 3 27.4: the qualification is the number of the entry.
+    for (what, index, value) in [
+        ("FS base", 0xc000_0100, 0),
+        ("reserved bits", 1 << 32 | 0xc000_0082, 0),
+        ("no such MSR", 0x1234_5678, 0),
+        ("bad value", 0xc000_0082, 1 << 63),
+    ] {
+        let mut r = Rig::root();
+        r.set_qword(MSR_AREA, 0xc000_0082);
+        r.set_qword(MSR_AREA + 8, 0x1111);
+        r.set_qword(MSR_AREA + 16, index);
+        r.set_qword(MSR_AREA + 24, value);
+        r.set(F::EntryMsrLoadCount, 2);
+        r.set(F::EntryMsrLoadAddress, MSR_AREA);
+        r.enter();
+        assert_eq!(r.rip(), EXIT_RIP, "{what}");
+        assert_eq!(
+            (r.get(F::ExitReason), r.get(F::ExitQualification)),
+            (34 | 1 << 31, 2),
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn a_failing_exit_load_is_a_vmx_abort() {
+    let mut r = Rig::root();
+    r.set_qword(MSR_AREA, 0x1234_5678);
+    r.set(F::ExitMsrLoadCount, 1);
+    r.set(F::ExitMsrLoadAddress, MSR_AREA);
+    r.bytes(GUEST_CODE, CPUID);
+    r.enter();
+    r.step();
+    assert!(r.cpu().vmx.aborted());
+    assert_eq!(
+        r.ram.load::<u32>(guestmem::RamOffset(VMCS + 4)),
+        4,
+        "indicator"
+    );
+    assert_eq!(r.runner.run(), vcpu::RunExit::Shutdown);
+}
+
+#[test]
+fn the_launched_guest_continues_where_it_left() {
+    let mut r = Rig::root();
+    assert_eq!(r.run_guest(&[0x0f, 0xa2, 0x0f, 0x01, 0xc1]), 10);
+    let next = r.get(F::GuestRip) + r.get(F::ExitInstructionLength);
+    r.set(F::GuestRip, next);
+    r.enter();
+    r.step();
+    assert_eq!(r.get(F::ExitReason), 18, "VMCALL");
+}

@@ -1,0 +1,461 @@
+//! Any [`vcpu::Engine`] as a [`Subject`].
+//!
+//! A machine of its own for each worker: a page of ring-0 code that puts the instruction where the case
+//! wants it and goes to CPL 3 by IRETQ; an IDT whose every gate leads to an OUT, at which the engine stops;
+//! the slot, mapped as on the host. Only architecture is used, so the way into the instruction and out of it
+//! is tested as well. The instruction is stored by the guest itself: that the engine notices code that
+//! changes is part of the test.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use guestmem::{Gpa, GuestRam};
+use vcpu::cpuid::{CpuModel, HostVector, ModelConfig, model};
+use vcpu::{
+    Attention, DescriptorTable, Engine, EngineError, InterruptFault, NestedVirt, Platform, RunExit,
+    SegmentRegister, Vcpu, VcpuState, VmConfig, Wake,
+};
+use x86defs::segment::{Access, Selector};
+
+use crate::case::{
+    CODE_BYTES, CPL3_CS, CPL3_SS, Case, Exception, Layout, Outcome, READ_ONLY_OFFSET, Registers,
+    Subject, WINDOW_BYTES,
+};
+use crate::host::window_changes;
+
+const LOW_BYTES: u64 = 2 << 20;
+const PML4: u64 = 0x1000;
+const PDPT: u64 = 0x2000;
+const DIRECTORY: u64 = 0x3000;
+const TABLE: u64 = 0x4000;
+const IDT: u64 = 0x5000;
+const GDT: u64 = 0x6000;
+const TSS: u64 = 0x6100;
+const LOADER: u64 = 0x7000;
+const GATES: u64 = 0x8000;
+const GATE_BYTES: u64 = 16;
+const TRAP_STACK_TOP: u64 = 0xa000;
+const STAGING: u64 = 0xb000;
+const LOADER_STACK: u64 = 0xc000;
+
+const KERNEL_CS: u16 = 0x08;
+const KERNEL_SS: u16 = 0x10;
+const TSS_SELECTOR: u16 = 0x40;
+
+/// Fills the last case's code with INT3, copies this case's, loads registers, IRETQ.
+const LOADER_CODE: [u8; 20] = [
+    0xf3, 0xaa, // rep stosb
+    0x48, 0x89, 0xdf, // mov rdi, rbx
+    0x48, 0x89, 0xd1, // mov rcx, rdx
+    0xf3, 0xa4, // rep movsb
+    0x58, 0x59, 0x5a, 0x5b, 0x5e, 0x5f, // pop rax, rcx, rdx, rbx, rsi, rdi
+    0x48, 0xcf, // iretq
+    0x0f, 0x0b, // ud2
+];
+
+/// Vectors with an error code (SDM Vol 3 Table 6-1).
+const fn has_error_code(vector: u64) -> bool {
+    matches!(vector, 8 | 10..=14 | 17 | 21)
+}
+
+/// A vector no exception has: the engine ended in a triple fault, did not come back, or came back elsewhere.
+pub const LOST: u8 = 255;
+
+/// Most instructions a case may take (REP counts each iteration on some engines).
+const MOST_POLLS: u32 = 1000;
+
+struct Board {
+    attention: Attention,
+    polls: Arc<AtomicU32>,
+}
+
+impl Platform for Board {
+    fn pio_read(&mut self, _: u16, _: u8) -> u32 {
+        u32::MAX
+    }
+
+    fn pio_write(&mut self, _: u16, _: u8, _: u32) {
+        self.attention.raise(Attention::STOP);
+    }
+
+    fn mmio_read(&mut self, _: Gpa, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+
+    fn mmio_write(&mut self, _: Gpa, _: &[u8]) {}
+
+    fn apic_page(&self) -> Option<Gpa> {
+        None
+    }
+
+    fn apic_msr_read(&mut self, _: u32) -> Result<u64, InterruptFault> {
+        Err(InterruptFault)
+    }
+
+    fn apic_msr_write(&mut self, _: u32, _: u64) -> Result<(), InterruptFault> {
+        Err(InterruptFault)
+    }
+
+    fn cr8(&mut self) -> u8 {
+        0
+    }
+
+    fn set_cr8(&mut self, _: u8) {}
+
+    fn interrupt_pending(&mut self) -> bool {
+        false
+    }
+
+    fn acknowledge_interrupt(&mut self) -> Option<u8> {
+        None
+    }
+
+    fn take_nmi(&mut self) -> bool {
+        false
+    }
+
+    fn take_init(&mut self) -> bool {
+        false
+    }
+
+    fn take_sipi(&mut self) -> Option<u8> {
+        None
+    }
+
+    fn tsc_hz(&self) -> u64 {
+        1_000_000_000
+    }
+
+    fn tsc(&mut self, retired: u64) -> u64 {
+        retired
+    }
+
+    fn set_tsc_offset(&mut self, _: u64) {}
+
+    fn poll(&mut self, _: u64) -> u64 {
+        if self.polls.fetch_add(1, Ordering::Relaxed) >= MOST_POLLS {
+            self.attention.raise(Attention::STOP);
+        }
+        10_000
+    }
+
+    fn idle(&mut self, _: u64) -> Wake {
+        Wake::Stop
+    }
+}
+
+/// One vCPU of an engine.
+pub struct EngineSubject {
+    vcpu: Box<dyn Vcpu>,
+    ram: Arc<GuestRam>,
+    layout: Layout,
+    background: Box<[u8; WINDOW_BYTES]>,
+    start: VcpuState,
+    /// Where the last case's code was and how long.
+    last_code: (u64, u64),
+    polls: Arc<AtomicU32>,
+}
+
+impl EngineSubject {
+    /// Makes the machine.
+    ///
+    /// # Errors
+    /// When the engine or the host refuses.
+    ///
+    /// # Panics
+    /// When the host has no memory for the guest's RAM.
+    pub fn new(
+        engine: &dyn Engine,
+        layout: Layout,
+        background: &[u8; WINDOW_BYTES],
+    ) -> Result<Self, EngineError> {
+        let regions = [(Gpa(0), LOW_BYTES), (Gpa(layout.slot), Layout::SLOT_BYTES)];
+        let ram = Arc::new(GuestRam::new(&regions).expect("memory for a small guest"));
+        let cpuid = model(
+            CpuModel::NestlingIntel,
+            &ModelConfig {
+                vcpus: 1,
+                nested: NestedVirt::Off,
+                tsc_hz: 1_000_000_000,
+                crystal_hz: 25_000_000,
+                host: HostVector::detect(),
+            },
+        );
+        let config = VmConfig {
+            vcpus: 1,
+            cpuid,
+            nested: NestedVirt::Off,
+            tsc_hz: 1_000_000_000,
+        };
+        let vm = engine.create_vm(&config, ram.clone())?;
+        let attention = Attention::new();
+        let polls = Arc::new(AtomicU32::new(0));
+        let board = Board {
+            attention: attention.clone(),
+            polls: polls.clone(),
+        };
+        let mut vcpu = vm.create_vcpu(0, Box::new(board), attention)?;
+        let start = start_state(&vcpu.state()?);
+        let mut subject = Self {
+            vcpu,
+            ram,
+            layout,
+            background: Box::new(*background),
+            start,
+            last_code: (layout.code(), CODE_BYTES as u64),
+            polls,
+        };
+        subject.fill_memory();
+        Ok(subject)
+    }
+
+    fn put(&self, gpa: u64, bytes: &[u8]) {
+        self.ram
+            .write(Gpa(gpa), bytes)
+            .expect("the subject's own addresses are RAM");
+    }
+
+    fn put_words(&self, gpa: u64, words: &[u64]) {
+        for (i, word) in words.iter().enumerate() {
+            self.put(gpa + 8 * i as u64, &word.to_le_bytes());
+        }
+    }
+
+    fn word(&self, gpa: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.ram
+            .read(Gpa(gpa), &mut bytes)
+            .expect("the subject's own addresses are RAM");
+        u64::from_le_bytes(bytes)
+    }
+
+    fn fill_memory(&mut self) {
+        const P: u64 = 1;
+        const W: u64 = 2;
+        const U: u64 = 4;
+        const NX: u64 = 1 << 63;
+        self.put_words(PML4, &[PDPT | P | W | U]);
+        self.put_words(PDPT, &[DIRECTORY | P | W | U]);
+        // Supervisor, 2 MiB.
+        self.put_words(DIRECTORY, &[P | W | 1 << 7]);
+        self.put_words(
+            DIRECTORY + 8 * (self.layout.slot >> 21),
+            &[TABLE | P | W | U],
+        );
+        let page = |address: u64, flags: u64| {
+            self.put_words(TABLE + 8 * (address >> 12 & 511), &[address | flags]);
+        };
+        let window = self.layout.window();
+        page(window, P | W | U | NX);
+        page(window + 4096, P | W | U | NX);
+        page(window + READ_ONLY_OFFSET as u64, P | U | NX);
+        page(self.layout.code(), P | W | U);
+        page(self.layout.code() + 4096, P | W | U);
+
+        self.put_words(
+            GDT,
+            &[
+                0,
+                0x00af_9b00_0000_ffff,
+                0x00cf_9300_0000_ffff,
+                0,
+                0,
+                0x00cf_f300_0000_ffff,
+                0x00af_fb00_0000_ffff,
+                0,
+                0x67 | (TSS & 0xff_ffff) << 16 | 0x8b << 40,
+                0,
+            ],
+        );
+        // RSP0 at 4, IST 1 at 36 (SDM Vol 3 Figure 7-11).
+        self.put(TSS + 4, &TRAP_STACK_TOP.to_le_bytes());
+        self.put(TSS + 36, &TRAP_STACK_TOP.to_le_bytes());
+        for vector in 0..256 {
+            let target = GATES + GATE_BYTES * vector;
+            let dpl = if vector == 3 { 3u64 } else { 0 };
+            let low = target & 0xffff
+                | u64::from(KERNEL_CS) << 16
+                | 1 << 32
+                | (0x8e | dpl << 5) << 40
+                | (target >> 16 & 0xffff) << 48;
+            self.put_words(IDT + 16 * vector, &[low, 0]);
+            // out 0xf4, al; then nothing that is ever reached
+            self.put(target, &[0xe6, 0xf4, 0x0f, 0x0b]);
+        }
+        self.put(LOADER, &LOADER_CODE);
+        let background = self.background.clone();
+        self.put(window, background.as_slice());
+    }
+
+    /// The window's writable part.
+    fn window(&mut self) -> &mut [u8] {
+        let offset = self
+            .ram
+            .find(Gpa(self.layout.window()), READ_ONLY_OFFSET as u64)
+            .expect("the window is RAM");
+        // SAFETY: the offset and length are inside the RAM mapping, and the vCPU, the only other user,
+        // is not running while this borrow lives.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.ram.host_base().add(offset.0 as usize),
+                READ_ONLY_OFFSET,
+            )
+        }
+    }
+
+    fn load(&mut self, case: &Case) -> Result<(), EngineError> {
+        for patch in &case.patches {
+            self.window()[patch.offset..patch.offset + patch.bytes.len()]
+                .copy_from_slice(&patch.bytes);
+        }
+        self.put(STAGING, &case.bytes);
+        let before = &case.before;
+        let g = &before.gpr;
+        self.put_words(
+            LOADER_STACK,
+            &[
+                g[0],
+                g[1],
+                g[2],
+                g[3],
+                g[6],
+                g[7],
+                before.rip,
+                u64::from(CPL3_CS),
+                before.rflags,
+                g[4],
+                u64::from(CPL3_SS),
+            ],
+        );
+        let state = &mut self.start;
+        state.gpr = *g;
+        state.gpr[0] = 0xcc;
+        state.gpr[1] = self.last_code.1;
+        state.gpr[2] = case.bytes.len() as u64;
+        state.gpr[3] = before.rip;
+        state.gpr[4] = LOADER_STACK;
+        state.gpr[6] = STAGING;
+        state.gpr[7] = self.last_code.0;
+        let image = &mut state.extended;
+        image.legacy[..512].copy_from_slice(&before.extended.legacy);
+        image.legacy[512] = 7;
+        image.ymm_high = before.extended.ymm_high;
+        self.last_code = (before.rip, case.bytes.len() as u64);
+        self.vcpu.set_state(&self.start)
+    }
+
+    fn store(&mut self, case: &Case, state: &VcpuState) -> Outcome {
+        let offset = state.rip.wrapping_sub(GATES);
+        let vector = offset / GATE_BYTES;
+        let mut after = Registers {
+            gpr: state.gpr,
+            rip: state.rip,
+            rflags: state.rflags,
+            ..Registers::default()
+        };
+        after
+            .extended
+            .legacy
+            .copy_from_slice(&state.extended.legacy[..512]);
+        after.extended.ymm_high = state.extended.ymm_high;
+        let mut exception = Some(Exception {
+            vector: LOST,
+            error_code: 0,
+            cr2: 0,
+        });
+        if vector < 256 && offset % GATE_BYTES == 2 {
+            let frame = TRAP_STACK_TOP - 40;
+            after.rip = self.word(frame);
+            after.rflags = self.word(frame + 16);
+            after.gpr[4] = self.word(frame + 24);
+            let landed = after.rip.wrapping_sub(1);
+            let elsewhere = landed < case.before.rip || landed >= case.next_rip();
+            exception = if vector == 3 && elsewhere {
+                after.rip = landed;
+                None
+            } else {
+                Some(Exception {
+                    vector: vector as u8,
+                    error_code: if has_error_code(vector) {
+                        self.word(frame - 8) as u32
+                    } else {
+                        0
+                    },
+                    cr2: if vector == 14 { state.system.cr2 } else { 0 },
+                })
+            };
+        }
+        let background = std::mem::replace(&mut self.background, Box::new([0; WINDOW_BYTES]));
+        let memory = window_changes(self.window(), &background, &case.patches);
+        self.background = background;
+        Outcome {
+            exception,
+            after,
+            memory,
+        }
+    }
+
+    fn run(&mut self, case: &Case) -> Result<VcpuState, EngineError> {
+        self.load(case)?;
+        self.polls.store(0, Ordering::Relaxed);
+        match self.vcpu.run()? {
+            RunExit::Stopped | RunExit::Shutdown => self.vcpu.state(),
+        }
+    }
+}
+
+/// CPL 0 at the loader, paging on, every feature a program may use enabled.
+fn start_state(reset: &VcpuState) -> VcpuState {
+    let mut state = reset.clone();
+    state.rip = LOADER;
+    state.rflags = 2;
+    let segment = |selector: u16, access: u32| SegmentRegister {
+        selector: Selector(selector),
+        base: 0,
+        limit: u32::MAX,
+        access: Access(access),
+    };
+    let null = SegmentRegister {
+        access: Access::UNUSABLE,
+        ..SegmentRegister::default()
+    };
+    state.segments = [
+        null,
+        segment(KERNEL_CS, 0xa09b),
+        segment(KERNEL_SS, 0xc093),
+        null,
+        null,
+        null,
+    ];
+    state.ldtr = null;
+    state.tr = SegmentRegister {
+        selector: Selector(TSS_SELECTOR),
+        base: TSS,
+        limit: 0x67,
+        access: Access(0x8b),
+    };
+    state.gdtr = DescriptorTable {
+        base: GDT,
+        limit: 0x4f,
+    };
+    state.idtr = DescriptorTable {
+        base: IDT,
+        limit: 0xfff,
+    };
+    // PG, AM, WP, NE, ET, MP, PE: as Linux has it.
+    state.system.cr0 = 0x8005_0033;
+    state.system.cr3 = PML4;
+    // OSXSAVE, OSXMMEXCPT, OSFXSR, PGE, PAE.
+    state.system.cr4 = 0x4_06a0;
+    // NXE, LMA, LME, SCE.
+    state.system.efer = 0xd01;
+    state.system.xcr0 = 7;
+    state
+}
+
+impl Subject for EngineSubject {
+    fn execute(&mut self, case: &Case) -> Outcome {
+        let state = self.run(case).expect("the engine goes on");
+        self.store(case, &state)
+    }
+}

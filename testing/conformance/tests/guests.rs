@@ -1,0 +1,21 @@
+//! The bare-metal guests on the software CPU.
+
+use conformance::guest::run;
+use softcpu::SoftEngine;
+use vcpu::NestedVirt;
+
+fn passes(name: &str, nested: NestedVirt) {
+    let result = run(&SoftEngine::new(), name, nested).unwrap_or_else(|e| panic!("{name}: {e}"));
+    println!("{}", result.text);
+    assert!(result.passed(), "{name}: {:?}", result.outcome);
+}
+
+#[test]
+fn exceptions() {
+    passes("exceptions", NestedVirt::Off);
+}
+
+#[test]
+fn paging() {
+    passes("paging", NestedVirt::Off);
+}

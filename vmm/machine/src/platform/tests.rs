@@ -1,0 +1,260 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use bus::{BusBuilder, Clock};
+use chipset::fabric::FabricConfig;
+
+use super::*;
+
+const TSC_HZ: u64 = 1_000_000_000;
+/// The APIC timer's input clock: one tick is 40 ns.
+const APIC_HZ: u64 = 25_000_000;
+const SVR: u64 = 0xf0;
+const LVT_TIMER: u64 = 0x320;
+const INITIAL_COUNT: u64 = 0x380;
+const DIVIDE: u64 = 0x3e0;
+const ICR_LOW: u64 = 0x300;
+const ICR_HIGH: u64 = 0x310;
+
+/// A board of interrupt controllers only, and its vCPUs' platforms.
+fn platforms(mode: ClockMode, vcpus: u32) -> Vec<SoftPlatform> {
+    let fabric = InterruptFabric::new(&FabricConfig {
+        apic_ids: (0..vcpus).collect(),
+        bus_hz: APIC_HZ,
+        tsc_hz: TSC_HZ,
+        physical_address_bits: 39,
+        x2apic: true,
+        tsc_deadline: true,
+    });
+    let lines: Vec<Arc<VcpuLine>> = (0..vcpus).map(|_| Arc::default()).collect();
+    for (vcpu, line) in lines.iter().enumerate() {
+        fabric.connect(vcpu, Arc::clone(line) as _);
+    }
+    let board = Arc::new(Board::new(
+        BusBuilder::new().build(),
+        Clock::new(mode),
+        Some(Arc::clone(&fabric)),
+        lines,
+    ));
+    (0..vcpus as usize)
+        .map(|i| SoftPlatform::new(i, Arc::clone(&board), Arc::clone(&fabric), TSC_HZ))
+        .collect()
+}
+
+fn platform(mode: ClockMode) -> SoftPlatform {
+    platforms(mode, 1).remove(0)
+}
+
+fn write_apic(p: &mut SoftPlatform, register: u64, value: u32) {
+    let page = p.apic_page().expect("xAPIC mode");
+    p.mmio_write(page.offset(register), &value.to_le_bytes());
+}
+
+/// Enables the local APIC and starts its timer, one shot, divided by 1, vector 40h.
+fn start_timer(p: &mut SoftPlatform, count: u32) {
+    write_apic(p, SVR, 0x1ff);
+    write_apic(p, DIVIDE, 0b1011);
+    write_apic(p, LVT_TIMER, 0x40);
+    write_apic(p, INITIAL_COUNT, count);
+}
+
+/// Executes until an interrupt is pending; returns the number of instructions by then.
+fn run_until_interrupt(p: &mut SoftPlatform) -> u64 {
+    let mut retired = 0;
+    loop {
+        let slice = p.poll(retired);
+        if p.interrupt_pending() {
+            return retired;
+        }
+        retired += slice;
+    }
+}
+
+#[test]
+fn in_virtual_mode_the_timer_fires_at_the_exact_instruction() {
+    let mut p = platform(ClockMode::Virtual);
+    p.poll(0);
+    // 12,345 ticks of 40 ns.
+    start_timer(&mut p, 12_345);
+    assert_eq!(run_until_interrupt(&mut p), 12_345 * 40);
+    assert_eq!(p.acknowledge_interrupt(), Some(0x40));
+    assert_eq!(p.acknowledge_interrupt(), None);
+}
+
+#[test]
+fn in_virtual_mode_idle_jumps_to_the_deadline_and_time_goes_on_from_there() {
+    let mut p = platform(ClockMode::Virtual);
+    let begin = Instant::now();
+    // 100 s of guest time.
+    start_timer(&mut p, 2_500_000_000);
+    assert_eq!(p.idle(500), Wake::Event);
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    assert!(p.interrupt_pending());
+    let now = p.tsc(500);
+    assert_eq!(now, 100_000_000_000);
+    // The 200 instructions after the jump take 200 ns.
+    assert_eq!(p.tsc(700), now + 200);
+}
+
+#[test]
+fn in_host_mode_idle_sleeps_until_the_timer() {
+    let mut p = platform(ClockMode::Host);
+    let begin = Instant::now();
+    // 20 ms.
+    start_timer(&mut p, 500_000);
+    assert_eq!(p.idle(0), Wake::Event);
+    assert!(begin.elapsed() >= Duration::from_millis(20));
+    assert_eq!(p.acknowledge_interrupt(), Some(0x40));
+}
+
+#[test]
+fn a_slice_in_host_mode_is_shorter_when_something_is_due() {
+    let mut p = platform(ClockMode::Host);
+    assert_eq!(p.poll(0), HOST_SLICE);
+    // 100 us at 8 ns an instruction are at most 12,500 instructions.
+    start_timer(&mut p, 2_500);
+    let slice = p.poll(0);
+    assert!((HOST_SLICE_MIN..=12_500).contains(&slice), "{slice}");
+}
+
+#[test]
+fn the_tsc_follows_instructions_in_virtual_mode() {
+    let mut p = platform(ClockMode::Virtual);
+    assert_eq!(p.tsc(0), 0);
+    assert_eq!(p.tsc(123), 123);
+    p.poll(1_000);
+    assert_eq!(p.tsc(1_001), 1_001);
+    // It never goes back.
+    assert_eq!(p.tsc(900), 1_001);
+    p.tsc_hz = 3_000_000_000;
+    assert_eq!(p.tsc(2_000), 6_000);
+}
+
+#[test]
+fn the_tsc_deadline_counts_the_guests_offset() {
+    const TSC_DEADLINE_MODE: u32 = 1 << 18;
+    let mut p = platform(ClockMode::Virtual);
+    write_apic(&mut p, SVR, 0x1ff);
+    write_apic(&mut p, LVT_TIMER, 0x41 | TSC_DEADLINE_MODE);
+    // The guest's TSC is 1,000,000 ahead.
+    p.set_tsc_offset(1_000_000);
+    p.apic_msr_write(x86defs::msr::IA32_TSC_DEADLINE, 1_005_000)
+        .expect("the MSR is there");
+    assert_eq!(run_until_interrupt(&mut p), 5_000);
+}
+
+#[test]
+fn the_apic_page_follows_its_base_and_mode() {
+    const APIC_BASE: u32 = x86defs::msr::IA32_APIC_BASE;
+    let mut p = platform(ClockMode::Host);
+    assert_eq!(p.apic_page(), Some(Gpa(0xfee0_0000)));
+    let base = p.apic_msr_read(APIC_BASE).expect("always there");
+    p.apic_msr_write(APIC_BASE, (base & 0xfff) | 0xfed0_0000)
+        .expect("an aligned page");
+    assert_eq!(p.apic_page(), Some(Gpa(0xfed0_0000)));
+    // x2APIC MSRs fault in xAPIC mode and work in x2APIC mode (SDM Vol 3 12.12.2).
+    assert_eq!(p.apic_msr_read(0x803), Err(InterruptFault));
+    p.apic_msr_write(APIC_BASE, base | 1 << 10)
+        .expect("x2APIC mode");
+    assert_eq!(p.apic_page(), None);
+    assert!(p.apic_msr_read(0x803).is_ok());
+    // Back to xAPIC mode directly is #GP.
+    assert_eq!(p.apic_msr_write(APIC_BASE, base), Err(InterruptFault));
+    assert_eq!(p.apic_page(), None);
+}
+
+#[test]
+fn cr8_is_the_task_priority() {
+    let mut p = platform(ClockMode::Host);
+    p.set_cr8(9);
+    assert_eq!(p.cr8(), 9);
+    let page = p.apic_page().expect("xAPIC mode");
+    let mut tpr = [0; 4];
+    p.mmio_read(page.offset(0x80), &mut tpr);
+    assert_eq!(u32::from_le_bytes(tpr), 0x90);
+}
+
+#[test]
+fn an_access_beside_the_apic_page_reads_as_an_empty_bus() {
+    let mut p = platform(ClockMode::Host);
+    let mut data = [0; 4];
+    p.mmio_read(Gpa(0xfee0_1000), &mut data);
+    assert_eq!(data, [0xff; 4]);
+    assert_eq!(p.pio_read(0x1234, 1), 0xff);
+    assert_eq!(p.pio_read(0x1234, 4), 0xffff_ffff);
+}
+
+/// Something that waits but cannot be taken (RFLAGS.IF is clear) ends the first idle and not the next, so
+/// that CLI; HLT does not spin.
+#[test]
+fn what_cannot_be_taken_wakes_once() {
+    let mut p = platform(ClockMode::Host);
+    start_timer(&mut p, 1);
+    assert_eq!(p.idle(10), Wake::Event);
+    p.line.attention().clear(Attention::INTERRUPT);
+    assert_eq!(p.idle(10), Wake::Event);
+    let line = Arc::clone(&p.line);
+    let stopper = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(20));
+        line.stop();
+    });
+    let begin = Instant::now();
+    assert_eq!(p.idle(10), Wake::Stop);
+    assert!(begin.elapsed() >= Duration::from_millis(10));
+    stopper.join().expect("no panic");
+}
+
+/// Two vCPUs send each other IPIs and halt in between; every IPI races with the other's going idle. A lost
+/// wake-up would hang one of them.
+#[test]
+fn no_ipi_is_lost_between_check_and_sleep() {
+    const ROUNDS: u32 = 5_000;
+    let mut pair = platforms(ClockMode::Host, 2);
+    for p in &mut pair {
+        write_apic(p, SVR, 0x1ff);
+    }
+    let done = Arc::new(AtomicBool::new(false));
+    let lines: Vec<_> = pair.iter().map(|p| Arc::clone(&p.line)).collect();
+    let threads: Vec<_> = pair
+        .into_iter()
+        .map(|mut p| {
+            thread::spawn(move || {
+                let other = 1 - p.index as u32;
+                for round in 0..ROUNDS {
+                    if !(p.index == 0 && round == 0) {
+                        // HLT until the other's IPI, as an engine does it.
+                        let vector = loop {
+                            p.line.attention().clear(Attention::INTERRUPT);
+                            match p.acknowledge_interrupt() {
+                                Some(vector) => break vector,
+                                None if p.idle(u64::from(round)) == Wake::Stop => return false,
+                                None => {}
+                            }
+                        };
+                        assert_eq!(vector, 0x50);
+                        write_apic(&mut p, 0xb0, 0);
+                    }
+                    write_apic(&mut p, ICR_HIGH, other << 24);
+                    write_apic(&mut p, ICR_LOW, 0x4050);
+                }
+                true
+            })
+        })
+        .collect();
+    let (watched, guard) = (Arc::clone(&done), lines);
+    let watchdog = thread::spawn(move || {
+        let begin = Instant::now();
+        while !watched.load(Ordering::SeqCst) && begin.elapsed() < Duration::from_secs(60) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        guard.iter().for_each(|l| l.stop());
+    });
+    let finished: Vec<bool> = threads
+        .into_iter()
+        .map(|t| t.join().expect("no panic"))
+        .collect();
+    done.store(true, Ordering::SeqCst);
+    watchdog.join().expect("no panic");
+    assert_eq!(finished, [true, true], "a wake-up was lost");
+}
