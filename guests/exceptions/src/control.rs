@@ -1,4 +1,4 @@
-//! Privileged instructions, control registers and MSRs: who may, and which values (2.5, 2.6, 4.1.1, 9.4).
+//! Privileged instructions, control registers and MSRs: who may, and which values (2.5, 2.6, 4.1.1).
 
 use runtime::cpu::{self, cr0, cr4, efer};
 use runtime::paging::user_address;
@@ -169,7 +169,7 @@ fn umip() {
     cpu::write_cr4(old);
 }
 
-/// 2.5, 4.1.1, 2.2.1, 10.8.6: values that are refused.
+/// 2.5, 4.1.1, 2.2.1, 11.8.6: values that are refused.
 fn registers() {
     section("2.5 control registers and EFER");
     let (c0, c3, c4) = (cpu::read_cr0(), cpu::read_cr3(), cpu::read_cr4());

@@ -1,4 +1,4 @@
-//! Debug exceptions (17.2, 17.3): single step, breakpoints, RF, the shadow of MOV SS.
+//! Debug exceptions (18.2, 18.3): single step, breakpoints, RF, the shadow of MOV SS.
 
 use runtime::cpu::{self, cr4};
 use runtime::paging::user_address;
@@ -91,9 +91,9 @@ pub fn run() {
     registers();
 }
 
-/// 17.3.1.4.
+/// 18.3.1.4.
 fn stepping() {
-    section("17.3.1.4 single step");
+    section("18.3.1.4 single step");
     cpu::write_dr6(0xffff_0ff0);
     let trap = at(address!(b_step), 0);
     check_eq!(trap.what(), (1, 0), "TF");
@@ -124,9 +124,9 @@ fn stepping() {
     check_eq!(trap.frame.rip, user_address(address!(b_user_1)), "RIP at CPL 3");
 }
 
-/// 17.2.4, 17.3.1.1 to 17.3.1.3.
+/// 18.2.4, 18.3.1.1 to 18.3.1.3.
 fn breakpoints() {
-    section("17.3.1 breakpoints");
+    section("18.3.1 breakpoints");
     let memory = runtime::memory::page();
     cpu::write_dr0(address!(b_execute_at));
     cpu::write_dr7(dr7(0, 0, 0));
@@ -135,7 +135,7 @@ fn breakpoints() {
     check_eq!(trap.what(), (1, 0), "execution");
     check_eq!(trap.frame.rip, address!(b_execute_at), "a fault: RIP at the instruction");
     check_eq!(trap.dr6 & (BS | 15), 1, "DR6.B0");
-    // 17.3.1.1: RF is what lets the handler go on.
+    // 18.3.1.1: RF is what lets the handler go on.
     cpu::write_dr7(dr7(0, 0, 0));
     check_eq!(recorded(address!(b_execute), 0), 1, "RF: once");
     cpu::write_dr7(0x400);
@@ -169,7 +169,7 @@ fn breakpoints() {
     check_eq!(go(store, memory + 7, 0, 1, 2, memory).frame.vector, 1, "length 8: last byte");
     check_eq!(go(store, memory + 8, 0, 1, 2, memory).frame.vector, 256, "length 8: beyond");
     check_eq!(go(store, memory + 1, 0, 1, 0, memory).frame.vector, 256, "length 1: beyond");
-    // 17.2.5: the low bits of the address are those of the length: ignored.
+    // 18.2.5: the low bits of the address are those of the length: ignored.
     check_eq!(go(store, memory, 0, 1, 3, memory + 3).frame.vector, 1, "length 4, address not aligned");
     // 6.8.3: a data breakpoint of MOV SS is held until after the next instruction.
     runtime::memory::write(memory, u64::from(runtime::descriptors::KERNEL_SS));
@@ -179,7 +179,7 @@ fn breakpoints() {
     check_eq!(count, 2, "the load before MOV SS, and MOV SS");
     check_eq!(seen(1).0, address!(b_store_ss_2), "6.8.3: held over the next instruction");
 
-    // 17.2.4: I/O breakpoints need CR4.DE.
+    // 18.2.4: I/O breakpoints need CR4.DE.
     let old = cpu::read_cr4();
     cpu::write_cr4(old | cr4::DE);
     let trap = go(address!(b_out), 0, 0, 2, 0, 0x80);
@@ -188,29 +188,29 @@ fn breakpoints() {
     cpu::write_cr4(old & !cr4::DE);
 }
 
-/// 17.2: the registers themselves.
+/// 18.2: the registers themselves.
 fn registers() {
-    section("17.2 debug registers");
+    section("18.2 debug registers");
     let old = cpu::read_cr4();
     cpu::write_cr4(old & !cr4::DE);
     cpu::write_dr6(0xffff_0ff0);
-    check_eq!(b_dr4(0), 0xffff_0ff0, "17.2.2: DR4 is DR6 without DE");
+    check_eq!(b_dr4(0), 0xffff_0ff0, "18.2.2: DR4 is DR6 without DE");
     cpu::write_cr4(old | cr4::DE);
-    check_eq!(at(address!(b_dr4), 0).what(), (6, 0), "17.2.2: #UD with DE");
+    check_eq!(at(address!(b_dr4), 0).what(), (6, 0), "18.2.2: #UD with DE");
     cpu::write_cr4(old);
     cpu::write_dr6(0);
     check_eq!(cpu::read_dr6() & 0xffff_0ff0 & !(1 << 11 | 1 << 16), 0xfffe_07f0, "DR6: ones that are fixed");
     cpu::write_dr7(0);
     check_eq!(cpu::read_dr7(), 0x400, "DR7: bit 10 is fixed");
-    check_eq!(trap::raised(|| cpu::write_dr6(1 << 32)).what(), (13, 0), "17.2.6: DR6 bit 32");
-    check_eq!(trap::raised(|| cpu::write_dr7(1 << 32)).what(), (13, 0), "17.2.6: DR7 bit 32");
+    check_eq!(trap::raised(|| cpu::write_dr6(1 << 32)).what(), (13, 0), "18.2.6: DR6 bit 32");
+    check_eq!(trap::raised(|| cpu::write_dr7(1 << 32)).what(), (13, 0), "18.2.6: DR7 bit 32");
     let user = user_address(address!(b_get_dr0));
     check_eq!(trap::user(user, 0, user_stack(), 0).what(), (13, 0), "MOV from DR0 at CPL 3");
     // General detect.
     cpu::write_dr6(0xffff_0ff0);
     cpu::write_dr7(0x400 | 1 << 13);
     let trap = at(address!(b_get_dr0), 0);
-    check_eq!(trap.what(), (1, 0), "17.2.4: general detect");
+    check_eq!(trap.what(), (1, 0), "18.2.4: general detect");
     check_eq!(trap.frame.rip, address!(b_get_dr0), "GD is a fault");
     check_eq!(trap.dr6 & BD, BD, "DR6.BD");
     check_eq!(cpu::read_dr7() & 1 << 13, 0, "GD cleared for the handler");

@@ -59,12 +59,12 @@ fn frames() {
     check_eq!(trap.pushed_at, stack_top(1) - 40, "IST: frame at the stack's top");
     check_eq!(trap.frame.cs, u64::from(KERNEL_CS), "CS pushed");
     check_eq!(trap.frame.ss, u64::from(KERNEL_SS), "SS pushed without a change of privilege");
-    check_eq!(trap.frame.rflags & RF, RF, "17.3.1.1: RF in the image of a fault");
+    check_eq!(trap.frame.rflags & RF, RF, "18.3.1.1: RF in the image of a fault");
     let trap = at(address!(d_general), 0);
     check_eq!(trap.what(), (13, 0xfffc), "selector beyond the GDT, RPL not in the code");
     check_eq!(trap.pushed_at, stack_top(1) - 48, "error code below the frame");
     let trap = at(address!(d_int3), 0);
-    check_eq!(trap.frame.rflags & RF, 0, "17.3.1.1: RF in the image of INT3");
+    check_eq!(trap.frame.rflags & RF, 0, "18.3.1.1: RF in the image of INT3");
 
     // No IST, no change of privilege: the same stack, aligned to 16 bytes.
     // SAFETY: one flow of control.

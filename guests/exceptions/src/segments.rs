@@ -98,7 +98,7 @@ fn from_user() {
 fn system_segments() {
     let ltr = address!(s_ltr);
     let available = descriptor(TSS) & !(2 << 40);
-    check_eq!(descriptor(TSS) >> 40 & 0xf, 11, "7.2.2: LTR made the TSS busy");
+    check_eq!(descriptor(TSS) >> 40 & 0xf, 11, "8.2.2: LTR made the TSS busy");
     check_eq!(at(ltr, u64::from(TSS)), (13, u64::from(TSS)), "LTR of a busy TSS");
     check_eq!(at(ltr, 0), (13, 0), "LTR of null");
     check_eq!(at(ltr, 0xfff8), (13, 0xfff8), "LTR beyond the GDT");

@@ -1,4 +1,4 @@
-//! GDT, TSS and IDT (SDM Vol 3 3.4.5, 7.7, 6.14.1).
+//! GDT, TSS and IDT (SDM Vol 3 3.4.5, 8.7, 6.14.1).
 
 use core::arch::asm;
 
@@ -22,7 +22,7 @@ pub const GDT_SLOTS: usize = 16;
 /// Stack of an interrupt stack table entry.
 const STACK_BYTES: usize = 16384;
 
-/// 64-bit TSS (SDM Vol 3 Figure 7-11), as words.
+/// 64-bit TSS (SDM Vol 3 Figure 8-11), as words.
 #[repr(C, align(16))]
 struct Tss([u32; 26]);
 

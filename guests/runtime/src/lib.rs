@@ -11,6 +11,7 @@
 
 #![no_std]
 
+pub mod apic;
 mod boot;
 mod check;
 mod intrinsics;

@@ -267,7 +267,7 @@ impl EngineSubject {
                 0,
             ],
         );
-        // RSP0 at 4, IST 1 at 36 (SDM Vol 3 Figure 7-11).
+        // RSP0 at 4, IST 1 at 36 (SDM Vol 3 Figure 8-11).
         self.put(TSS + 4, &TRAP_STACK_TOP.to_le_bytes());
         self.put(TSS + 36, &TRAP_STACK_TOP.to_le_bytes());
         for vector in 0..256 {

@@ -16,7 +16,7 @@
 //! | PE of MXCSR beside an unmasked overflow or underflow | SDM Vol 1 11.5.2.6: whether the result is also inexact is not said for one that is not delivered |
 //! | flags of MXCSR beside an unmasked exception of DPPS, DPPD | SDM Vol 2, DPPS: each multiplication and addition by itself |
 //! | destination and mask of a gather that faults | SDM Vol 2, VPGATHERDD: elements beyond the faulting one may be done; the mask's form |
-//! | RF | SDM Vol 3 17.3.1.1: set in the image of a fault |
+//! | RF | SDM Vol 3 18.3.1.1: set in the image of a fault |
 
 use std::iter::once;
 use std::ops::Range;

@@ -19,3 +19,13 @@ fn exceptions() {
 fn paging() {
     passes("paging", NestedVirt::Off);
 }
+
+#[test]
+fn smc() {
+    passes("smc", NestedVirt::Off);
+}
+
+#[test]
+fn apic() {
+    passes("apic", NestedVirt::Off);
+}
