@@ -56,7 +56,12 @@ pub fn decode_block(bytes: &[u8], mode: Mode, side: &mut HostSide, out: &mut Vec
         };
         length += insn.len() as u32;
         let ends = if invalid {
-            op.run = insn::invalid_opcode;
+            // 15 bytes that are no instruction yet are too long (SDM Vol 2 2.3.11).
+            op.run = if insn.len() >= 15 {
+                insn::too_long
+            } else {
+                insn::invalid_opcode
+            };
             true
         } else {
             fill_operands(&insn, &mut op);

@@ -58,7 +58,11 @@ impl Cpu {
     #[cold]
     fn stack_trap<T>(&mut self, trap: Trap) -> Result<T, Trap> {
         if trap == Trap::Exception && self.fault.detail == crate::mem::NON_CANONICAL {
-            self.fault = Fault { vector: SS, error_code: 0, detail: 0 };
+            self.fault = Fault {
+                vector: SS,
+                error_code: 0,
+                detail: 0,
+            };
         }
         Err(trap)
     }
