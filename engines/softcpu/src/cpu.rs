@@ -344,6 +344,7 @@ impl Cpu {
         } else {
             self.pending &= !pending::STEP;
         }
+        self.select_view();
     }
 
     /// RFLAGS.IF.
@@ -381,23 +382,34 @@ impl Cpu {
     pub fn mode_changed(&mut self) {
         self.long64 = self.long_mode() && self.seg[sreg::CS].access.long();
         for i in 0..6 {
-            self.ea_base[i] = if self.long64 && i < sreg::FS { 0 } else { self.seg[i].base };
+            self.ea_base[i] = if self.long64 && i < sreg::FS {
+                0
+            } else {
+                self.seg[i].base
+            };
         }
         self.select_view();
     }
 
     /// Picks the TLB view of the current privilege and the bank of the current address space.
     pub fn select_view(&mut self) {
-        let aligned = self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.rflags_rest & rflags::AC != 0;
+        let aligned =
+            self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.rflags_rest & rflags::AC != 0;
         let smap_open = self.cr4 & cr4::SMAP == 0 || self.rflags_rest & rflags::AC != 0;
-        self.tlb.select_view(self.cpl == 3, smap_open, aligned);
+        let watched = self.data_breakpoints();
+        self.tlb
+            .select_view(self.cpl == 3, smap_open, aligned || watched);
     }
 
     /// Raises an exception without an error code.
     #[cold]
     #[inline(never)]
     pub fn raise<T>(&mut self, vector: u8) -> Result<T, Trap> {
-        self.fault = Fault { vector, error_code: 0, detail: 0 };
+        self.fault = Fault {
+            vector,
+            error_code: 0,
+            detail: 0,
+        };
         Err(Trap::Exception)
     }
 
@@ -405,7 +417,11 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     pub fn raise_code<T>(&mut self, vector: u8, error_code: u32) -> Result<T, Trap> {
-        self.fault = Fault { vector, error_code, detail: 0 };
+        self.fault = Fault {
+            vector,
+            error_code,
+            detail: 0,
+        };
         Err(Trap::Exception)
     }
 
@@ -425,7 +441,8 @@ impl Cpu {
 
     /// Instructions executed so far (at the start of the running block).
     pub fn retired_now(&self) -> u64 {
-        self.retired_base.wrapping_add((self.budget_given - self.budget) as u64)
+        self.retired_base
+            .wrapping_add((self.budget_given - self.budget) as u64)
     }
 
     /// A random number for RDRAND and RDSEED.

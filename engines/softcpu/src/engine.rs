@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use guestmem::GuestRam;
 use vcpu::{
-    Attention, Capabilities, Engine, EngineError, NestedVirt, Platform, RunExit, Vcpu, VcpuState, Vm, VmConfig,
+    Attention, Capabilities, Engine, EngineError, NestedVirt, Platform, RunExit, Vcpu, VcpuState,
+    Vm, VmConfig,
 };
 use x86defs::cr::cr4;
 
@@ -55,7 +56,10 @@ impl Engine for SoftEngine {
         if config.nested == NestedVirt::Amd {
             return Err(unsupported("show AMD-V yet", "use --nested intel"));
         }
-        Ok(Arc::new(SoftVm { model: Arc::new(model(config)), ram }))
+        Ok(Arc::new(SoftVm {
+            model: Arc::new(model(config)),
+            ram,
+        }))
     }
 }
 
@@ -64,8 +68,15 @@ fn model(config: &VmConfig) -> Model {
     let c = &config.cpuid;
     let leaf = |l, s| c.get(l, s).unwrap_or_default();
     let (l1, l7) = (leaf(1, 0), leaf(7, 0));
-    let mut allowed =
-        cr4::TSD | cr4::DE | cr4::PSE | cr4::PAE | cr4::MCE | cr4::PGE | cr4::PCE | cr4::OSFXSR | cr4::OSXMMEXCPT;
+    let mut allowed = cr4::TSD
+        | cr4::DE
+        | cr4::PSE
+        | cr4::PAE
+        | cr4::MCE
+        | cr4::PGE
+        | cr4::PCE
+        | cr4::OSFXSR
+        | cr4::OSXMMEXCPT;
     let mut with = |present: bool, bit: u64| {
         if present {
             allowed |= bit;
@@ -84,7 +95,11 @@ fn model(config: &VmConfig) -> Model {
         cr4_allowed: allowed,
         xcr0_allowed: u64::from(d.edx) << 32 | u64::from(d.eax),
         vmx: l1.ecx & 1 << 5 != 0,
-        arch_capabilities: if l7.edx & 1 << 29 != 0 { vcpu::cpuid::arch_capabilities() } else { 0 },
+        arch_capabilities: if l7.edx & 1 << 29 != 0 {
+            vcpu::cpuid::arch_capabilities()
+        } else {
+            0
+        },
         cpuid: c.clone(),
     }
 }
@@ -100,8 +115,17 @@ impl Vm for SoftVm {
             what: "cannot make memory for vector instructions",
             source: std::io::Error::other(e),
         })?;
-        let cpu = Cpu::new(self.model.clone(), self.ram.clone(), platform, attention, index, host);
-        Ok(Box::new(SoftVcpu { runner: Runner::new(cpu) }))
+        let cpu = Cpu::new(
+            self.model.clone(),
+            self.ram.clone(),
+            platform,
+            attention,
+            index,
+            host,
+        );
+        Ok(Box::new(SoftVcpu {
+            runner: Runner::new(cpu),
+        }))
     }
 }
 

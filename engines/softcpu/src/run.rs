@@ -7,9 +7,7 @@ use x86defs::exception;
 use x86defs::rflags;
 
 use crate::code::{BlockCache, BlockKey, Decoded, Mode, Op, decode_block};
-use crate::cpu::{
-    Cpu, Event, EventKind, Fault, RIP, Shadow, Trap, canonical, pending, sreg,
-};
+use crate::cpu::{Cpu, Event, EventKind, Fault, RIP, Shadow, Trap, canonical, pending, sreg};
 use crate::insn::HostSide;
 use crate::mem::STALE_LIMIT;
 
@@ -21,6 +19,8 @@ pub struct Runner {
     pub cache: BlockCache,
     buffer: Vec<Op>,
     alone_ops: Vec<Op>,
+    /// A repeated string instruction gave way after an iteration.
+    gave_way: bool,
 }
 
 /// What a boundary asks for.
@@ -36,7 +36,13 @@ enum Boundary {
 impl Runner {
     /// A runner with an empty cache.
     pub fn new(cpu: Cpu) -> Self {
-        Self { cpu, cache: BlockCache::default(), buffer: Vec::with_capacity(64), alone_ops: Vec::new() }
+        Self {
+            cpu,
+            cache: BlockCache::default(),
+            buffer: Vec::with_capacity(64),
+            alone_ops: Vec::new(),
+            gave_way: false,
+        }
     }
 
     /// Runs until something the monitor must decide.
@@ -64,7 +70,9 @@ impl Runner {
     /// Runs block after block while nothing else wants attention.
     #[inline(always)]
     fn blocks(&mut self) {
-        let Some(mut index) = self.find(false) else { return };
+        let Some(mut index) = self.find(false) else {
+            return;
+        };
         loop {
             if !self.execute(index) {
                 return;
@@ -150,10 +158,15 @@ impl Runner {
         self.cpu.budget += i64::from(block.instructions) - done as i64;
         self.cpu.code_pages.running_second = u64::MAX;
         let rip = self.cpu.regs[RIP].wrapping_add(u64::from(op.offset));
-        self.cpu.regs[RIP] = if self.cpu.long64 { rip } else { rip & 0xffff_ffff };
+        self.cpu.regs[RIP] = if self.cpu.long64 {
+            rip
+        } else {
+            rip & 0xffff_ffff
+        };
         if trap == Trap::SelfModified {
             return self.alone();
         }
+        self.gave_way = trap == Trap::Restart;
         self.take(trap, op);
     }
 
@@ -188,15 +201,25 @@ impl Runner {
         }
         let cpu = &mut self.cpu;
         let va = fetch_address(cpu);
-        let Some(at) = fetch_page(cpu, va) else { return };
+        let Some(at) = fetch_page(cpu, va) else {
+            return;
+        };
         let mode = mode_of(cpu, true);
         let mut bytes = [0u8; 15];
-        let Some((n, _)) = self.gather(va, at, &mut bytes) else { return };
+        let Some((n, _)) = self.gather(va, at, &mut bytes) else {
+            return;
+        };
         let cpu = &mut self.cpu;
         let mut ops = std::mem::take(&mut self.alone_ops);
-        let mut side = HostSide { host: &mut cpu.host, table: &mut cpu.vectors };
+        let mut side = HostSide {
+            host: &mut cpu.host,
+            table: &mut cpu.vectors,
+        };
         if let Decoded::NeedsMore = decode_block(&bytes[..n], mode, &mut side, &mut ops) {
-            ops.push(Op { run: crate::insn::invalid_opcode, ..Op::default() });
+            ops.push(Op {
+                run: crate::insn::too_long,
+                ..Op::default()
+            });
         }
         cpu.alone = true;
         cpu.budget -= 1;
@@ -220,17 +243,27 @@ impl Runner {
         let cpu = &mut self.cpu;
         let shadow = cpu.shadow;
         let tf = cpu.rflags_rest & rflags::TF != 0;
-        if cpu.rflags_rest & rflags::RF == 0 && shadow != Shadow::MovSs && self.instruction_breakpoint() {
+        if cpu.rflags_rest & rflags::RF == 0
+            && shadow != Shadow::MovSs
+            && self.instruction_breakpoint()
+        {
             return;
         }
         let cpu = &mut self.cpu;
         let vm_level = cpu.vmx.in_guest;
         let before = cpu.retired_now();
+        let held = cpu.pending_debug;
+        self.gave_way = false;
         if let Some(index) = self.find(true) {
             self.execute(index);
         }
         let cpu = &mut self.cpu;
-        let completed = cpu.retired_now() != before;
+        // An iteration of a repeated string instruction counts as an instruction (18.3.1.4).
+        let completed = cpu.retired_now() != before || self.gave_way;
+        if !completed {
+            // What a faulting instruction hit on its way is not reported.
+            cpu.pending_debug = held;
+        }
         if completed && vm_level == cpu.vmx.in_guest {
             // RF lasts one instruction, unless that instruction set it (IRET).
             if cpu.trapped_kind_sets_rf {
@@ -270,7 +303,11 @@ impl Runner {
         if !enabled_hit {
             return false;
         }
-        cpu.fault = Fault { vector: exception::DB, error_code: 0, detail: hit };
+        cpu.fault = Fault {
+            vector: exception::DB,
+            error_code: 0,
+            detail: hit,
+        };
         self.take(Trap::Exception, &Op::default());
         true
     }
@@ -301,19 +338,31 @@ impl Runner {
         self.cpu.ram.read_at(at, bytes);
         let mut ops = std::mem::take(&mut self.buffer);
         let cpu = &mut self.cpu;
-        let mut side = HostSide { host: &mut cpu.host, table: &mut cpu.vectors };
+        let mut side = HostSide {
+            host: &mut cpu.host,
+            table: &mut cpu.vectors,
+        };
         let index = match decode_block(bytes, mode, &mut side, &mut ops) {
             Decoded::Block(length) => Some(self.insert(at, mode, length, None, &ops)),
             Decoded::NeedsMore => {
                 let mut few = [0u8; 15];
                 self.gather(va, at, &mut few).map(|(n, second)| {
                     let cpu = &mut self.cpu;
-                    let mut side = HostSide { host: &mut cpu.host, table: &mut cpu.vectors };
-                    let single = Mode { single: true, ..mode };
+                    let mut side = HostSide {
+                        host: &mut cpu.host,
+                        table: &mut cpu.vectors,
+                    };
+                    let single = Mode {
+                        single: true,
+                        ..mode
+                    };
                     let length = match decode_block(&few[..n], single, &mut side, &mut ops) {
                         Decoded::Block(length) => length,
                         Decoded::NeedsMore => {
-                            ops.push(Op { run: crate::insn::invalid_opcode, ..Op::default() });
+                            ops.push(Op {
+                                run: crate::insn::too_long,
+                                ..Op::default()
+                            });
                             n as u32
                         }
                     };
@@ -325,7 +374,14 @@ impl Runner {
         index
     }
 
-    fn insert(&mut self, at: RamOffset, mode: Mode, length: u32, second: Option<RamOffset>, ops: &[Op]) -> u32 {
+    fn insert(
+        &mut self,
+        at: RamOffset,
+        mode: Mode,
+        length: u32,
+        second: Option<RamOffset>,
+        ops: &[Op],
+    ) -> u32 {
         let in_page = 4096 - (at.0 & 0xfff);
         let first_bytes = u64::from(length).min(in_page);
         let pages = &mut self.cpu.code_pages;
@@ -337,11 +393,22 @@ impl Runner {
         {
             self.cpu.tlb.protect_page((s.0 >> 12) as u32);
         }
-        self.cache.insert(BlockKey::new(at, mode.code()), at, first_bytes as u32, second, ops)
+        self.cache.insert(
+            BlockKey::new(at, mode.code()),
+            at,
+            first_bytes as u32,
+            second,
+            ops,
+        )
     }
 
     /// Up to 15 instruction bytes from `va` on, across the page border; faults are delivered here.
-    fn gather(&mut self, va: u64, at: RamOffset, out: &mut [u8; 15]) -> Option<(usize, Option<RamOffset>)> {
+    fn gather(
+        &mut self,
+        va: u64,
+        at: RamOffset,
+        out: &mut [u8; 15],
+    ) -> Option<(usize, Option<RamOffset>)> {
         let in_page = (4096 - (at.0 & 0xfff) as usize).min(15);
         self.cpu.ram.read_at(at, &mut out[..in_page]);
         if in_page == 15 {
@@ -351,12 +418,19 @@ impl Runner {
         let mode = mode_of(&self.cpu, true);
         let mut ops = Vec::new();
         let cpu = &mut self.cpu;
-        let mut side = HostSide { host: &mut cpu.host, table: &mut cpu.vectors };
+        let mut side = HostSide {
+            host: &mut cpu.host,
+            table: &mut cpu.vectors,
+        };
         if let Decoded::Block(_) = decode_block(&out[..in_page], mode, &mut side, &mut ops) {
             return Some((in_page, None));
         }
         let next = (va & !0xfff).wrapping_add(4096);
-        let next = if self.cpu.long64 { next } else { next & 0xffff_ffff };
+        let next = if self.cpu.long64 {
+            next
+        } else {
+            next & 0xffff_ffff
+        };
         let second = fetch_page(&mut self.cpu, next)?;
         self.cpu.ram.read_at(second, &mut out[in_page..]);
         Some((15, Some(second)))
@@ -371,7 +445,8 @@ impl Runner {
             self.clear_code();
         } else {
             for s in stale {
-                self.cache.invalidate(s.start, s.len, &mut self.cpu.code_pages);
+                self.cache
+                    .invalidate(s.start, s.len, &mut self.cpu.code_pages);
             }
         }
     }
@@ -407,7 +482,9 @@ impl Runner {
         }
         if cpu.pending & pending::INACTIVE != 0 {
             match cpu.activity {
-                MpState::Shutdown if !cpu.vmx.in_guest => return Boundary::Leave(RunExit::Shutdown),
+                MpState::Shutdown if !cpu.vmx.in_guest => {
+                    return Boundary::Leave(RunExit::Shutdown);
+                }
                 MpState::Halted | MpState::WaitForSipi | MpState::Shutdown => {
                     if !self.wake() {
                         return self.sleep();
@@ -421,7 +498,11 @@ impl Runner {
         if cpu.activity != MpState::Running {
             return self.boundary_again();
         }
-        if cpu.pending & (pending::SHADOW | pending::STEP) != 0 { Boundary::Step } else { Boundary::Go }
+        if cpu.pending & (pending::SHADOW | pending::STEP) != 0 {
+            Boundary::Step
+        } else {
+            Boundary::Go
+        }
     }
 
     fn boundary_again(&mut self) -> Boundary {
@@ -461,8 +542,8 @@ impl Runner {
         if !cpu.vmx.in_guest {
             return false;
         }
-        let window = cpu.pending & pending::VMX != 0
-            && (cpu.vmx_before_debug() || cpu.vmx_before_nmi());
+        let window =
+            cpu.pending & pending::VMX != 0 && (cpu.vmx_before_debug() || cpu.vmx_before_nmi());
         let exits = window || self.nmi_exits() || {
             let cpu = &mut self.cpu;
             (cpu.pending & pending::VMX != 0 && cpu.vmx_before_interrupt())
@@ -518,7 +599,11 @@ impl Runner {
         if cpu.pending & pending::DEBUG != 0 && cpu.shadow != Shadow::MovSs {
             cpu.pending &= !pending::DEBUG;
             let bits = std::mem::take(&mut cpu.pending_debug);
-            cpu.fault = Fault { vector: exception::DB, error_code: 0, detail: bits };
+            cpu.fault = Fault {
+                vector: exception::DB,
+                error_code: 0,
+                detail: bits,
+            };
             let trap = Op::default();
             return self.take(Trap::Exception, &trap);
         }
@@ -594,10 +679,18 @@ fn code_tag(cpu: &Cpu) -> u64 {
 #[inline(always)]
 fn mode_of(cpu: &Cpu, single: bool) -> Mode {
     if cpu.long64 {
-        return Mode { bits: 64, big_stack: false, single };
+        return Mode {
+            bits: 64,
+            big_stack: false,
+            single,
+        };
     }
     let big = |s: usize| cpu.seg[s].access.default_big();
-    Mode { bits: if big(sreg::CS) { 32 } else { 16 }, big_stack: big(sreg::SS), single }
+    Mode {
+        bits: if big(sreg::CS) { 32 } else { 16 },
+        big_stack: big(sreg::SS),
+        single,
+    }
 }
 
 /// Translates an instruction fetch; on a fault delivers it and gives nothing.
@@ -605,7 +698,11 @@ fn mode_of(cpu: &Cpu, single: bool) -> Mode {
 #[inline(never)]
 fn fetch_page(cpu: &mut Cpu, va: u64) -> Option<RamOffset> {
     if cpu.long64 && !canonical(va) {
-        cpu.fault = Fault { vector: exception::GP, error_code: 0, detail: 0 };
+        cpu.fault = Fault {
+            vector: exception::GP,
+            error_code: 0,
+            detail: 0,
+        };
         fault_at_fetch(cpu, Trap::Exception);
         return None;
     }
@@ -613,7 +710,11 @@ fn fetch_page(cpu: &mut Cpu, va: u64) -> Option<RamOffset> {
         Ok(Some(at)) => Some(at),
         Ok(None) => {
             // Nothing to execute outside RAM: unclaimed addresses read as ones, FFh FFh is #UD.
-            cpu.fault = Fault { vector: exception::UD, error_code: 0, detail: 0 };
+            cpu.fault = Fault {
+                vector: exception::UD,
+                error_code: 0,
+                detail: 0,
+            };
             fault_at_fetch(cpu, Trap::Exception);
             None
         }

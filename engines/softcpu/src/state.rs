@@ -98,7 +98,11 @@ impl Cpu {
             msr: Msrs {
                 pat: 0x0007_0406_0007_0406,
                 misc_enable: vcpu::cpuid::MISC_ENABLE_RESET,
-                feature_control: if model.vmx { FEATURE_CONTROL_LOCKED_VMX } else { 0 },
+                feature_control: if model.vmx {
+                    FEATURE_CONTROL_LOCKED_VMX
+                } else {
+                    0
+                },
                 ..Msrs::default()
             },
             ext: ExtState::initialized(),
@@ -245,7 +249,11 @@ impl Cpu {
             _ => Shadow::None,
         };
         self.nmi_blocked = s.interruptibility.nmi;
-        self.cpl = if self.protected() { self.seg[sreg::SS].access.dpl() } else { 0 };
+        self.cpl = if self.protected() {
+            self.seg[sreg::SS].access.dpl()
+        } else {
+            0
+        };
         self.pending = pending::INTERRUPT | pending::SIGNAL;
         if self.shadow != Shadow::None {
             self.pending |= pending::SHADOW;

@@ -77,6 +77,9 @@ pub struct DemoArgs {
     /// What runs level 1; the inner levels are always run by KVM in their outer level
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub engine: EngineArg,
+    /// More words for the kernels' command lines, at all levels
+    #[arg(long, value_name = "STRING", default_value = "", hide = true)]
+    pub append: String,
     /// Also show what the guests write on their consoles
     #[arg(short, long)]
     pub verbose: bool,
@@ -196,6 +199,9 @@ pub struct ImagesArgs {
     /// Memory of level 1
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub memory: Option<u64>,
+    /// More words for the kernels' command lines, at all levels
+    #[arg(long, value_name = "STRING", default_value = "", hide = true)]
+    pub append: String,
     /// The directory to write vmlinuz, initramfs.cpio and append.txt to
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
@@ -285,7 +291,7 @@ impl From<ClockArg> for ClockMode {
     }
 }
 
-/// Parses a size: a number and one of K, M, G, T, powers of 1024.
+/// Parses a size of memory: a number and one of K, M, G, T, powers of 1024; whole MiB.
 fn size(text: &str) -> Result<u64, String> {
     const HOW: &str = "write a number and a unit, as 512M or 2G";
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
@@ -299,6 +305,7 @@ fn size(text: &str) -> Result<u64, String> {
     let number: u64 = digits.parse().map_err(|_| HOW.to_string())?;
     match number.checked_mul(1 << shift) {
         Some(0) => Err("it must be more than nothing".into()),
+        Some(bytes) if bytes % (1 << 20) != 0 => Err("it must be a whole number of MiB".into()),
         Some(bytes) => Ok(bytes),
         None => Err("it is too large".into()),
     }
@@ -328,6 +335,8 @@ mod tests {
         assert_eq!(size("1G"), Ok(1 << 30));
         assert_eq!(size("512m"), Ok(512 << 20));
         assert_eq!(size("4MiB"), Ok(4 << 20));
+        assert_eq!(size("839680K"), Ok(820 << 20));
+        assert!(size("839681K").is_err());
         for wrong in [
             "",
             "G",

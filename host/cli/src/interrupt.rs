@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use crate::failure::{Failure, cause};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 
 /// Why a command was asked to stop.
@@ -91,10 +92,19 @@ impl Interrupt {
     ///
     /// # Errors
     /// The host's refusal to install the handlers.
-    pub fn watch_signals(&self) -> io::Result<()> {
-        let mut signals = signal_hook::iterator::Signals::new([
-            SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT,
-        ])?;
+    pub fn watch_signals(&self) -> Result<(), Failure> {
+        self.start_watching().map_err(|e| {
+            Failure::new(
+                "cannot watch for signals",
+                cause(&e),
+                "check this process's limits",
+            )
+        })
+    }
+
+    fn start_watching(&self) -> io::Result<()> {
+        let watched = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT];
+        let mut signals = signal_hook::iterator::Signals::new(watched)?;
         let interrupt = self.clone();
         std::thread::Builder::new()
             .name("signals".into())

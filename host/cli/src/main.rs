@@ -42,7 +42,7 @@ fn perform(command: &Command) -> Result<u8, Failure> {
         Command::Run(args) => run::run(args, &Monitor),
         Command::Doctor(args) => doctor::run(args).map(|()| 0),
         Command::GuestReport(args) => guest_report::report(args.level).map(|()| 0),
-        Command::Images(args) => demo::write_images(args).map(|()| 0),
+        Command::Images(args) => demo::images::write(args).map(|()| 0),
     }
 }
 

@@ -38,7 +38,11 @@ struct Link {
     to: u32,
 }
 
-const UNLINKED: Link = Link { va: 0, tag: u64::MAX, to: NONE };
+const UNLINKED: Link = Link {
+    va: 0,
+    tag: u64::MAX,
+    to: NONE,
+};
 
 /// A decoded block, as the run loop uses it: one cache line.
 #[derive(Clone, Copy)]
@@ -109,7 +113,11 @@ impl BlockCache {
     #[inline(always)]
     pub fn find(&mut self, key: BlockKey) -> Option<u32> {
         let (k, b) = self.slots[key.slot()];
-        if k == key { Some(b) } else { self.find_slow(key) }
+        if k == key {
+            Some(b)
+        } else {
+            self.find_slow(key)
+        }
     }
 
     #[cold]
@@ -164,7 +172,14 @@ impl BlockCache {
     }
 
     /// Adds a decoded block. The caller has noted its bytes in `CodePages`.
-    pub fn insert(&mut self, key: BlockKey, start: RamOffset, bytes: u32, second: Option<RamOffset>, ops: &[Op]) -> u32 {
+    pub fn insert(
+        &mut self,
+        key: BlockKey,
+        start: RamOffset,
+        bytes: u32,
+        second: Option<RamOffset>,
+        ops: &[Op],
+    ) -> u32 {
         self.decoded += 1;
         let index = self.blocks.len() as u32;
         let page = (start.0 >> 12) as u32;
@@ -235,7 +250,11 @@ impl BlockCache {
                     kept.push(at);
                 }
             }
-            at = if in_second { book.next_in_second } else { book.next_in_page };
+            at = if in_second {
+                book.next_in_second
+            } else {
+                book.next_in_page
+            };
         }
         if !any_left {
             self.pages.remove(&page);

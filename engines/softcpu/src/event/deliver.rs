@@ -48,7 +48,12 @@ impl Cpu {
     pub fn deliver_fault(&mut self) -> Flow {
         let f = self.fault;
         let error_code = exception::pushes_error_code(f.vector).then_some(f.error_code);
-        let event = Event { vector: f.vector, kind: EventKind::Hardware, error_code, length: 0 };
+        let event = Event {
+            vector: f.vector,
+            kind: EventKind::Hardware,
+            error_code,
+            length: 0,
+        };
         self.deliver_exception(event, f.detail)
     }
 
@@ -96,9 +101,12 @@ impl Cpu {
                     return self.triple_fault();
                 }
                 (Class::Contributory, Class::Contributory)
-                | (Class::Page, Class::Contributory | Class::Page) => {
-                    Event { vector: DF, kind: EventKind::Hardware, error_code: Some(0), length: 0 }
-                }
+                | (Class::Page, Class::Contributory | Class::Page) => Event {
+                    vector: DF,
+                    kind: EventKind::Hardware,
+                    error_code: Some(0),
+                    length: 0,
+                },
                 _ => second,
             };
             if next.vector == PF && next == second {
@@ -123,17 +131,21 @@ impl Cpu {
         if !self.protected() {
             return self.through_ivt(event);
         }
-        let software = matches!(event.kind, EventKind::SoftwareInterrupt | EventKind::SoftwareException);
-        let idt_error =
-            u32::from(event.vector) << 3 | selector_error::IDT | self.external_bit();
+        let software = matches!(
+            event.kind,
+            EventKind::SoftwareInterrupt | EventKind::SoftwareException
+        );
+        let idt_error = u32::from(event.vector) << 3 | selector_error::IDT | self.external_bit();
         let gate = self.read_gate(event.vector, idt_error)?;
         let long = self.long_mode();
-        let kind_ok = matches!(gate.kind, system_type::INTERRUPT_GATE | system_type::TRAP_GATE)
-            || (!long
-                && matches!(
-                    gate.kind,
-                    system_type::INTERRUPT_GATE16 | system_type::TRAP_GATE16 | system_type::TASK_GATE
-                ));
+        let kind_ok = matches!(
+            gate.kind,
+            system_type::INTERRUPT_GATE | system_type::TRAP_GATE
+        ) || (!long
+            && matches!(
+                gate.kind,
+                system_type::INTERRUPT_GATE16 | system_type::TRAP_GATE16 | system_type::TASK_GATE
+            ));
         if !kind_ok {
             return self.raise_code(GP, idt_error);
         }
@@ -167,7 +179,10 @@ impl Cpu {
             self.enter_handler32(&event, &gate, d, new_cpl)?;
         }
         let mut clear = rflags::TF | rflags::NT | rflags::RF | rflags::VM;
-        if matches!(gate.kind, system_type::INTERRUPT_GATE | system_type::INTERRUPT_GATE16) {
+        if matches!(
+            gate.kind,
+            system_type::INTERRUPT_GATE | system_type::INTERRUPT_GATE16
+        ) {
             clear |= rflags::IF;
         }
         let flags = self.rflags() & !clear;
@@ -185,7 +200,11 @@ impl Cpu {
         }
         let at = self.idtr.base.wrapping_add(offset);
         let low: u64 = self.read_system(at)?;
-        let high: u64 = if long { self.read_system(at.wrapping_add(8))? } else { 0 };
+        let high: u64 = if long {
+            self.read_system(at.wrapping_add(8))?
+        } else {
+            0
+        };
         Ok(Gate {
             selector: Selector((low >> 16) as u16),
             offset: (low & 0xffff) | (low >> 32 & 0xffff_0000) | (high & 0xffff_ffff) << 32,
@@ -241,7 +260,13 @@ impl Cpu {
             words = 1;
         }
         let flags = self.pushed_flags(event);
-        for v in [self.return_rip(event), u64::from(old_cs), flags, self.regs[gpr::RSP], u64::from(old_ss)] {
+        for v in [
+            self.return_rip(event),
+            u64::from(old_cs),
+            flags,
+            self.regs[gpr::RSP],
+            u64::from(old_ss),
+        ] {
             frame[words] = v;
             words += 1;
         }
@@ -324,16 +349,22 @@ impl Cpu {
         if gate.offset > u64::from(d.limit()) {
             return self.raise_code(GP, self.external_bit());
         }
-        let mask = if new_ss.access.default_big() { 0xffff_ffff } else { 0xffff };
+        let mask = if new_ss.access.default_big() {
+            0xffff_ffff
+        } else {
+            0xffff
+        };
         let size = if wide { 4 } else { 2 };
         let mut sp = new_sp;
         // The new stack is checked and written with the new privilege.
         let saved_ss = std::mem::replace(&mut self.seg[sreg::SS], new_ss);
         for w in words {
             sp = (sp & !mask) | (sp.wrapping_sub(size) & mask);
-            let done = self.segmented(sreg::SS, sp & mask, size, true).and_then(|va| {
-                self.write_bytes_as(va, &w.to_le_bytes()[..size as usize], new_cpl == 3)
-            });
+            let done = self
+                .segmented(sreg::SS, sp & mask, size, true)
+                .and_then(|va| {
+                    self.write_bytes_as(va, &w.to_le_bytes()[..size as usize], new_cpl == 3)
+                });
             if let Err(t) = done {
                 self.seg[sreg::SS] = saved_ss;
                 return Err(t);
@@ -342,7 +373,10 @@ impl Cpu {
         self.regs[gpr::RSP] = sp;
         if from_v86 {
             for s in [sreg::ES, sreg::DS, sreg::FS, sreg::GS] {
-                self.seg[s] = SegmentRegister { access: Access::UNUSABLE, ..SegmentRegister::default() };
+                self.seg[s] = SegmentRegister {
+                    access: Access::UNUSABLE,
+                    ..SegmentRegister::default()
+                };
             }
             self.rflags_rest &= !rflags::VM;
         }
@@ -358,7 +392,11 @@ impl Cpu {
         }
         let entry: u32 = self.read_system(self.idtr.base.wrapping_add(offset))?;
         let rsp = self.regs[gpr::RSP];
-        for v in [self.rflags(), u64::from(self.seg[sreg::CS].selector.0), self.return_rip(&event)] {
+        for v in [
+            self.rflags(),
+            u64::from(self.seg[sreg::CS].selector.0),
+            self.return_rip(&event),
+        ] {
             if let Err(t) = self.push(v as u16) {
                 self.regs[gpr::RSP] = rsp;
                 return Err(t);

@@ -3,5 +3,5 @@
 mod deliver;
 mod segments;
 
-pub(crate) use segments::segment_of;
 pub use segments::read_descriptor_access;
+pub(crate) use segments::segment_of;

@@ -22,11 +22,16 @@ impl Cpu {
         } else {
             (self.gdtr.base, u64::from(self.gdtr.limit))
         };
-        (selector.table_offset() + bytes - 1 <= limit).then(|| base.wrapping_add(selector.table_offset()))
+        (selector.table_offset() + bytes - 1 <= limit)
+            .then(|| base.wrapping_add(selector.table_offset()))
     }
 
     /// Reads `selector`'s descriptor; outside its table raises `vector` with the selector.
-    pub fn read_descriptor(&mut self, selector: Selector, vector: u8) -> Result<(Descriptor, u64), Trap> {
+    pub fn read_descriptor(
+        &mut self,
+        selector: Selector,
+        vector: u8,
+    ) -> Result<(Descriptor, u64), Trap> {
         match self.descriptor_address(selector, 8) {
             Some(at) => Ok((Descriptor(self.read_system(at)?), at)),
             None => self.raise_code(vector, self.selector_error(selector)),
@@ -41,9 +46,10 @@ impl Cpu {
     /// 1 while an event that is not a software interrupt is being delivered.
     pub fn external_bit(&self) -> u32 {
         use crate::cpu::EventKind as K;
-        u32::from(self.delivering.is_some_and(|e| {
-            !matches!(e.kind, K::SoftwareInterrupt | K::SoftwareException)
-        }))
+        u32::from(
+            self.delivering
+                .is_some_and(|e| !matches!(e.kind, K::SoftwareInterrupt | K::SoftwareException)),
+        )
     }
 
     /// Sets the accessed bit of a code or data descriptor in its table.
@@ -73,7 +79,11 @@ impl Cpu {
             if seg == sreg::SS && !(self.long64 && self.cpl < 3 && selector.rpl() == self.cpl) {
                 return self.raise_code(GP, 0);
             }
-            let dpl = if seg == sreg::SS { u32::from(self.cpl) << 5 } else { 0 };
+            let dpl = if seg == sreg::SS {
+                u32::from(self.cpl) << 5
+            } else {
+                0
+            };
             self.seg[seg] = SegmentRegister {
                 selector,
                 base: 0,
@@ -111,7 +121,11 @@ impl Cpu {
     /// LLDT (SDM Vol 2).
     pub fn load_ldtr(&mut self, selector: Selector) -> Flow {
         if selector.is_null() {
-            self.ldtr = SegmentRegister { selector, access: Access::UNUSABLE, ..SegmentRegister::default() };
+            self.ldtr = SegmentRegister {
+                selector,
+                access: Access::UNUSABLE,
+                ..SegmentRegister::default()
+            };
             return Ok(());
         }
         let (d, base_high) = self.system_descriptor(selector)?;
@@ -177,7 +191,11 @@ impl Cpu {
 
     /// The stack for privilege level `level` from a 64-bit TSS: RSPn, or IST entry 1 to 7 (SDM Vol 3 8.7).
     pub fn tss64_stack(&mut self, level: u8, ist: u8) -> Result<u64, Trap> {
-        let offset = if ist != 0 { 0x24 + 8 * (u64::from(ist) - 1) } else { 4 + 8 * u64::from(level) };
+        let offset = if ist != 0 {
+            0x24 + 8 * (u64::from(ist) - 1)
+        } else {
+            4 + 8 * u64::from(level)
+        };
         if offset + 7 > u64::from(self.tr.limit) {
             return self.raise_code(TS, self.selector_error(self.tr.selector));
         }
@@ -188,7 +206,11 @@ impl Cpu {
     pub fn tss32_stack(&mut self, level: u8) -> Result<(Selector, u64), Trap> {
         let wide = self.tr.access.segment_type() & 8 != 0;
         let level = u64::from(level);
-        let (offset, size) = if wide { (4 + 8 * level, 6) } else { (2 + 4 * level, 4) };
+        let (offset, size) = if wide {
+            (4 + 8 * level, 6)
+        } else {
+            (2 + 4 * level, 4)
+        };
         if offset + size - 1 > u64::from(self.tr.limit) {
             return self.raise_code(TS, self.selector_error(self.tr.selector));
         }
@@ -205,7 +227,12 @@ impl Cpu {
     }
 
     /// Checks a stack segment for a switch to `level`; violations raise `vector` (#TS) with the selector.
-    pub fn stack_segment(&mut self, selector: Selector, level: u8, vector: u8) -> Result<SegmentRegister, Trap> {
+    pub fn stack_segment(
+        &mut self,
+        selector: Selector,
+        level: u8,
+        vector: u8,
+    ) -> Result<SegmentRegister, Trap> {
         if selector.is_null() {
             return self.raise_code(vector, self.external_bit());
         }
@@ -225,5 +252,10 @@ impl Cpu {
 
 /// The register image of a descriptor.
 pub(crate) fn segment_of(selector: Selector, d: Descriptor) -> SegmentRegister {
-    SegmentRegister { selector, base: d.base(), limit: d.limit(), access: d.access() }
+    SegmentRegister {
+        selector,
+        base: d.base(),
+        limit: d.limit(),
+        access: d.access(),
+    }
 }

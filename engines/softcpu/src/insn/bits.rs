@@ -39,7 +39,10 @@ fn bit_in_memory<T: Int, const KIND: u8, const IMMEDIATE: bool>(cpu: &mut Cpu, o
     } else {
         // A register bit offset is signed and reaches beyond the operand (SDM Vol 2, BT).
         let offset = sign_extend::<T>(T::reg(cpu, op.src).to_u64()) as i64;
-        (offset as u32 & (T::BITS - 1), (offset >> T::BITS.trailing_zeros()) * T::SIZE as i64)
+        (
+            offset as u32 & (T::BITS - 1),
+            (offset >> T::BITS.trailing_zeros()) * T::SIZE as i64,
+        )
     };
     let mut moved = *op;
     let base = cpu.effective_address(op).wrapping_add(reach as u64);
@@ -108,7 +111,11 @@ fn scan<T: Int, S: Source, const REVERSE: bool>(cpu: &mut Cpu, op: &Op) -> Flow 
         cpu.flags.set_zf(true);
         return Ok(());
     }
-    let bit = if REVERSE { 63 - v.leading_zeros() } else { v.trailing_zeros() };
+    let bit = if REVERSE {
+        63 - v.leading_zeros()
+    } else {
+        v.trailing_zeros()
+    };
     cpu.flags.set_zf(false);
     T::set_reg(cpu, op.dst, T::from_u64(u64::from(bit)));
     Ok(())
@@ -132,7 +139,8 @@ fn popcnt<T: Int, S: Source>(cpu: &mut Cpu, op: &Op) -> Flow {
     let v = S::get::<T>(cpu, op)?.to_u64();
     T::set_reg(cpu, op.dst, T::from_u64(u64::from(v.count_ones())));
     // All flags clear but ZF.
-    cpu.flags.set_bits(if v == 0 { x86defs::rflags::ZF } else { 0 });
+    cpu.flags
+        .set_bits(if v == 0 { x86defs::rflags::ZF } else { 0 });
     Ok(())
 }
 
@@ -162,7 +170,12 @@ pub fn bind_scan(form: &Form, _: &mut Op) -> Option<Handler> {
 
 /// ANDN, PDEP, PEXT: destination, first source register (`src`), second source register or memory.
 fn three<T: Int, const KIND: u8, const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let b = if MEMORY { Mem::get::<T>(cpu, op)? } else { T::reg(cpu, op.extra as u8) }.to_u64();
+    let b = if MEMORY {
+        Mem::get::<T>(cpu, op)?
+    } else {
+        T::reg(cpu, op.extra as u8)
+    }
+    .to_u64();
     let a = T::reg(cpu, op.src).to_u64();
     let r = match KIND {
         0 => {
@@ -224,7 +237,14 @@ fn field<T: Int, S: Source, const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Flow {
     let (r, cf) = if KIND == 0 {
         let len = (control >> 8) as u32 & 0xff;
         let shifted = if low < T::BITS { a >> low } else { 0 };
-        (if len < 64 { shifted & ((1 << len) - 1) } else { shifted }, false)
+        (
+            if len < 64 {
+                shifted & ((1 << len) - 1)
+            } else {
+                shifted
+            },
+            false,
+        )
     } else if low < T::BITS {
         (a & ((1 << low) - 1), false)
     } else {
@@ -289,7 +309,11 @@ static CRC_TABLE: [u32; 256] = {
         let mut v = i as u32;
         let mut k = 0;
         while k < 8 {
-            v = if v & 1 != 0 { v >> 1 ^ 0x82f6_3b78 } else { v >> 1 };
+            v = if v & 1 != 0 {
+                v >> 1 ^ 0x82f6_3b78
+            } else {
+                v >> 1
+            };
             k += 1;
         }
         table[i] = v;

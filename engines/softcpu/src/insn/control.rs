@@ -14,7 +14,11 @@ use crate::cpu::{Cpu, Flow, RIP, canonical, gpr, sreg};
 #[inline(always)]
 fn target<T: Int>(cpu: &Cpu, op: &Op) -> u64 {
     let t = cpu.regs[RIP].wrapping_add(op.imm);
-    if T::BITS == 64 { t } else { T::from_u64(t).to_u64() }
+    if T::BITS == 64 {
+        t
+    } else {
+        T::from_u64(t).to_u64()
+    }
 }
 
 impl Cpu {
@@ -37,7 +41,11 @@ impl Cpu {
 #[inline(always)]
 fn fall_through<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     let rip = cpu.rip_after(op);
-    cpu.next_rip = if T::BITS == 64 { rip } else { rip & 0xffff_ffff };
+    cpu.next_rip = if T::BITS == 64 {
+        rip
+    } else {
+        rip & 0xffff_ffff
+    };
     Ok(())
 }
 
@@ -182,7 +190,11 @@ const JRCXZ: u8 = 3;
 /// LOOP family: counter width `A` by address size, target width `T`.
 fn counted<T: Int, A: Int, const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Flow {
     let count = A::reg(cpu, gpr::RCX as u8).to_u64();
-    let left = if KIND == JRCXZ { count } else { A::from_u64(count.wrapping_sub(1)).to_u64() };
+    let left = if KIND == JRCXZ {
+        count
+    } else {
+        A::from_u64(count.wrapping_sub(1)).to_u64()
+    };
     let taken = match KIND {
         LOOP => left != 0,
         LOOPE => left != 0 && cpu.flags.zf(),

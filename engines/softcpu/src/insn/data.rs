@@ -15,14 +15,22 @@ fn mov<T: Int, D: Place, S: Source>(cpu: &mut Cpu, op: &Op) -> Flow {
 
 /// MOV between the accumulator and a 64-bit absolute address, which stands in `imm`.
 fn mov_from_absolute<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let base = if op.ea == Ea::Based { cpu.ea_base[(op.seg & 7) as usize] } else { 0 };
+    let base = if op.ea == Ea::Based {
+        cpu.ea_base[(op.seg & 7) as usize]
+    } else {
+        0
+    };
     let v: T = cpu.read_linear(op.imm.wrapping_add(base))?;
     T::set_reg(cpu, 0, v);
     Ok(())
 }
 
 fn mov_to_absolute<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let base = if op.ea == Ea::Based { cpu.ea_base[(op.seg & 7) as usize] } else { 0 };
+    let base = if op.ea == Ea::Based {
+        cpu.ea_base[(op.seg & 7) as usize]
+    } else {
+        0
+    };
     let v = T::reg(cpu, 0);
     cpu.write_linear(op.imm.wrapping_add(base), v)
 }
@@ -201,6 +209,10 @@ fn cmpxchg_pair<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     }
     let mut found = [0u8; 16];
     let found = &mut found[..bytes as usize];
+    // The destination is written in any case, so the access faults as a write.
+    if cpu.tlb.write_hit(va, bytes).is_none() {
+        cpu.probe_write(va, bytes)?;
+    }
     cpu.read_bytes(va, found)?;
     let half = |i: usize| {
         let mut w = [0u8; 8];
@@ -215,7 +227,8 @@ fn cmpxchg_pair<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     if equal {
         let size = T::SIZE as usize;
         stored[..size].copy_from_slice(&T::reg(cpu, gpr::RBX as u8).to_u64().to_le_bytes()[..size]);
-        stored[size..2 * size].copy_from_slice(&T::reg(cpu, gpr::RCX as u8).to_u64().to_le_bytes()[..size]);
+        stored[size..2 * size]
+            .copy_from_slice(&T::reg(cpu, gpr::RCX as u8).to_u64().to_le_bytes()[..size]);
     }
     cpu.write_bytes(va, &stored[..bytes as usize])?;
     cpu.flags.set_zf(equal);
@@ -227,7 +240,11 @@ fn cmpxchg_pair<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 pub fn bind_cmpxchg_pair(form: &Form, _: &mut Op) -> Option<Handler> {
-    Some(if form.mnemonic() == Mnemonic::Cmpxchg16b { cmpxchg_pair::<u64> } else { cmpxchg_pair::<u32> })
+    Some(if form.mnemonic() == Mnemonic::Cmpxchg16b {
+        cmpxchg_pair::<u64>
+    } else {
+        cmpxchg_pair::<u32>
+    })
 }
 
 fn bswap<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
@@ -264,7 +281,11 @@ pub fn bind_movbe(form: &Form, _: &mut Op) -> Option<Handler> {
 /// zero-extended in any case.
 fn cmov<T: Int, S: Source>(cpu: &mut Cpu, op: &Op) -> Flow {
     let v = S::get::<T>(cpu, op)?;
-    let v = if cpu.flags.condition(op.extra as u8) { v } else { T::reg(cpu, op.dst) };
+    let v = if cpu.flags.condition(op.extra as u8) {
+        v
+    } else {
+        T::reg(cpu, op.dst)
+    };
     T::set_reg(cpu, op.dst, v);
     Ok(())
 }
@@ -284,7 +305,11 @@ fn setcc<D: Place>(cpu: &mut Cpu, op: &Op) -> Flow {
 
 pub fn bind_setcc(form: &Form, op: &mut Op) -> Option<Handler> {
     op.extra = u16::from(condition_code(form.insn.condition_code()));
-    Some(if form.kind(0) == Kind::Reg { setcc::<Dst> } else { setcc::<Mem> })
+    Some(if form.kind(0) == Kind::Reg {
+        setcc::<Dst>
+    } else {
+        setcc::<Mem>
+    })
 }
 
 /// The 4-bit encoding of a condition (SDM Vol 2 Table B-10).
@@ -320,7 +345,11 @@ fn extend_accumulator<T: Int, F: Int>(cpu: &mut Cpu, _: &Op) -> Flow {
 /// CWD, CDQ, CQO: the accumulator's sign into the data register.
 fn sign_to_data<T: Int>(cpu: &mut Cpu, _: &Op) -> Flow {
     let negative = (crate::flags::sign_extend::<T>(T::reg(cpu, 0).to_u64()) as i64) < 0;
-    T::set_reg(cpu, gpr::RDX as u8, T::from_u64(if negative { u64::MAX } else { 0 }));
+    T::set_reg(
+        cpu,
+        gpr::RDX as u8,
+        T::from_u64(if negative { u64::MAX } else { 0 }),
+    );
     Ok(())
 }
 

@@ -27,7 +27,14 @@ fn far_pointer(cpu: &mut Cpu, op: &Op, size: u64) -> Result<(Selector, u64), Tra
 
 /// Far JMP and CALL. `imm`/`extra` hold a direct pointer; `src` the operand size, `dst` 1 for CALL.
 fn far_direct(cpu: &mut Cpu, op: &Op) -> Flow {
-    far_transfer(cpu, op, Selector(op.extra), op.imm, u64::from(op.src), op.dst == 1)
+    far_transfer(
+        cpu,
+        op,
+        Selector(op.extra),
+        op.imm,
+        u64::from(op.src),
+        op.dst == 1,
+    )
 }
 
 fn far_indirect(cpu: &mut Cpu, op: &Op) -> Flow {
@@ -43,7 +50,14 @@ fn push_sized(cpu: &mut Cpu, size: u64, v: u64) -> Flow {
     }
 }
 
-fn far_transfer(cpu: &mut Cpu, op: &Op, selector: Selector, offset: u64, size: u64, call: bool) -> Flow {
+fn far_transfer(
+    cpu: &mut Cpu,
+    op: &Op,
+    selector: Selector,
+    offset: u64,
+    size: u64,
+    call: bool,
+) -> Flow {
     let back = cpu.rip_after(op);
     let old_cs = u64::from(cpu.seg[sreg::CS].selector.0);
     let rsp = cpu.regs[gpr::RSP];
@@ -88,7 +102,11 @@ fn far_transfer(cpu: &mut Cpu, op: &Op, selector: Selector, offset: u64, size: u
         return cpu.raise_code(NP, error);
     }
     let to64 = cpu.long_mode() && a.long();
-    let ok = if to64 { canonical(offset) } else { offset <= u64::from(d.limit()) };
+    let ok = if to64 {
+        canonical(offset)
+    } else {
+        offset <= u64::from(d.limit())
+    };
     if !ok {
         return cpu.gp0();
     }
@@ -108,7 +126,13 @@ fn far_transfer(cpu: &mut Cpu, op: &Op, selector: Selector, offset: u64, size: u
 }
 
 /// A call gate (SDM Vol 3 5.8.3); task gates and TSSs are refused.
-fn far_through_gate(cpu: &mut Cpu, op: &Op, selector: Selector, gate: Descriptor, call: bool) -> Flow {
+fn far_through_gate(
+    cpu: &mut Cpu,
+    op: &Op,
+    selector: Selector,
+    gate: Descriptor,
+    call: bool,
+) -> Flow {
     let a = gate.access();
     let error = selector.error_code();
     if a.segment_type() != system_type::CALL_GATE || a.dpl() < cpu.cpl.max(selector.rpl()) {
@@ -143,7 +167,11 @@ fn far_through_gate(cpu: &mut Cpu, op: &Op, selector: Selector, gate: Descriptor
     if !t.present() {
         return cpu.raise_code(NP, error);
     }
-    if if long { !canonical(offset) } else { offset > u64::from(d.limit()) } {
+    if if long {
+        !canonical(offset)
+    } else {
+        offset > u64::from(d.limit())
+    } {
         return cpu.gp0();
     }
     let size = if long { 8 } else { 4 };
@@ -208,13 +236,16 @@ pub fn bind_far(form: &Form, op: &mut Op) -> Option<Handler> {
         Code::Jmp_m1632 | Code::Call_m1632 | Code::Jmp_ptr1632 | Code::Call_ptr1632 => 4,
         _ => 2,
     };
-    Some(if form.kind(0) == Kind::Mem { far_indirect } else { far_direct })
+    Some(if form.kind(0) == Kind::Mem {
+        far_indirect
+    } else {
+        far_direct
+    })
 }
 
 /// What RETF and IRET have in common: where they return to.
 struct Return {
     rip: u64,
-    cs: Selector,
     code: Descriptor,
     code_at: u64,
 }
@@ -227,26 +258,41 @@ fn return_target(cpu: &mut Cpu, cs: Selector, rip: u64) -> Result<Return, Trap> 
     let (code, code_at) = cpu.read_descriptor(cs, GP)?;
     let a = code.access();
     let error = cs.error_code();
-    let privilege = if a.is_conforming() { a.dpl() <= cs.rpl() } else { a.dpl() == cs.rpl() };
-    if !a.is_code() || cs.rpl() < cpu.cpl || !privilege || (cpu.long_mode() && a.long() && a.default_big()) {
+    let privilege = if a.is_conforming() {
+        a.dpl() <= cs.rpl()
+    } else {
+        a.dpl() == cs.rpl()
+    };
+    if !a.is_code()
+        || cs.rpl() < cpu.cpl
+        || !privilege
+        || (cpu.long_mode() && a.long() && a.default_big())
+    {
         return cpu.raise_code(GP, error);
     }
     if !a.present() {
         return cpu.raise_code(NP, error);
     }
     let to64 = cpu.long_mode() && a.long();
-    let ok = if to64 { canonical(rip) } else { rip <= u64::from(code.limit()) };
+    let ok = if to64 {
+        canonical(rip)
+    } else {
+        rip <= u64::from(code.limit())
+    };
     if !ok {
         return cpu.gp0();
     }
-    Ok(Return { rip, cs, code, code_at })
+    Ok(Return { rip, code, code_at })
 }
 
 /// Checks the stack segment of a return to an outer level (or any 64-bit IRET).
 fn return_stack(cpu: &mut Cpu, ss: Selector, rpl: u8, to64: bool) -> Result<SegmentRegister, Trap> {
     if ss.is_null() {
         if to64 && rpl < 3 && ss.rpl() == rpl {
-            return Ok(SegmentRegister { selector: ss, ..null_stack(rpl) });
+            return Ok(SegmentRegister {
+                selector: ss,
+                ..null_stack(rpl)
+            });
         }
         return cpu.gp0();
     }
@@ -268,10 +314,10 @@ fn drop_privileged_segments(cpu: &mut Cpu) {
     for s in [sreg::ES, sreg::DS, sreg::FS, sreg::GS] {
         let a = cpu.seg[s].access;
         if !a.unusable() && !a.is_conforming() && a.dpl() < cpu.cpl {
+            // The base stays: a hypervisor may have loaded FS or GS with a privileged usable segment, and
+            // 64-bit code keeps using its base.
             cpu.seg[s].selector = Selector(0);
-            cpu.seg[s].access = Access::UNUSABLE;
-            cpu.seg[s].base = 0;
-            cpu.seg[s].limit = 0;
+            cpu.seg[s].access = Access(a.0 | Access::UNUSABLE.0);
         }
     }
 }
@@ -445,7 +491,10 @@ fn iret_to_v8086(cpu: &mut Cpu, rip: u64, cs: Selector, image: u64) -> Flow {
     };
     cpu.seg[sreg::CS] = v86(u64::from(cs.0));
     cpu.regs[gpr::RSP] = words[0];
-    for (s, w) in [sreg::SS, sreg::ES, sreg::DS, sreg::FS, sreg::GS].into_iter().zip(&words[1..]) {
+    for (s, w) in [sreg::SS, sreg::ES, sreg::DS, sreg::FS, sreg::GS]
+        .into_iter()
+        .zip(&words[1..])
+    {
         cpu.seg[s] = v86(*w);
     }
     cpu.next_rip = rip & 0xffff;
@@ -469,7 +518,12 @@ fn software_interrupt(cpu: &mut Cpu, op: &Op, vector: u8, kind: EventKind) -> Fl
     }
     let start = cpu.regs[RIP];
     cpu.regs[RIP] = start.wrapping_add(u64::from(op.offset));
-    let event = Event { vector, kind, error_code: None, length: op.length };
+    let event = Event {
+        vector,
+        kind,
+        error_code: None,
+        length: op.length,
+    };
     let asked = match kind {
         EventKind::SoftwareInterrupt => Ok(()),
         _ => cpu.intercept_exception(event, 0),
@@ -514,11 +568,19 @@ fn bound<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     let low = signed(cpu.read_linear(va)?);
     let high = signed(cpu.read_linear(va.wrapping_add(T::SIZE))?);
     let v = signed(T::reg(cpu, op.dst));
-    if v < low || v > high { cpu.raise(BR) } else { Ok(()) }
+    if v < low || v > high {
+        cpu.raise(BR)
+    } else {
+        Ok(())
+    }
 }
 
 pub fn bind_bound(form: &Form, _: &mut Op) -> Option<Handler> {
-    Some(if form.size(0) == 2 { bound::<u16> } else { bound::<u32> })
+    Some(if form.size(0) == 2 {
+        bound::<u16>
+    } else {
+        bound::<u32>
+    })
 }
 
 /// Flat segments as SYSCALL and friends load them (SDM Vol 3 5.8.7, 5.8.8).
@@ -533,7 +595,12 @@ fn flat_code(selector: u16, dpl: u32, long: bool) -> SegmentRegister {
 }
 
 fn flat_stack(selector: u16, dpl: u32) -> SegmentRegister {
-    SegmentRegister { selector: Selector(selector), base: 0, limit: u32::MAX, access: Access(0xc093 | dpl << 5) }
+    SegmentRegister {
+        selector: Selector(selector),
+        base: 0,
+        limit: u32::MAX,
+        access: Access(0xc093 | dpl << 5),
+    }
 }
 
 fn syscall(cpu: &mut Cpu, op: &Op) -> Flow {
@@ -567,7 +634,8 @@ fn sysret<const LONG: bool>(cpu: &mut Cpu, _: &Op) -> Flow {
     cpu.cpl = 3;
     cpu.seg[sreg::CS] = flat_code(code | 3, 3, LONG);
     cpu.seg[sreg::SS] = flat_stack(base.wrapping_add(8) | 3, 3);
-    let flags = (cpu.regs[gpr::R11] & rflags::DEFINED & !(rflags::RF | rflags::VM)) | rflags::FIXED_1;
+    let flags =
+        (cpu.regs[gpr::R11] & rflags::DEFINED & !(rflags::RF | rflags::VM)) | rflags::FIXED_1;
     cpu.set_rflags(flags);
     cpu.next_rip = if LONG { target } else { target & 0xffff_ffff };
     cpu.mode_changed();
@@ -656,14 +724,21 @@ fn probe(cpu: &mut Cpu, op: &Op, selector: Selector, what: Mnemonic) -> Result<O
     if selector.is_null() {
         return Ok(None);
     }
-    let Some(at) = cpu.descriptor_address(selector, 8) else { return Ok(None) };
+    let Some(at) = cpu.descriptor_address(selector, 8) else {
+        return Ok(None);
+    };
     let d = Descriptor(cpu.read_system(at)?);
     let a = d.access();
     let visible = a.is_conforming() || a.dpl() >= cpu.cpl.max(selector.rpl());
     let long = cpu.long_mode();
     let system_ok = match what {
-        Mnemonic::Lar => matches!(a.segment_type(), 2 | 9 | 11 | 12) || (!long && matches!(a.segment_type(), 1 | 3 | 4 | 5)),
-        Mnemonic::Lsl => matches!(a.segment_type(), 2 | 9 | 11) || (!long && matches!(a.segment_type(), 1 | 3)),
+        Mnemonic::Lar => {
+            matches!(a.segment_type(), 2 | 9 | 11 | 12)
+                || (!long && matches!(a.segment_type(), 1 | 3 | 4 | 5))
+        }
+        Mnemonic::Lsl => {
+            matches!(a.segment_type(), 2 | 9 | 11) || (!long && matches!(a.segment_type(), 1 | 3))
+        }
         _ => false,
     };
     if !visible || !(a.is_code_or_data() || system_ok) {
@@ -678,7 +753,11 @@ fn probe(cpu: &mut Cpu, op: &Op, selector: Selector, what: Mnemonic) -> Result<O
 }
 
 fn selector_operand(cpu: &mut Cpu, op: &Op, memory: bool, register: u8) -> Result<Selector, Trap> {
-    Ok(Selector(if memory { Mem::get::<u16>(cpu, op)? } else { u16::reg(cpu, register) }))
+    Ok(Selector(if memory {
+        Mem::get::<u16>(cpu, op)?
+    } else {
+        u16::reg(cpu, register)
+    }))
 }
 
 fn lar_lsl<T: Int, const LAR: bool, const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
@@ -694,7 +773,11 @@ fn lar_lsl<T: Int, const LAR: bool, const MEMORY: bool>(cpu: &mut Cpu, op: &Op) 
 
 fn verify<const WRITE: bool, const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
     let selector = selector_operand(cpu, op, MEMORY, op.dst)?;
-    let what = if WRITE { Mnemonic::Verw } else { Mnemonic::Verr };
+    let what = if WRITE {
+        Mnemonic::Verw
+    } else {
+        Mnemonic::Verr
+    };
     let found = probe(cpu, op, selector, what)?;
     cpu.flags.set_zf(found.is_some());
     Ok(())
@@ -747,6 +830,9 @@ fn arpl<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 pub fn bind_arpl(form: &Form, _: &mut Op) -> Option<Handler> {
-    Some(if form.kind(0) == Kind::Mem { arpl::<true> } else { arpl::<false> })
+    Some(if form.kind(0) == Kind::Mem {
+        arpl::<true>
+    } else {
+        arpl::<false>
+    })
 }
-

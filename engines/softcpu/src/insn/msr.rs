@@ -19,7 +19,10 @@ impl Cpu {
     /// The TSC as the running guest sees it.
     pub fn guest_tsc(&mut self) -> u64 {
         let retired = self.retired_now();
-        self.platform.tsc(retired).wrapping_add(self.tsc_offset).wrapping_add(self.vmx.tsc_offset)
+        self.platform
+            .tsc(retired)
+            .wrapping_add(self.tsc_offset)
+            .wrapping_add(self.vmx.tsc_offset)
     }
 
     fn set_tsc(&mut self, value: u64) {
@@ -27,7 +30,10 @@ impl Cpu {
         let raw = self.platform.tsc(retired);
         let new = value.wrapping_sub(raw);
         // A write of IA32_TSC changes IA32_TSC_ADJUST by the same amount (SDM Vol 3 18.17.3).
-        self.msr.tsc_adjust = self.msr.tsc_adjust.wrapping_add(new.wrapping_sub(self.tsc_offset));
+        self.msr.tsc_adjust = self
+            .msr
+            .tsc_adjust
+            .wrapping_add(new.wrapping_sub(self.tsc_offset));
         self.tsc_offset = new;
         self.platform.set_tsc_offset(new);
     }
@@ -136,7 +142,11 @@ impl Cpu {
                 if !canonical(value) {
                     return self.gp0();
                 }
-                let seg = if msr == IA32_FS_BASE { sreg::FS } else { sreg::GS };
+                let seg = if msr == IA32_FS_BASE {
+                    sreg::FS
+                } else {
+                    sreg::GS
+                };
                 self.seg[seg].base = value;
                 self.ea_base[seg] = value;
             }
@@ -149,7 +159,12 @@ impl Cpu {
         Ok(())
     }
 
-    fn checked(&mut self, value: u64, allowed: u64, place: impl Fn(&mut crate::cpu::Msrs) -> &mut u64) -> Flow {
+    fn checked(
+        &mut self,
+        value: u64,
+        allowed: u64,
+        place: impl Fn(&mut crate::cpu::Msrs) -> &mut u64,
+    ) -> Flow {
         if value & !allowed != 0 {
             return self.gp0();
         }
@@ -157,7 +172,11 @@ impl Cpu {
         Ok(())
     }
 
-    fn canonical_msr(&mut self, value: u64, place: impl Fn(&mut crate::cpu::Msrs) -> &mut u64) -> Flow {
+    fn canonical_msr(
+        &mut self,
+        value: u64,
+        place: impl Fn(&mut crate::cpu::Msrs) -> &mut u64,
+    ) -> Flow {
         if !canonical(value) {
             return self.gp0();
         }
@@ -197,7 +216,10 @@ fn fixed_mtrr(msr: u32) -> usize {
 
 /// Memory types of a PAT entry: 0, 1, 4, 5, 6, 7 (SDM Vol 3 12.12.2).
 pub fn valid_pat(value: u64) -> bool {
-    value.to_le_bytes().iter().all(|t| matches!(t, 0 | 1 | 4 | 5 | 6 | 7))
+    value
+        .to_le_bytes()
+        .iter()
+        .all(|t| matches!(t, 0 | 1 | 4 | 5 | 6 | 7))
 }
 
 fn rdmsr(cpu: &mut Cpu, _: &Op) -> Flow {

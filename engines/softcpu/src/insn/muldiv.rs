@@ -142,7 +142,11 @@ pub fn bind_muldiv(form: &Form, _: &mut Op) -> Option<Handler> {
 
 /// MULX: high to `dst`, low to `src`, multiplicand RDX, multiplier the third operand.
 fn mulx<T: Int, const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let b = if MEMORY { Mem::get::<T>(cpu, op)? } else { T::reg(cpu, op.extra as u8) };
+    let b = if MEMORY {
+        Mem::get::<T>(cpu, op)?
+    } else {
+        T::reg(cpu, op.extra as u8)
+    };
     let product = u128::from(T::reg(cpu, gpr::RDX as u8).to_u64()) * u128::from(b.to_u64());
     // With equal destinations the high half is what stays.
     T::set_reg(cpu, op.src, T::from_u64(product as u64));
@@ -162,7 +166,11 @@ pub fn bind_mulx(form: &Form, _: &mut Op) -> Option<Handler> {
 /// ADCX (`OVERFLOW` false: carry through CF) and ADOX (through OF); no other flag changes.
 fn add_with<T: Int, S: Source, const OVERFLOW: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
     let b = u128::from(S::get::<T>(cpu, op)?.to_u64());
-    let carry = if OVERFLOW { cpu.flags.of() } else { cpu.flags.cf() };
+    let carry = if OVERFLOW {
+        cpu.flags.of()
+    } else {
+        cpu.flags.cf()
+    };
     let sum = u128::from(T::reg(cpu, op.dst).to_u64()) + b + u128::from(carry);
     T::set_reg(cpu, op.dst, T::from_u64(sum as u64));
     let out = sum >> T::BITS != 0;
@@ -199,7 +207,13 @@ fn bcd(cpu: &mut Cpu, op: &Op) -> Flow {
     match op.extra {
         DAA | DAS => {
             let sub = op.extra == DAS;
-            let adjust = |v: u8, by: u8| if sub { v.wrapping_sub(by) } else { v.wrapping_add(by) };
+            let adjust = |v: u8, by: u8| {
+                if sub {
+                    v.wrapping_sub(by)
+                } else {
+                    v.wrapping_add(by)
+                }
+            };
             if low_adjust {
                 new_al = adjust(new_al, 6);
                 new_af = true;
@@ -214,7 +228,11 @@ fn bcd(cpu: &mut Cpu, op: &Op) -> Flow {
         }
         AAA | AAS => {
             if low_adjust {
-                let v = if op.extra == AAA { ax.wrapping_add(0x106) } else { ax.wrapping_sub(0x106) };
+                let v = if op.extra == AAA {
+                    ax.wrapping_add(0x106)
+                } else {
+                    ax.wrapping_sub(0x106)
+                };
                 (new_al, new_ah) = (v as u8, (v >> 8) as u8);
                 (new_af, new_cf) = (true, true);
             }
@@ -233,7 +251,8 @@ fn bcd(cpu: &mut Cpu, op: &Op) -> Flow {
         }
     }
     u16::set_reg(cpu, 0, u16::from(new_ah) << 8 | u16::from(new_al));
-    cpu.flags.set_result_cf_of::<u8>(u64::from(new_al), new_cf, false);
+    cpu.flags
+        .set_result_cf_of::<u8>(u64::from(new_al), new_cf, false);
     cpu.flags.aux |= if new_af { 8 } else { 0 };
     Ok(())
 }

@@ -32,7 +32,11 @@ fn count_mask<T: Int>() -> u32 {
 fn shift<T: Int, O: Shift, D: Place, C: Source>(cpu: &mut Cpu, op: &Op) -> Flow {
     let count = C::get::<u8>(cpu, op)? as u32 & count_mask::<T>();
     D::modify::<T>(cpu, op, |cpu, a| {
-        if count == 0 { a } else { T::from_u64(O::apply::<T>(cpu, a.to_u64(), count)) }
+        if count == 0 {
+            a
+        } else {
+            T::from_u64(O::apply::<T>(cpu, a.to_u64(), count))
+        }
     })
 }
 
@@ -79,7 +83,11 @@ impl Shift for Rol {
     #[inline(always)]
     fn apply<T: Int>(cpu: &mut Cpu, a: u64, count: u32) -> u64 {
         let n = count % T::BITS;
-        let r = if n == 0 { a } else { ((a << n) | (a >> (T::BITS - n))) & mask::<T>() };
+        let r = if n == 0 {
+            a
+        } else {
+            ((a << n) | (a >> (T::BITS - n))) & mask::<T>()
+        };
         let cf = r & 1 != 0;
         let of = cf ^ (r >> (T::BITS - 1) & 1 != 0);
         cpu.flags.set_cf_of(cf, of);
@@ -92,7 +100,11 @@ impl Shift for Ror {
     #[inline(always)]
     fn apply<T: Int>(cpu: &mut Cpu, a: u64, count: u32) -> u64 {
         let n = count % T::BITS;
-        let r = if n == 0 { a } else { ((a >> n) | (a << (T::BITS - n))) & mask::<T>() };
+        let r = if n == 0 {
+            a
+        } else {
+            ((a >> n) | (a << (T::BITS - n))) & mask::<T>()
+        };
         let cf = r >> (T::BITS - 1) & 1 != 0;
         let of = cf ^ (r >> (T::BITS - 2) & 1 != 0);
         cpu.flags.set_cf_of(cf, of);
@@ -170,11 +182,19 @@ fn double<T: Int, D: Place, C: Source, const LEFT: bool>(cpu: &mut Cpu, op: &Op)
         // A 16-bit operand shifted by more than 16 is undefined; processors rotate through dest:src:dest.
         let bits = T::BITS;
         let (r, cf) = if LEFT {
-            let wide = (u128::from(a) << (2 * bits) | u128::from(fill) << bits | u128::from(a)) << count;
-            ((wide >> (2 * bits)) as u64 & mask::<T>(), double_cf_left(a, fill, bits, count))
+            let wide =
+                (u128::from(a) << (2 * bits) | u128::from(fill) << bits | u128::from(a)) << count;
+            (
+                (wide >> (2 * bits)) as u64 & mask::<T>(),
+                double_cf_left(a, fill, bits, count),
+            )
         } else {
             let wide = (u128::from(fill) << bits | u128::from(a)) >> count;
-            let wide = if bits == 16 && count > 16 { wide | u128::from(a) << (32 - count) } else { wide };
+            let wide = if bits == 16 && count > 16 {
+                wide | u128::from(a) << (32 - count)
+            } else {
+                wide
+            };
             let cf = if count <= bits {
                 a >> (count - 1) & 1 != 0
             } else {
@@ -189,7 +209,11 @@ fn double<T: Int, D: Place, C: Source, const LEFT: bool>(cpu: &mut Cpu, op: &Op)
 }
 
 fn double_cf_left(a: u64, fill: u64, bits: u32, count: u32) -> bool {
-    if count <= bits { a >> (bits - count) & 1 != 0 } else { fill >> (2 * bits - count) & 1 != 0 }
+    if count <= bits {
+        a >> (bits - count) & 1 != 0
+    } else {
+        fill >> (2 * bits - count) & 1 != 0
+    }
 }
 
 /// 64-bit SHLD and SHRD, where 128 bits do not hold three operands.
@@ -201,7 +225,10 @@ fn double64<D: Place, C: Source, const LEFT: bool>(cpu: &mut Cpu, op: &Op) -> Fl
             return a;
         }
         let (r, cf) = if LEFT {
-            (a << count | fill >> (64 - count), a >> (64 - count) & 1 != 0)
+            (
+                a << count | fill >> (64 - count),
+                a >> (64 - count) & 1 != 0,
+            )
         } else {
             (a >> count | fill << (64 - count), a >> (count - 1) & 1 != 0)
         };
@@ -232,7 +259,11 @@ macro_rules! double_form {
 }
 
 pub fn bind_double(form: &Form, _: &mut Op) -> Option<Handler> {
-    if form.mnemonic() == Mnemonic::Shld { double_form!(form, true) } else { double_form!(form, false) }
+    if form.mnemonic() == Mnemonic::Shld {
+        double_form!(form, true)
+    } else {
+        double_form!(form, false)
+    }
 }
 
 /// SHLX, SHRX, SARX: destination `dst`, source `S`, count in `extra`.
@@ -251,7 +282,11 @@ fn flagless<T: Int, S: Source, const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Flow {
 fn rorx<T: Int, S: Source>(cpu: &mut Cpu, op: &Op) -> Flow {
     let a = S::get::<T>(cpu, op)?.to_u64();
     let n = op.imm as u32 & count_mask::<T>();
-    let r = if n == 0 { a } else { (a >> n | a << (T::BITS - n)) & mask::<T>() };
+    let r = if n == 0 {
+        a
+    } else {
+        (a >> n | a << (T::BITS - n)) & mask::<T>()
+    };
     T::set_reg(cpu, op.dst, T::from_u64(r));
     Ok(())
 }

@@ -2,12 +2,13 @@
 
 use guestmem::Word;
 use iced_x86::{Mnemonic, OpKind};
+use x86defs::exception::SS;
 use x86defs::rflags;
 
 use super::form::{Form, Kind};
 use super::operand::{Dst, Int, Mem, Place, Source};
 use crate::code::{Handler, Op};
-use crate::cpu::{Cpu, Flow, Shadow, Trap, gpr, pending, sreg};
+use crate::cpu::{Cpu, Fault, Flow, Shadow, Trap, gpr, pending, sreg};
 
 impl Cpu {
     /// Stack addresses have 64 bits in 64-bit mode, else 32 or 16 by SS.B.
@@ -28,7 +29,11 @@ impl Cpu {
         let mask = self.stack_mask();
         let rsp = &mut self.regs[gpr::RSP];
         // A 32-bit stack pointer is ESP, whose writes clear the upper half; SP's do not.
-        *rsp = if mask == 0xffff { (*rsp & !mask) | (value & mask) } else { value & mask };
+        *rsp = if mask == 0xffff {
+            (*rsp & !mask) | (value & mask)
+        } else {
+            value & mask
+        };
     }
 
     /// Pushes a word; RSP changes only if the store succeeds.
@@ -36,7 +41,9 @@ impl Cpu {
     pub fn push<T: Word>(&mut self, value: T) -> Flow {
         if self.long64 {
             let at = self.regs[gpr::RSP].wrapping_sub(T::SIZE);
-            self.write_linear(at, value)?;
+            if let Err(t) = self.write_linear(at, value) {
+                return self.stack_trap(t);
+            }
             self.regs[gpr::RSP] = at;
             return Ok(());
         }
@@ -47,12 +54,28 @@ impl Cpu {
         Ok(())
     }
 
+    /// A non-canonical stack address is #SS(0) whatever segment the instruction's own operand uses.
+    #[cold]
+    fn stack_trap<T>(&mut self, trap: Trap) -> Result<T, Trap> {
+        if trap == Trap::Exception && self.fault.detail == crate::mem::NON_CANONICAL {
+            self.fault = Fault {
+                vector: SS,
+                error_code: 0,
+                detail: 0,
+            };
+        }
+        Err(trap)
+    }
+
     /// Reads the word `at` bytes above the stack pointer.
     #[inline(always)]
     pub fn peek<T: Word>(&mut self, at: u64) -> Result<T, Trap> {
         if self.long64 {
             let va = self.regs[gpr::RSP].wrapping_add(at);
-            return self.read_linear(va);
+            return match self.read_linear(va) {
+                Ok(v) => Ok(v),
+                Err(t) => self.stack_trap(t),
+            };
         }
         let at = self.regs[gpr::RSP].wrapping_add(at) & self.stack_mask();
         let va = self.segmented(sreg::SS, at, T::SIZE, false)?;
@@ -131,7 +154,11 @@ fn is_segment(form: &Form) -> bool {
 
 pub fn bind_push(form: &Form, op: &mut Op) -> Option<Handler> {
     let size = stack_size(form);
-    op.seg = if form.kind(0) == Kind::Mem { op.seg } else { sreg::SS as u8 };
+    op.seg = if form.kind(0) == Kind::Mem {
+        op.seg
+    } else {
+        sreg::SS as u8
+    };
     if is_segment(form) {
         op.extra = size as u16;
         return Some(push_segment);
@@ -176,7 +203,11 @@ pub fn bind_pop(form: &Form, op: &mut Op) -> Option<Handler> {
 fn push_all<T: Int>(cpu: &mut Cpu, _: &Op) -> Flow {
     let rsp = cpu.regs[gpr::RSP];
     for r in 0..8u8 {
-        let v = if r == 4 { T::from_u64(rsp) } else { T::reg(cpu, r) };
+        let v = if r == 4 {
+            T::from_u64(rsp)
+        } else {
+            T::reg(cpu, r)
+        };
         if let Err(t) = cpu.push(v) {
             cpu.regs[gpr::RSP] = rsp;
             return Err(t);
@@ -322,4 +353,3 @@ pub fn bind_frame(form: &Form, op: &mut Op) -> Option<Handler> {
         _ => enter::<u64>,
     })
 }
-

@@ -56,7 +56,11 @@ fn put(cpu: &mut Cpu, op: &Op, r: usize, value: u64) {
 
 #[inline(always)]
 fn step<T: Int>(cpu: &Cpu) -> u64 {
-    if cpu.rflags_rest & x86defs::rflags::DF != 0 { T::SIZE.wrapping_neg() } else { T::SIZE }
+    if cpu.rflags_rest & x86defs::rflags::DF != 0 {
+        T::SIZE.wrapping_neg()
+    } else {
+        T::SIZE
+    }
 }
 
 #[inline(always)]
@@ -72,15 +76,15 @@ fn source(cpu: &mut Cpu, op: &Op, size: u64) -> Result<u64, Trap> {
 
 fn destination(cpu: &mut Cpu, op: &Op, size: u64, write: bool) -> Result<u64, Trap> {
     let at = get(cpu, op, gpr::RDI);
-    if cpu.long64 { Ok(at) } else { cpu.segmented(sreg::ES, at, size, write) }
+    if cpu.long64 {
+        Ok(at)
+    } else {
+        cpu.segmented(sreg::ES, at, size, write)
+    }
 }
 
 /// Runs `one` once, or as often as the count says; `one` returns whether to go on (REPE, REPNE).
-fn repeat(
-    cpu: &mut Cpu,
-    op: &Op,
-    mut one: impl FnMut(&mut Cpu) -> Result<bool, Trap>,
-) -> Flow {
+fn repeat(cpu: &mut Cpu, op: &Op, mut one: impl FnMut(&mut Cpu) -> Result<bool, Trap>) -> Flow {
     if !op.repeats() {
         one(cpu)?;
         return Ok(());
@@ -99,7 +103,11 @@ fn repeat(
             return Err(Trap::Restart);
         }
     }
-    if get(cpu, op, gpr::RCX) == 0 { Ok(()) } else { Err(Trap::Restart) }
+    if get(cpu, op, gpr::RCX) == 0 {
+        Ok(())
+    } else {
+        Err(Trap::Restart)
+    }
 }
 
 /// How many elements from `va` upwards lie in its page.
@@ -169,13 +177,16 @@ fn stos_bulk<T: Int>(cpu: &mut Cpu, op: &Op) -> bool {
         return false;
     }
     let v = T::reg(cpu, 0).to_u64();
-    let Some(at) = cpu.tlb.write_hit(to, n * T::SIZE) else { return false };
+    let Some(at) = cpu.tlb.write_hit(to, n * T::SIZE) else {
+        return false;
+    };
     let byte = v as u8;
     if v == u64::from(byte) * (0x0101_0101_0101_0101 & mask::<T>()) {
         cpu.ram.fill(at, byte, n * T::SIZE);
     } else {
         for i in 0..n {
-            cpu.ram.store(guestmem::RamOffset(at.0 + i * T::SIZE), T::from_u64(v));
+            cpu.ram
+                .store(guestmem::RamOffset(at.0 + i * T::SIZE), T::from_u64(v));
         }
     }
     after_bulk::<T>(cpu, op, n, false);
@@ -214,7 +225,11 @@ fn bulk_or_single(
             return Err(Trap::Restart);
         }
     }
-    if get(cpu, op, gpr::RCX) == 0 { Ok(()) } else { Err(Trap::Restart) }
+    if get(cpu, op, gpr::RCX) == 0 {
+        Ok(())
+    } else {
+        Err(Trap::Restart)
+    }
 }
 
 fn rep_movs<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
@@ -283,6 +298,7 @@ fn ins<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
         cpu.intercept(Intercept::Io(io_access::<T>(cpu, op, true, at)))?;
         // The store must not fault after the device has been read.
         cpu.translate(at, crate::mem::Access::Write)?;
+        cpu.watch_io(port, T::SIZE as u8);
         let v = cpu.platform.pio_read(port, T::SIZE as u8);
         cpu.write_linear(at, T::from_u64(u64::from(v)))?;
         advance::<T>(cpu, op, gpr::RDI);
@@ -297,6 +313,7 @@ fn outs<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
         let from = source(cpu, op, T::SIZE)?;
         cpu.intercept(Intercept::Io(io_access::<T>(cpu, op, false, from)))?;
         let v = cpu.read_linear::<T>(from)?.to_u64();
+        cpu.watch_io(port, T::SIZE as u8);
         cpu.platform.pio_write(port, T::SIZE as u8, v as u32);
         advance::<T>(cpu, op, gpr::RSI);
         Ok(true)

@@ -18,8 +18,15 @@ use crate::vmx::{DescriptorAccess, Intercept, IoAccess};
 impl Cpu {
     /// The address space translations belong to now.
     pub fn update_space(&mut self) {
-        let pcid = if self.cr4 & cr4::PCIDE != 0 { (self.cr3 & 0xfff) as u16 } else { 0 };
-        let space = Space { pcid, ..self.vmx_space() };
+        let pcid = if self.cr4 & cr4::PCIDE != 0 {
+            (self.cr3 & 0xfff) as u16
+        } else {
+            0
+        };
+        let space = Space {
+            pcid,
+            ..self.vmx_space()
+        };
         self.tlb.select_space(space);
     }
 
@@ -38,7 +45,10 @@ impl Cpu {
         let value = (value & cr0::DEFINED) | cr0::ET;
         let old = self.cr0;
         let on = |bit: u64| value & bit != 0;
-        if (on(cr0::PG) && !on(cr0::PE)) || (on(cr0::NW) && !on(cr0::CD)) || !self.vmx_cr0_allowed(value) {
+        if (on(cr0::PG) && !on(cr0::PE))
+            || (on(cr0::NW) && !on(cr0::CD))
+            || !self.vmx_cr0_allowed(value)
+        {
             return self.gp0();
         }
         let mut new_efer = self.efer;
@@ -139,12 +149,20 @@ impl Cpu {
         }
         let bits: u16 = self.read_system(self.tr.base.wrapping_add(at))?;
         let wanted = ((1u16 << size_bytes) - 1) << (port & 7);
-        if bits & wanted != 0 { self.gp0() } else { Ok(()) }
+        if bits & wanted != 0 {
+            self.gp0()
+        } else {
+            Ok(())
+        }
     }
 
     /// SGDT, SIDT, SLDT, STR, SMSW at CPL 3 with CR4.UMIP.
     fn check_umip(&mut self) -> Flow {
-        if self.cpl == 3 && self.cr4 & cr4::UMIP != 0 { self.gp0() } else { Ok(()) }
+        if self.cpl == 3 && self.cr4 & cr4::UMIP != 0 {
+            self.gp0()
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -178,7 +196,11 @@ fn write_cr<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
         }
         2 => cpu.cr2 = v,
         3 => {
-            cpu.intercept(Intercept::CrWrite { cr: 3, gpr: op.src, value: v })?;
+            cpu.intercept(Intercept::CrWrite {
+                cr: 3,
+                gpr: op.src,
+                value: v,
+            })?;
             cpu.write_cr3(v)?;
         }
         4 => {
@@ -189,7 +211,11 @@ fn write_cr<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
             if v > 15 {
                 return cpu.gp0();
             }
-            cpu.intercept(Intercept::CrWrite { cr: 8, gpr: op.src, value: v })?;
+            cpu.intercept(Intercept::CrWrite {
+                cr: 8,
+                gpr: op.src,
+                value: v,
+            })?;
             cpu.write_cr8(v as u8)?;
         }
         _ => return cpu.ud(),
@@ -213,7 +239,11 @@ fn debug_register(cpu: &mut Cpu, n: u8, gpr: u8, read: bool) -> Result<usize, Tr
     }
     cpu.require_cpl0()?;
     if cpu.dr7 & dr::DR7_GD != 0 {
-        cpu.fault = Fault { vector: DB, error_code: 0, detail: dr::DR6_BD };
+        cpu.fault = Fault {
+            vector: DB,
+            error_code: 0,
+            detail: dr::DR6_BD,
+        };
         return Err(Trap::Exception);
     }
     Ok(usize::from(if matches!(n, 4 | 5) { n + 2 } else { n }))
@@ -257,7 +287,11 @@ fn store_segment<T: Int, const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 fn move_to_segment<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let selector = if MEMORY { Mem::get::<u16>(cpu, op)? } else { u16::reg(cpu, op.src) };
+    let selector = if MEMORY {
+        Mem::get::<u16>(cpu, op)?
+    } else {
+        u16::reg(cpu, op.src)
+    };
     let seg = usize::from(op.dst) % 6;
     cpu.load_segment(seg, Selector(selector))?;
     if seg == sreg::SS {
@@ -288,10 +322,34 @@ pub fn bind_mov_special(form: &Form, op: &mut Op) -> Option<Handler> {
                 move_to_segment::<false>
             }
         }
-        (_, c) if c.is_cr() => if long { read_cr::<u64> } else { read_cr::<u32> },
-        (c, _) if c.is_cr() => if long { write_cr::<u64> } else { write_cr::<u32> },
-        (_, d) if d.is_dr() => if long { read_dr::<u64> } else { read_dr::<u32> },
-        (d, _) if d.is_dr() => if long { write_dr::<u64> } else { write_dr::<u32> },
+        (_, c) if c.is_cr() => {
+            if long {
+                read_cr::<u64>
+            } else {
+                read_cr::<u32>
+            }
+        }
+        (c, _) if c.is_cr() => {
+            if long {
+                write_cr::<u64>
+            } else {
+                write_cr::<u32>
+            }
+        }
+        (_, d) if d.is_dr() => {
+            if long {
+                read_dr::<u64>
+            } else {
+                read_dr::<u32>
+            }
+        }
+        (d, _) if d.is_dr() => {
+            if long {
+                write_dr::<u64>
+            } else {
+                write_dr::<u32>
+            }
+        }
         _ => return None,
     })
 }
@@ -307,13 +365,25 @@ fn clts(cpu: &mut Cpu, op: &Op) -> Flow {
 
 fn lmsw<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.require_cpl0()?;
-    let linear = if MEMORY { Some(cpu.linear(op, 2, false)?) } else { None };
-    let v = if MEMORY { Mem::get::<u16>(cpu, op)? } else { u16::reg(cpu, op.dst) };
+    let linear = if MEMORY {
+        Some(cpu.linear(op, 2, false)?)
+    } else {
+        None
+    };
+    let v = if MEMORY {
+        Mem::get::<u16>(cpu, op)?
+    } else {
+        u16::reg(cpu, op.dst)
+    };
     cpu.intercept(Intercept::Lmsw { source: v, linear })?;
     let v = u64::from(v) & 0xf;
     // PE can be set, not cleared.
     let new = (cpu.cr0 & !0xe) | v;
-    let new = if cpu.vmx.in_guest { cpu.vmx_mask_cr0(new) } else { new };
+    let new = if cpu.vmx.in_guest {
+        cpu.vmx_mask_cr0(new)
+    } else {
+        new
+    };
     cpu.write_cr0(new)?;
     next(cpu, op)
 }
@@ -345,7 +415,11 @@ pub fn bind_msw(form: &Form, _: &mut Op) -> Option<Handler> {
 fn load_table(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.require_cpl0()?;
     let idt = op.src == 1;
-    cpu.intercept(Intercept::Descriptor(if idt { DescriptorAccess::Lidt } else { DescriptorAccess::Lgdt }))?;
+    cpu.intercept(Intercept::Descriptor(if idt {
+        DescriptorAccess::Lidt
+    } else {
+        DescriptorAccess::Lgdt
+    }))?;
     let bytes = if op.extra == 8 { 10 } else { 6 };
     let va = cpu.linear(op, bytes, false)?;
     let mut image = [0u8; 10];
@@ -374,7 +448,11 @@ fn load_table(cpu: &mut Cpu, op: &Op) -> Flow {
 fn store_table(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.check_umip()?;
     let idt = op.src == 1;
-    cpu.intercept(Intercept::Descriptor(if idt { DescriptorAccess::Sidt } else { DescriptorAccess::Sgdt }))?;
+    cpu.intercept(Intercept::Descriptor(if idt {
+        DescriptorAccess::Sidt
+    } else {
+        DescriptorAccess::Sgdt
+    }))?;
     let table = if idt { cpu.idtr } else { cpu.gdtr };
     let bytes = if op.extra == 8 { 10 } else { 6 };
     let mut image = [0u8; 10];
@@ -398,7 +476,11 @@ pub fn bind_table(form: &Form, op: &mut Op) -> Option<Handler> {
     } else {
         4
     };
-    Some(if matches!(m, Mnemonic::Lgdt | Mnemonic::Lidt) { load_table } else { store_table })
+    Some(if matches!(m, Mnemonic::Lgdt | Mnemonic::Lidt) {
+        load_table
+    } else {
+        store_table
+    })
 }
 
 fn load_system_selector<const TR: bool, const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
@@ -406,18 +488,41 @@ fn load_system_selector<const TR: bool, const MEMORY: bool>(cpu: &mut Cpu, op: &
         return cpu.ud();
     }
     cpu.require_cpl0()?;
-    cpu.intercept(Intercept::Descriptor(if TR { DescriptorAccess::Ltr } else { DescriptorAccess::Lldt }))?;
-    let s = if MEMORY { Mem::get::<u16>(cpu, op)? } else { u16::reg(cpu, op.dst) };
-    if TR { cpu.load_tr(Selector(s)) } else { cpu.load_ldtr(Selector(s)) }
+    cpu.intercept(Intercept::Descriptor(if TR {
+        DescriptorAccess::Ltr
+    } else {
+        DescriptorAccess::Lldt
+    }))?;
+    let s = if MEMORY {
+        Mem::get::<u16>(cpu, op)?
+    } else {
+        u16::reg(cpu, op.dst)
+    };
+    if TR {
+        cpu.load_tr(Selector(s))
+    } else {
+        cpu.load_ldtr(Selector(s))
+    }
 }
 
-fn store_system_selector<T: Int, const TR: bool, const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
+fn store_system_selector<T: Int, const TR: bool, const MEMORY: bool>(
+    cpu: &mut Cpu,
+    op: &Op,
+) -> Flow {
     if !cpu.protected() || cpu.v8086() {
         return cpu.ud();
     }
     cpu.check_umip()?;
-    cpu.intercept(Intercept::Descriptor(if TR { DescriptorAccess::Str } else { DescriptorAccess::Sldt }))?;
-    let s = if TR { cpu.tr.selector.0 } else { cpu.ldtr.selector.0 };
+    cpu.intercept(Intercept::Descriptor(if TR {
+        DescriptorAccess::Str
+    } else {
+        DescriptorAccess::Sldt
+    }))?;
+    let s = if TR {
+        cpu.tr.selector.0
+    } else {
+        cpu.ldtr.selector.0
+    };
     if MEMORY {
         return Mem::set::<u16>(cpu, op, s);
     }
@@ -449,11 +554,16 @@ pub fn bind_system_selector(form: &Form, _: &mut Op) -> Option<Handler> {
 
 fn invlpg(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.require_cpl0()?;
-    let va = cpu.effective_address(op).wrapping_add(if cpu.long64 { cpu.ea_base[(op.seg & 7) as usize] } else { cpu.seg[usize::from(op.seg) % 6].base });
+    let va = cpu.effective_address(op).wrapping_add(if cpu.long64 {
+        cpu.ea_base[(op.seg & 7) as usize]
+    } else {
+        cpu.seg[usize::from(op.seg) % 6].base
+    });
     cpu.intercept(Intercept::Invlpg { linear: va })?;
     // Global translations are not told apart, so every PCID forgets the page.
     let now = cpu.vmx_space();
-    cpu.tlb.flush_page(va, |s| s.vpid == now.vpid && s.eptp == now.eptp);
+    cpu.tlb
+        .flush_page(va, |s| s.vpid == now.vpid && s.eptp == now.eptp);
     next(cpu, op)
 }
 
@@ -462,7 +572,11 @@ fn invpcid(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.vmx_invpcid_enabled()?;
     cpu.require_cpl0()?;
     cpu.intercept(Intercept::Invpcid)?;
-    let kind = if cpu.long64 { cpu.regs[(op.dst & 31) as usize] } else { cpu.regs[(op.dst & 31) as usize] & 0xffff_ffff };
+    let kind = if cpu.long64 {
+        cpu.regs[(op.dst & 31) as usize]
+    } else {
+        cpu.regs[(op.dst & 31) as usize] & 0xffff_ffff
+    };
     let va = cpu.linear(op, 16, false)?;
     let mut image = [0u8; 16];
     cpu.read_bytes(va, &mut image)?;
@@ -480,22 +594,35 @@ fn invpcid(cpu: &mut Cpu, op: &Op) -> Flow {
     let now = cpu.vmx_space();
     let (vpid, eptp) = (now.vpid, now.eptp);
     match kind {
-        0 => cpu.tlb.flush_page(address, |s| s.vpid == vpid && s.eptp == eptp && u64::from(s.pcid) == pcid),
-        1 => cpu.tlb.flush(|s| s.vpid == vpid && s.eptp == eptp && u64::from(s.pcid) == pcid),
+        0 => cpu.tlb.flush_page(address, |s| {
+            s.vpid == vpid && s.eptp == eptp && u64::from(s.pcid) == pcid
+        }),
+        1 => cpu
+            .tlb
+            .flush(|s| s.vpid == vpid && s.eptp == eptp && u64::from(s.pcid) == pcid),
         _ => cpu.tlb.flush(|s| s.vpid == vpid && s.eptp == eptp),
     }
     next(cpu, op)
 }
 
 pub fn bind_tlb(form: &Form, _: &mut Op) -> Option<Handler> {
-    Some(if form.mnemonic() == Mnemonic::Invlpg { invlpg } else { invpcid })
+    Some(if form.mnemonic() == Mnemonic::Invlpg {
+        invlpg
+    } else {
+        invpcid
+    })
 }
 
 fn cpuid(cpu: &mut Cpu, _: &Op) -> Flow {
     cpu.intercept(Intercept::Cpuid)?;
     let (leaf, subleaf) = (cpu.regs[gpr::RAX] as u32, cpu.regs[gpr::RCX] as u32);
     let r = cpu.cpuid(leaf, subleaf);
-    for (reg, v) in [(gpr::RAX, r.eax), (gpr::RBX, r.ebx), (gpr::RCX, r.ecx), (gpr::RDX, r.edx)] {
+    for (reg, v) in [
+        (gpr::RAX, r.eax),
+        (gpr::RBX, r.ebx),
+        (gpr::RCX, r.ecx),
+        (gpr::RDX, r.edx),
+    ] {
         cpu.regs[reg] = u64::from(v);
     }
     Ok(())
@@ -503,29 +630,20 @@ fn cpuid(cpu: &mut Cpu, _: &Op) -> Flow {
 
 impl Cpu {
     /// CPUID with what depends on this vCPU and its mode.
-    pub fn cpuid(&self, leaf: u32, subleaf: u32) -> vcpu::cpuid::CpuidResult {
-        let mut r = self.model.cpuid.answer(leaf, subleaf);
-        match leaf {
-            1 => {
-                r.ebx = (r.ebx & 0x00ff_ffff) | self.index << 24;
-                if self.cr4 & cr4::OSXSAVE != 0 {
-                    r.ecx |= 1 << 27;
-                } else {
-                    r.ecx &= !(1 << 27);
-                }
-            }
-            0xb => r.edx = self.index,
-            0xd if subleaf == 0 => r.ebx = xsave_size(self.xcr0),
-            0xd if subleaf == 1 => r.ebx = xsave_size(self.xcr0),
-            _ => {}
-        }
-        r
+    pub fn cpuid(&mut self, leaf: u32, subleaf: u32) -> vcpu::cpuid::CpuidResult {
+        let base = self
+            .platform
+            .apic_msr_read(x86defs::msr::IA32_APIC_BASE)
+            .unwrap_or(0);
+        let fields = vcpu::cpuid::VcpuFields {
+            apic_id: self.index,
+            apic_enabled: base & 1 << 11 != 0,
+            osxsave: self.cr4 & cr4::OSXSAVE != 0,
+            xcr0: self.xcr0,
+            mode64: self.long64,
+        };
+        self.model.cpuid.for_vcpu(leaf, subleaf, &fields)
     }
-}
-
-/// Bytes of the standard-format XSAVE area for the enabled components (SDM Vol 1 13.4).
-fn xsave_size(xcr0: u64) -> u32 {
-    if xcr0 & 4 != 0 { 832 } else { 576 }
 }
 
 fn hlt(cpu: &mut Cpu, op: &Op) -> Flow {
@@ -543,7 +661,11 @@ fn rdtsc<const P: bool>(cpu: &mut Cpu, _: &Op) -> Flow {
     if cpu.cr4 & cr4::TSD != 0 && cpu.cpl != 0 {
         return cpu.gp0();
     }
-    cpu.intercept(if P { Intercept::Rdtscp } else { Intercept::Rdtsc })?;
+    cpu.intercept(if P {
+        Intercept::Rdtscp
+    } else {
+        Intercept::Rdtsc
+    })?;
     let tsc = cpu.guest_tsc();
     cpu.regs[gpr::RAX] = tsc & 0xffff_ffff;
     cpu.regs[gpr::RDX] = tsc >> 32;
@@ -565,7 +687,11 @@ fn rdpmc(cpu: &mut Cpu, _: &Op) -> Flow {
 fn invd(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.require_cpl0()?;
     let invd = op.extra == 0;
-    cpu.intercept(if invd { Intercept::Invd } else { Intercept::Wbinvd })
+    cpu.intercept(if invd {
+        Intercept::Invd
+    } else {
+        Intercept::Wbinvd
+    })
 }
 
 fn pause(cpu: &mut Cpu, _: &Op) -> Flow {
@@ -612,7 +738,11 @@ fn clflush(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 fn random<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    cpu.intercept(if op.extra == 0 { Intercept::Rdrand } else { Intercept::Rdseed })?;
+    cpu.intercept(if op.extra == 0 {
+        Intercept::Rdrand
+    } else {
+        Intercept::Rdseed
+    })?;
     let v = cpu.random();
     T::set_reg(cpu, op.dst, T::from_u64(v));
     // CF says that a value was delivered; the others are cleared.
@@ -654,9 +784,17 @@ pub fn bind_plain(form: &Form, op: &mut Op) -> Option<Handler> {
         M::Swapgs => swapgs,
         M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase => {
             let m = form.mnemonic();
-            op.src = if matches!(m, M::Rdfsbase | M::Wrfsbase) { sreg::FS } else { sreg::GS } as u8;
+            op.src = if matches!(m, M::Rdfsbase | M::Wrfsbase) {
+                sreg::FS
+            } else {
+                sreg::GS
+            } as u8;
             op.extra = u16::from(matches!(m, M::Wrfsbase | M::Wrgsbase));
-            if form.size(0) == 4 { segment_base::<u32> } else { segment_base::<u64> }
+            if form.size(0) == 4 {
+                segment_base::<u32>
+            } else {
+                segment_base::<u64>
+            }
         }
         M::Clflush | M::Clflushopt => clflush,
         M::Rdrand | M::Rdseed => {
@@ -754,7 +892,11 @@ pub fn bind_flag(form: &Form, op: &mut Op) -> Option<Handler> {
 
 fn port<T: Int>(cpu: &mut Cpu, op: &Op, input: bool) -> Result<u16, Trap> {
     let immediate = op.extra == 1;
-    let port = if immediate { op.imm as u16 & 0xff } else { cpu.regs[gpr::RDX] as u16 };
+    let port = if immediate {
+        op.imm as u16 & 0xff
+    } else {
+        cpu.regs[gpr::RDX] as u16
+    };
     cpu.check_io_permission(port, T::SIZE as u8)?;
     cpu.intercept(Intercept::Io(IoAccess {
         port,
@@ -765,6 +907,7 @@ fn port<T: Int>(cpu: &mut Cpu, op: &Op, input: bool) -> Result<u16, Trap> {
         immediate,
         linear: 0,
     }))?;
+    cpu.watch_io(port, T::SIZE as u8);
     Ok(port)
 }
 

@@ -1,7 +1,9 @@
 //! Vector and floating-point instructions: executed by the host's own (decision 0001), between the checks,
 //! loads and stores that are ours.
 
-use hostexec::{Bounce, Class, MaskedMemory, MemoryUse, Outcome, PrepareError, Prepared, X87Context};
+use hostexec::{
+    Bounce, Class, MaskedMemory, MemoryUse, Outcome, PrepareError, Prepared, X87Context,
+};
 use x86defs::cr::{cr0, cr4};
 use x86defs::exception::{MF, NM, UD, XM};
 
@@ -78,7 +80,12 @@ impl Cpu {
             }
             Class::Mmx => em,
             Class::Sse => em || self.cr4 & cr4::OSFXSR == 0,
-            Class::Vex => self.cr4 & cr4::OSXSAVE == 0 || self.xcr0 & 6 != 6 || !self.protected() || self.v8086(),
+            Class::Vex => {
+                self.cr4 & cr4::OSXSAVE == 0
+                    || self.xcr0 & 6 != 6
+                    || !self.protected()
+                    || self.v8086()
+            }
         };
         if undefined {
             return self.raise(UD);
@@ -88,17 +95,30 @@ impl Cpu {
 
     /// #MF for a pending x87 exception.
     pub fn check_x87_pending(&mut self) -> Flow {
-        if self.ext.x87_pending() { self.raise(MF) } else { Ok(()) }
+        if self.ext.x87_pending() {
+            self.raise(MF)
+        } else {
+            Ok(())
+        }
     }
 
     #[inline(always)]
-    fn run_on_host(&mut self, p: &Prepared, bounce: &mut Bounce, context: Option<&X87Context>) -> Flow {
+    fn run_on_host(
+        &mut self,
+        p: &Prepared,
+        bounce: &mut Bounce,
+        context: Option<&X87Context>,
+    ) -> Flow {
         let flags_used = p.facts().reads_rflags || p.facts().writes_rflags;
         let mut rflags = if flags_used { self.flags.bits() } else { 0 };
-        let Some(gpr) = self.regs.first_chunk_mut::<16>() else { unreachable!("32 registers") };
+        let Some(gpr) = self.regs.first_chunk_mut::<16>() else {
+            unreachable!("32 registers")
+        };
         let outcome = match context {
             None => self.host.run(p, &mut self.ext, gpr, bounce, &mut rflags),
-            Some(c) => self.host.run_x87(p, &mut self.ext, gpr, bounce, &mut rflags, c),
+            Some(c) => self
+                .host
+                .run_x87(p, &mut self.ext, gpr, bounce, &mut rflags, c),
         };
         match outcome {
             Outcome::Done => {
@@ -111,7 +131,11 @@ impl Cpu {
             }
             Outcome::StoreSuppressed => Ok(()),
             Outcome::SimdException => {
-                let vector = if self.cr4 & cr4::OSXMMEXCPT != 0 { XM } else { UD };
+                let vector = if self.cr4 & cr4::OSXMMEXCPT != 0 {
+                    XM
+                } else {
+                    UD
+                };
                 self.raise(vector)
             }
             Outcome::X87Pending => self.raise(MF),
@@ -154,6 +178,10 @@ fn memory_instruction(
         MemoryUse::Write(n) => (usize::from(n), true),
         _ => (0, false),
     };
+    if p.facts().x87_state && p.facts().class != Class::X87NoWait {
+        // A pending x87 exception comes before the memory access.
+        cpu.check_x87_pending()?;
+    }
     let va = cpu.linear(op, size as u64, write)?;
     if va & (u64::from(p.facts().alignment) - 1) != 0 {
         return cpu.gp0();
@@ -162,18 +190,20 @@ fn memory_instruction(
         cpu.read_bytes(va, &mut bounce.0[..size])?;
         return cpu.run_on_host(p, bounce, context);
     }
-    if p.facts().class != Class::X87 && p.facts().class != Class::X87NoWait && !p.facts().simd_fp {
+    if !p.facts().x87_state && !p.facts().simd_fp {
         cpu.run_on_host(p, bounce, context)?;
         return cpu.write_bytes(va, &bounce.0[..size]);
     }
-    // Instructions that change registers as well as memory (FSTP, FNSAVE) must not run if the store faults.
+    // Instructions that change state as well as memory (FSTP, FNSAVE, MOVNTQ) must not run if the store faults.
     if cpu.tlb.write_hit(va, size as u64).is_none() {
         cpu.probe_write(va, size as u64)?;
     }
-    let before = cpu.ext.fsw();
     let suppressed = run_x87_store(cpu, p, bounce, context)?;
-    let _ = before;
-    if suppressed { Ok(()) } else { cpu.write_bytes(va, &bounce.0[..size]) }
+    if suppressed {
+        Ok(())
+    } else {
+        cpu.write_bytes(va, &bounce.0[..size])
+    }
 }
 
 /// Runs a store; true if an unmasked exception kept it from writing.
@@ -184,17 +214,25 @@ fn run_x87_store(
     context: Option<&X87Context>,
 ) -> Result<bool, crate::cpu::Trap> {
     let mut rflags = 0;
-    let Some(gpr) = cpu.regs.first_chunk_mut::<16>() else { unreachable!("32 registers") };
+    let Some(gpr) = cpu.regs.first_chunk_mut::<16>() else {
+        unreachable!("32 registers")
+    };
     let outcome = match context {
         None => cpu.host.run(p, &mut cpu.ext, gpr, bounce, &mut rflags),
-        Some(c) => cpu.host.run_x87(p, &mut cpu.ext, gpr, bounce, &mut rflags, c),
+        Some(c) => cpu
+            .host
+            .run_x87(p, &mut cpu.ext, gpr, bounce, &mut rflags, c),
     };
     match outcome {
         Outcome::Done => Ok(false),
         Outcome::StoreSuppressed => Ok(true),
         Outcome::X87Pending => cpu.raise(MF),
         Outcome::SimdException => {
-            let vector = if cpu.cr4 & cr4::OSXMMEXCPT != 0 { XM } else { UD };
+            let vector = if cpu.cr4 & cr4::OSXMMEXCPT != 0 {
+                XM
+            } else {
+                UD
+            };
             cpu.raise(vector)
         }
         Outcome::Stale => unreachable!("blocks are dropped before the code area is cleared"),
@@ -241,9 +279,15 @@ fn masked(cpu: &mut Cpu, op: &Op) -> Flow {
     done
 }
 
-fn masked_elements(m: &MaskedMemory, mask: u32) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+fn masked_elements(
+    m: &MaskedMemory,
+    mask: u32,
+) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
     let size = m.element_size();
-    (0..m.size()).step_by(size).filter(move |&i| mask >> i & 1 != 0).map(move |i| i..i + size)
+    (0..m.size())
+        .step_by(size)
+        .filter(move |&i| mask >> i & 1 != 0)
+        .map(move |i| i..i + size)
 }
 
 fn masked_read(cpu: &mut Cpu, op: &Op, p: &Prepared, m: MaskedMemory, bounce: &mut Bounce) -> Flow {
@@ -256,7 +300,13 @@ fn masked_read(cpu: &mut Cpu, op: &Op, p: &Prepared, m: MaskedMemory, bounce: &m
     cpu.run_on_host(p, bounce, None)
 }
 
-fn masked_write(cpu: &mut Cpu, op: &Op, p: &Prepared, m: MaskedMemory, bounce: &mut Bounce) -> Flow {
+fn masked_write(
+    cpu: &mut Cpu,
+    op: &Op,
+    p: &Prepared,
+    m: MaskedMemory,
+    bounce: &mut Bounce,
+) -> Flow {
     let mask = m.byte_mask(&cpu.ext);
     let va = cpu.linear(op, m.size() as u64, true)?;
     for r in masked_elements(&m, mask) {

@@ -57,14 +57,22 @@ impl Cpu {
     }
 
     fn fx_allowed(&mut self) -> Flow {
-        if self.cr0 & (cr0::EM | cr0::TS) != 0 { self.raise(NM) } else { Ok(()) }
+        if self.cr0 & (cr0::EM | cr0::TS) != 0 {
+            self.raise(NM)
+        } else {
+            Ok(())
+        }
     }
 
     fn xsave_allowed(&mut self) -> Flow {
         if self.cr4 & cr4::OSXSAVE == 0 {
             return self.raise(UD);
         }
-        if self.cr0 & cr0::TS != 0 { self.raise(NM) } else { Ok(()) }
+        if self.cr0 & cr0::TS != 0 {
+            self.raise(NM)
+        } else {
+            Ok(())
+        }
     }
 
     /// XMM registers the running mode has.
@@ -150,7 +158,8 @@ fn xsave(cpu: &mut Cpu, op: &Op) -> Flow {
     let compact = op.extra & 2 != 0;
     let inuse = cpu.xinuse();
     let mut image = [0u8; AREA];
-    // What is not saved keeps its bytes.
+    // What is not saved keeps its bytes; the area is written in any case.
+    cpu.probe_write(va, size as u64)?;
     cpu.read_bytes(va, &mut image[..size])?;
     let skip_initial = |bit: u64| compact && inuse & bit == 0;
     if rfbm & X87 != 0 && !skip_initial(X87) {
@@ -174,7 +183,11 @@ fn xsave(cpu: &mut Cpu, op: &Op) -> Flow {
         }
     }
     let old = word(&image, 512);
-    let bv = if compact { rfbm & inuse } else { (old & !rfbm) | (rfbm & inuse) };
+    let bv = if compact {
+        rfbm & inuse
+    } else {
+        (old & !rfbm) | (rfbm & inuse)
+    };
     image[512..520].copy_from_slice(&bv.to_le_bytes());
     if compact {
         image[520..528].copy_from_slice(&(rfbm | 1 << 63).to_le_bytes());
@@ -210,7 +223,11 @@ fn xrstor(cpu: &mut Cpu, op: &Op) -> Flow {
         cpu.read_bytes(va.wrapping_add(576), more)?;
         image[576..].copy_from_slice(more);
     }
-    let mxcsr_used = if compact { loads(SSE) } else { rfbm & (SSE | AVX) != 0 };
+    let mxcsr_used = if compact {
+        loads(SSE)
+    } else {
+        rfbm & (SSE | AVX) != 0
+    };
     if mxcsr_used {
         let mxcsr = dword(&image, 24);
         if mxcsr & !MXCSR_MASK != 0 {
@@ -238,7 +255,11 @@ fn xrstor(cpu: &mut Cpu, op: &Op) -> Flow {
     if rfbm & AVX != 0 {
         for i in 0..cpu.xmm_count() {
             let at = 576 + 16 * i;
-            let (low, high) = if bv & AVX != 0 { (word(&image, at), word(&image, at + 8)) } else { (0, 0) };
+            let (low, high) = if bv & AVX != 0 {
+                (word(&image, at), word(&image, at + 8))
+            } else {
+                (0, 0)
+            };
             cpu.ext.ymm[i][2] = low;
             cpu.ext.ymm[i][3] = high;
         }
@@ -255,7 +276,11 @@ fn mxcsr_allowed(cpu: &mut Cpu, vex: bool) -> Flow {
     if undefined {
         return cpu.raise(UD);
     }
-    if cpu.cr0 & cr0::TS != 0 { cpu.raise(NM) } else { Ok(()) }
+    if cpu.cr0 & cr0::TS != 0 {
+        cpu.raise(NM)
+    } else {
+        Ok(())
+    }
 }
 
 fn ldmxcsr(cpu: &mut Cpu, op: &Op) -> Flow {
@@ -277,7 +302,10 @@ fn stmxcsr(cpu: &mut Cpu, op: &Op) -> Flow {
 pub fn bind_state(form: &Form, op: &mut Op) -> Option<Handler> {
     use Mnemonic as M;
     let m = form.mnemonic();
-    let wide = matches!(m, M::Fxsave64 | M::Fxrstor64 | M::Xsave64 | M::Xsaveopt64 | M::Xsavec64 | M::Xrstor64);
+    let wide = matches!(
+        m,
+        M::Fxsave64 | M::Fxrstor64 | M::Xsave64 | M::Xsaveopt64 | M::Xsavec64 | M::Xrstor64
+    );
     op.extra = u16::from(wide);
     Some(match m {
         M::Fxsave | M::Fxsave64 => fxsave,

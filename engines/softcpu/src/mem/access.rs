@@ -46,7 +46,13 @@ impl Cpu {
 
     /// The linear address of `offset` in segment `seg` with the width rules of the current mode.
     #[inline(always)]
-    pub fn linear_in(&mut self, seg: usize, offset: u64, size: u64, write: bool) -> Result<u64, Trap> {
+    pub fn linear_in(
+        &mut self,
+        seg: usize,
+        offset: u64,
+        size: u64,
+        write: bool,
+    ) -> Result<u64, Trap> {
         if self.long64 {
             Ok(offset.wrapping_add(self.ea_base[seg & 7]))
         } else {
@@ -55,22 +61,41 @@ impl Cpu {
     }
 
     /// Type and limit checks outside 64-bit mode (SDM Vol 3 5.3 to 5.5).
-    pub fn segmented(&mut self, seg: usize, offset: u64, size: u64, write: bool) -> Result<u64, Trap> {
+    pub fn segmented(
+        &mut self,
+        seg: usize,
+        offset: u64,
+        size: u64,
+        write: bool,
+    ) -> Result<u64, Trap> {
         let s = self.seg[seg % 6];
         let offset = offset & 0xffff_ffff;
         let last = offset + size.max(1) - 1;
         let limit = u64::from(s.limit);
         let in_limit = if s.access.expand_down() && self.protected() && !self.v8086() {
-            let top = if s.access.default_big() { 0xffff_ffff } else { 0xffff };
+            let top = if s.access.default_big() {
+                0xffff_ffff
+            } else {
+                0xffff
+            };
             offset > limit && last <= top
         } else {
             last <= limit
         };
         let typed = !self.protected()
             || self.v8086()
-            || (!s.access.unusable() && if write { s.access.writable() } else { s.access.readable() });
+            || (!s.access.unusable()
+                && if write {
+                    s.access.writable()
+                } else {
+                    s.access.readable()
+                });
         if !in_limit || !typed {
-            let vector = if seg == sreg::SS { exception::SS } else { exception::GP };
+            let vector = if seg == sreg::SS {
+                exception::SS
+            } else {
+                exception::GP
+            };
             return self.raise_code(vector, 0);
         }
         Ok((s.base + offset) & 0xffff_ffff)
@@ -144,7 +169,11 @@ impl Cpu {
     #[inline(never)]
     fn write_slow<T: Word>(&mut self, va: u64, value: T) -> Flow {
         self.check_alignment(va, T::SIZE)?;
-        self.write_bytes_as(va, &value.to_u64().to_le_bytes()[..T::SIZE as usize], self.cpl == 3)
+        self.write_bytes_as(
+            va,
+            &value.to_u64().to_le_bytes()[..T::SIZE as usize],
+            self.cpl == 3,
+        )
     }
 
     /// #AC for misaligned user accesses (SDM Vol 3 6.15, "Alignment Check").
@@ -183,6 +212,7 @@ impl Cpu {
     /// Reads with user or (implicit) supervisor rights. At most a page.
     pub fn read_bytes_as(&mut self, va: u64, data: &mut [u8], user: bool) -> Flow {
         self.check_canonical(va, data.len() as u64)?;
+        self.watch(va, data.len() as u64, false);
         let in_first = ((4096 - (va & PAGE_MASK)) as usize).min(data.len());
         let first = self.load_page(va, Access::Read, user)?;
         let second = match in_first < data.len() {
@@ -199,6 +229,7 @@ impl Cpu {
     /// Writes with user or (implicit) supervisor rights; nothing is stored unless all can be. At most a page.
     pub fn write_bytes_as(&mut self, va: u64, data: &[u8], user: bool) -> Flow {
         self.check_canonical(va, data.len() as u64)?;
+        self.watch(va, data.len() as u64, true);
         let in_first = ((4096 - (va & PAGE_MASK)) as usize).min(data.len());
         let first = self.load_page(va, Access::Write, user)?;
         let second = match in_first < data.len() {
@@ -219,13 +250,21 @@ impl Cpu {
     /// Linear addresses wrap at 32 bits outside 64-bit mode.
     fn wrap(&self, va: u64, add: u64) -> u64 {
         let next = va.wrapping_add(add);
-        if self.long64 { next } else { next & 0xffff_ffff }
+        if self.long64 {
+            next
+        } else {
+            next & 0xffff_ffff
+        }
     }
 
     fn check_canonical(&mut self, va: u64, size: u64) -> Flow {
         let last = va.wrapping_add(size.max(1) - 1);
         if self.efer & efer::LMA != 0 && self.long64 && !(canonical(va) && canonical(last)) {
-            self.fault = crate::cpu::Fault { vector: exception::GP, error_code: 0, detail: NON_CANONICAL };
+            self.fault = crate::cpu::Fault {
+                vector: exception::GP,
+                error_code: 0,
+                detail: NON_CANONICAL,
+            };
             return Err(Trap::Exception);
         }
         Ok(())
@@ -355,7 +394,9 @@ impl Cpu {
 
     /// Physical reads of the processor itself (VMCS regions, bitmaps, MSR lists): zero outside RAM.
     pub fn read_phys<T: Word>(&self, gpa: u64) -> T {
-        self.ram.find(Gpa(gpa), T::SIZE).map_or(T::from_u64(0), |at| self.ram.load(at))
+        self.ram
+            .find(Gpa(gpa), T::SIZE)
+            .map_or(T::from_u64(0), |at| self.ram.load(at))
     }
 
     /// Physical writes of the processor itself; dropped outside RAM.
@@ -367,7 +408,11 @@ impl Cpu {
 
     /// Loads with supervisor rights whatever the privilege level: descriptor tables, TSS (SDM Vol 3 4.6).
     pub fn read_system<T: Word>(&mut self, va: u64) -> Result<T, Trap> {
-        let va = if self.long_mode() { va } else { va & 0xffff_ffff };
+        let va = if self.long_mode() {
+            va
+        } else {
+            va & 0xffff_ffff
+        };
         let mut word = [0u8; 8];
         self.read_bytes_as(va, &mut word[..T::SIZE as usize], false)?;
         Ok(T::from_u64(u64::from_le_bytes(word)))
@@ -375,7 +420,11 @@ impl Cpu {
 
     /// Stores with supervisor rights.
     pub fn write_system<T: Word>(&mut self, va: u64, value: T) -> Flow {
-        let va = if self.long_mode() { va } else { va & 0xffff_ffff };
+        let va = if self.long_mode() {
+            va
+        } else {
+            va & 0xffff_ffff
+        };
         self.write_bytes_as(va, &value.to_u64().to_le_bytes()[..T::SIZE as usize], false)
     }
 }

@@ -49,7 +49,9 @@ impl CodePages {
     #[inline]
     pub fn holds_code(&self, at: RamOffset) -> bool {
         let page = (at.0 >> 12) as usize;
-        self.has_code.get(page / 64).is_some_and(|w| w >> (page % 64) & 1 != 0)
+        self.has_code
+            .get(page / 64)
+            .is_some_and(|w| w >> (page % 64) & 1 != 0)
     }
 
     /// Notes that `len` bytes of one page are decoded; true if the page held no code before.
@@ -81,7 +83,9 @@ impl CodePages {
     /// Whether a store inside one page touches decoded bytes.
     pub fn touches(&self, start: RamOffset, len: u64) -> bool {
         let page = (start.0 >> 12) as u32;
-        self.chunks.get(&page).is_some_and(|c| c & chunk_mask(start, len) != 0)
+        self.chunks
+            .get(&page)
+            .is_some_and(|c| c & chunk_mask(start, len) != 0)
     }
 
     /// Whether a store inside one page touches the running block.
@@ -108,7 +112,10 @@ mod tests {
         assert!(c.add(RamOffset(0x1030), 0x20));
         assert!(!c.add(RamOffset(0x1ff0), 0x10));
         assert!(c.holds_code(RamOffset(0x1000)) && !c.holds_code(RamOffset(0x2000)));
-        assert!(c.touches(RamOffset(0x1040), 1), "second grain of the first range");
+        assert!(
+            c.touches(RamOffset(0x1040), 1),
+            "second grain of the first range"
+        );
         assert!(!c.touches(RamOffset(0x1080), 8));
         assert!(c.touches(RamOffset(0x1f00), 0x100));
         c.remove_page(1);

@@ -42,12 +42,22 @@ pub struct EptCache {
 }
 
 const ENTRIES: usize = 1024;
-const EMPTY: Cached =
-    Cached { page: u64::MAX, eptp: 0, leads_to: 0, allowed: Allowed { read: false, write: false, fetch: false } };
+const EMPTY: Cached = Cached {
+    page: u64::MAX,
+    eptp: 0,
+    leads_to: 0,
+    allowed: Allowed {
+        read: false,
+        write: false,
+        fetch: false,
+    },
+};
 
 impl Default for EptCache {
     fn default() -> Self {
-        Self { entries: vec![EMPTY; ENTRIES].into_boxed_slice() }
+        Self {
+            entries: vec![EMPTY; ENTRIES].into_boxed_slice(),
+        }
     }
 }
 
@@ -69,7 +79,12 @@ fn valid_memory_type(entry: u64) -> bool {
 
 impl Cpu {
     /// Translates an L2-physical address with the current EPT pointer.
-    pub fn ept_translate(&mut self, l2: u64, access: Access, via: Via) -> Result<EptTranslation, Trap> {
+    pub fn ept_translate(
+        &mut self,
+        l2: u64,
+        access: Access,
+        via: Via,
+    ) -> Result<EptTranslation, Trap> {
         let eptp = self.tlb.space().eptp;
         let ad = eptp & 1 << 6 != 0;
         // With A/D enabled, accesses to guest paging structures count as writes (SDM Vol 3 29.3.3.2).
@@ -87,16 +102,29 @@ impl Cpu {
                 Access::Fetch => c.allowed.fetch,
             };
             if ok {
-                return Ok(EptTranslation { address: c.leads_to | (l2 & 0xfff), allowed: c.allowed });
+                return Ok(EptTranslation {
+                    address: c.leads_to | (l2 & 0xfff),
+                    allowed: c.allowed,
+                });
             }
         }
         let t = self.ept_walk(l2, eptp, access, via)?;
-        self.vmx.ept_cache.entries[slot] =
-            Cached { page, eptp, leads_to: t.address & !0xfff, allowed: t.allowed };
+        self.vmx.ept_cache.entries[slot] = Cached {
+            page,
+            eptp,
+            leads_to: t.address & !0xfff,
+            allowed: t.allowed,
+        };
         Ok(t)
     }
 
-    fn ept_walk(&mut self, l2: u64, eptp: u64, access: Access, via: Via) -> Result<EptTranslation, Trap> {
+    fn ept_walk(
+        &mut self,
+        l2: u64,
+        eptp: u64,
+        access: Access,
+        via: Via,
+    ) -> Result<EptTranslation, Trap> {
         let phys = address_mask(self.model.maxphyaddr);
         let ad = eptp & 1 << 6 != 0;
         if l2 >> 48 != 0 {
@@ -133,7 +161,8 @@ impl Cpu {
                     }
                 }
                 if entry & bits != bits
-                    && at.is_some_and(|o| self.ram.compare_exchange(o, entry, entry | bits).is_err())
+                    && at
+                        .is_some_and(|o| self.ram.compare_exchange(o, entry, entry | bits).is_err())
                 {
                     continue 'again;
                 }
@@ -144,7 +173,10 @@ impl Cpu {
                         write: rights & EPT_W != 0 && (!ad || (entry | bits) & EPT_D != 0),
                         fetch: rights & EPT_X != 0,
                     };
-                    return Ok(EptTranslation { address: (entry & phys & !within) | (l2 & within), allowed });
+                    return Ok(EptTranslation {
+                        address: (entry & phys & !within) | (l2 & within),
+                        allowed,
+                    });
                 }
                 table = entry & phys;
             }
@@ -166,10 +198,16 @@ impl Cpu {
         rwx & EPT_R == 0 && rwx & EPT_W != 0
             || entry & (high | reserved) != 0
             || leaf && !valid_memory_type(entry)
-            // Bit 7 of a PML4 entry is in the mask above; at the last level it is ignored.
+        // Bit 7 of a PML4 entry is in the mask above; at the last level it is ignored.
     }
 
-    fn ept_violation<T>(&mut self, l2: u64, access: Access, via: Via, rights: u64) -> Result<T, Trap> {
+    fn ept_violation<T>(
+        &mut self,
+        l2: u64,
+        access: Access,
+        via: Via,
+        rights: u64,
+    ) -> Result<T, Trap> {
         let mut q = match access {
             Access::Read => 1,
             Access::Write => 2,

@@ -173,7 +173,13 @@ impl Tlb {
     /// Selects the view of the current privilege. `always_miss` sends every data access to the slow path
     /// (alignment checking); instruction fetches miss too.
     pub fn select_view(&mut self, user: bool, smap_open: bool, always_miss: bool) {
-        self.view = if user { 0 } else if smap_open { 2 } else { 1 };
+        self.view = if user {
+            0
+        } else if smap_open {
+            2
+        } else {
+            1
+        };
         self.always_miss = always_miss;
         self.refresh();
     }
@@ -190,7 +196,9 @@ impl Tlb {
     }
 
     fn evict(&mut self, space: Space) -> usize {
-        let oldest = (0..BANKS).min_by_key(|&i| (self.banks[i].in_use, self.banks[i].last_used)).unwrap_or(0);
+        let oldest = (0..BANKS)
+            .min_by_key(|&i| (self.banks[i].in_use, self.banks[i].last_used))
+            .unwrap_or(0);
         self.banks[oldest].space = space;
         self.banks[oldest].in_use = true;
         self.flush_bank(oldest);
@@ -201,7 +209,11 @@ impl Tlb {
         self.base = (self.bank * VIEWS + self.view) * ENTRIES;
         // Generation 0 is in no entry.
         self.stamp = self.banks[self.bank].stamp * VIEWS as u64 + self.view as u64;
-        self.tag = if self.always_miss { 0 } else { self.banks[self.bank].generation };
+        self.tag = if self.always_miss {
+            0
+        } else {
+            self.banks[self.bank].generation
+        };
     }
 
     fn flush_bank(&mut self, bank: usize) {
@@ -257,7 +269,11 @@ impl Tlb {
 mod tests {
     use super::*;
 
-    const ALL: Allowed = Allowed { read: true, write: true, fetch: true };
+    const ALL: Allowed = Allowed {
+        read: true,
+        write: true,
+        fetch: true,
+    };
 
     #[test]
     fn banks_keep_their_entries_apart() {
@@ -265,7 +281,11 @@ mod tests {
         t.fill(0x5000, RamOffset(0x1000), ALL);
         assert_eq!(t.read_hit(0x5ff8, 8), Some(RamOffset(0x1ff8)));
         assert_eq!(t.read_hit(0x5ff9, 8), None, "crosses the page");
-        let other = Space { vpid: 1, eptp: 0x1e, ..Space::default() };
+        let other = Space {
+            vpid: 1,
+            eptp: 0x1e,
+            ..Space::default()
+        };
         t.select_space(other);
         assert_eq!(t.read_hit(0x5000, 1), None);
         t.fill(0x5000, RamOffset(0x2000), ALL);
@@ -301,11 +321,17 @@ mod tests {
     fn more_spaces_than_banks() {
         let mut t = Tlb::default();
         for pcid in 0..40 {
-            t.select_space(Space { pcid, ..Space::default() });
+            t.select_space(Space {
+                pcid,
+                ..Space::default()
+            });
             assert_eq!(t.read_hit(0x9000, 1), None);
             t.fill(0x9000, RamOffset(u64::from(pcid) << 12), ALL);
         }
-        t.select_space(Space { pcid: 39, ..Space::default() });
+        t.select_space(Space {
+            pcid: 39,
+            ..Space::default()
+        });
         assert_eq!(t.read_hit(0x9000, 1), Some(RamOffset(39 << 12)));
     }
 }

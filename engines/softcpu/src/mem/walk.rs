@@ -50,13 +50,22 @@ impl Cpu {
 
     /// Translates for an access with user (`true`) or supervisor rights; supervisor accesses by user code are
     /// the implicit ones of SDM Vol 3 4.6.
-    pub fn translate_as(&mut self, va: u64, access: Access, user: bool) -> Result<Translation, Trap> {
+    pub fn translate_as(
+        &mut self,
+        va: u64,
+        access: Access,
+        user: bool,
+    ) -> Result<Translation, Trap> {
         if self.long64 && !canonical(va) {
             return self.gp0();
         }
         self.tlb.walks += 1;
         if self.cr0 & cr0::PG == 0 {
-            let all = Allowed { read: true, write: true, fetch: true };
+            let all = Allowed {
+                read: true,
+                write: true,
+                fetch: true,
+            };
             return self.finish(va, va & 0xffff_ffff, all, access);
         }
         let leaf = if self.long_mode() {
@@ -73,7 +82,13 @@ impl Cpu {
     }
 
     /// Applies EPT and finds the RAM.
-    fn finish(&mut self, va: u64, address: u64, allowed: Allowed, access: Access) -> Result<Translation, Trap> {
+    fn finish(
+        &mut self,
+        va: u64,
+        address: u64,
+        allowed: Allowed,
+        access: Access,
+    ) -> Result<Translation, Trap> {
         let mut allowed = allowed;
         let gpa = if self.tlb.space().eptp != 0 {
             let t = self.ept_translate(address, access, Via::Linear(va))?;
@@ -94,7 +109,11 @@ impl Cpu {
         let writable = rights & RW != 0;
         let not_xd = rights & XD == 0;
         if user {
-            return Allowed { read: user_page, write: user_page && writable, fetch: user_page && not_xd };
+            return Allowed {
+                read: user_page,
+                write: user_page && writable,
+                fetch: user_page && not_xd,
+            };
         }
         let smap = self.cr4 & cr4::SMAP != 0;
         // Implicit supervisor accesses by user code never profit from AC.
@@ -119,14 +138,19 @@ impl Cpu {
         if access == Access::Fetch && (nx || self.cr4 & cr4::SMEP != 0) {
             code |= pf::I;
         }
-        self.fault = Fault { vector: exception::PF, error_code: code, detail: va };
+        self.fault = Fault {
+            vector: exception::PF,
+            error_code: code,
+            detail: va,
+        };
         Err(Trap::Exception)
     }
 
     /// Reads a paging-structure entry at a guest-physical address; also gives where it lies in RAM.
     fn table_entry(&mut self, address: u64, va: u64) -> Result<(u64, Option<RamOffset>), Trap> {
         let gpa = if self.tlb.space().eptp != 0 {
-            self.ept_translate(address, Access::Read, Via::Table(va))?.address
+            self.ept_translate(address, Access::Read, Via::Table(va))?
+                .address
         } else {
             address
         };
@@ -136,7 +160,14 @@ impl Cpu {
     }
 
     /// Sets A (and D) in an entry of `size` bytes, atomically; false if the entry changed under us.
-    fn set_bits(&mut self, at: Option<RamOffset>, address: u64, va: u64, entry: u64, bits: u64) -> Result<bool, Trap> {
+    fn set_bits(
+        &mut self,
+        at: Option<RamOffset>,
+        address: u64,
+        va: u64,
+        entry: u64,
+        bits: u64,
+    ) -> Result<bool, Trap> {
         if entry & bits == bits {
             return Ok(true);
         }
@@ -198,7 +229,11 @@ impl Cpu {
                     }
                     let within = (1u64 << shift) - 1;
                     let address = (entry & phys & !within) | (va & within);
-                    return Ok(Leaf { address, rights, dirty: (entry | bits) & D != 0 });
+                    return Ok(Leaf {
+                        address,
+                        rights,
+                        dirty: (entry | bits) & D != 0,
+                    });
                 }
                 if !self.set_bits(at, address, va, entry, A)? {
                     continue 'again;
@@ -250,7 +285,11 @@ impl Cpu {
                     }
                     let within = (1u64 << shift) - 1;
                     let address = (entry & phys & !within) | (va & within);
-                    return Ok(Leaf { address, rights, dirty: (entry | bits) & D != 0 });
+                    return Ok(Leaf {
+                        address,
+                        rights,
+                        dirty: (entry | bits) & D != 0,
+                    });
                 }
                 if !self.set_bits(at, address, va, entry, A)? {
                     continue 'again;
@@ -282,7 +321,11 @@ impl Cpu {
                 }
                 rights &= entry & (US | RW);
                 let last = level == 0 || large;
-                let bits = if last { self.leaf(va, access, user, rights, entry)? } else { A };
+                let bits = if last {
+                    self.leaf(va, access, user, rights, entry)?
+                } else {
+                    A
+                };
                 let bits_in_pair = if high { bits << 32 } else { bits };
                 if !self.set_bits(at, address & !7, va, pair, bits_in_pair)? {
                     continue 'again;
@@ -296,7 +339,11 @@ impl Cpu {
                         entry & 0xffff_f000
                     };
                     let address = frame | (va & within);
-                    return Ok(Leaf { address, rights, dirty: (entry | bits) & D != 0 });
+                    return Ok(Leaf {
+                        address,
+                        rights,
+                        dirty: (entry | bits) & D != 0,
+                    });
                 }
                 table = entry & 0xffff_f000;
             }

@@ -1,6 +1,10 @@
 //! What a file must be to be booted: an x86 Linux bzImage with a 64-bit entry (Linux
 //! `Documentation/arch/x86/boot.rst`, "The Real-Mode Kernel Header").
 
+/// Offset of `setup_sects`, the sectors of the real-mode code after the first one; 0 means 4.
+const SETUP_SECTS: usize = 0x1f1;
+/// Offset of `syssize`, the protected-mode code's size in units of 16 bytes.
+const SYSSIZE: usize = 0x1f4;
 /// Offset of `boot_flag`.
 const BOOT_FLAG: usize = 0x1fe;
 /// Offset of the magic `HdrS`.
@@ -42,7 +46,21 @@ pub fn check(image: &[u8]) -> Result<(), &'static str> {
     if word(image, XLOADFLAGS).is_none_or(|flags| flags & XLF_KERNEL_64 == 0) {
         return Err("it has no 64-bit entry point");
     }
+    if expected_bytes(image).is_none_or(|bytes| bytes > image.len() as u64) {
+        return Err("it is cut short");
+    }
     Ok(())
+}
+
+/// The least size of the file by its header.
+fn expected_bytes(image: &[u8]) -> Option<u64> {
+    let setup_sectors = match *image.get(SETUP_SECTS)? {
+        0 => 4,
+        sectors => u64::from(sectors),
+    };
+    let size = image.get(SYSSIZE..SYSSIZE + 4)?;
+    let paragraphs = u32::from_le_bytes([size[0], size[1], size[2], size[3]]);
+    Some((setup_sectors + 1) * 512 + u64::from(paragraphs) * 16)
 }
 
 /// The release the kernel reports as `uname -r`, when the image names one.
@@ -67,6 +85,8 @@ pub mod tests {
     /// An image with nothing but a good header that names `release`.
     pub fn made_up(release: &str) -> Vec<u8> {
         let mut image = vec![0; 0x1000];
+        image[0x1f1] = 1;
+        image[0x1f4..0x1f8].copy_from_slice(&0xc0_u32.to_le_bytes());
         image[0x1fe..0x200].copy_from_slice(&0xaa55_u16.to_le_bytes());
         image[0x202..0x206].copy_from_slice(b"HdrS");
         image[0x206..0x208].copy_from_slice(&0x020f_u16.to_le_bytes());
@@ -88,6 +108,8 @@ pub mod tests {
         assert!(check(b"").is_err());
         assert!(check(&[0; 0x238]).is_err());
         assert!(check(b"\x7fELF and more").is_err());
+        let whole = made_up("6.1");
+        assert_eq!(check(&whole[..0xfff]), Err("it is cut short"));
         let mut old = made_up("2.6");
         old[0x206] = 6;
         assert_eq!(check(&old), Err("its boot protocol is older than 2.12"));

@@ -1,5 +1,6 @@
 //! `nestling demo`: levels of Linux, one inside the other, timed.
 
+pub mod images;
 pub mod levels;
 pub mod lines;
 pub mod report;
@@ -7,21 +8,19 @@ pub mod result;
 pub mod view;
 
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::args::{DemoArgs, FileArgs, Format, ImagesArgs, Vendor};
-use crate::artifacts::progress::Progress;
-use crate::artifacts::{self, Artifacts};
+use crate::args::{DemoArgs, Format, Vendor};
 use crate::doctor::facts;
 use crate::engine::{self, Decision, Needs};
-use crate::failure::{Failure, cause};
-use crate::initramfs::{self, Images, Plan, script};
+use crate::failure::Failure;
+use crate::initramfs::script;
 use crate::interrupt::Interrupt;
 use crate::output;
 use crate::run::{self, EXIT_TIMEOUT};
 use crate::vm::{ClockMode, ConsoleSink, Engine, NestedChoice, RunOutcome, RunRequest, Runner};
+use images::Wanted;
 use levels::Levels;
 use lines::{LineSplitter, Tail};
 use result::DemoResult;
@@ -95,19 +94,21 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
         return Err(run::amd_comes_later());
     }
     let interrupt = Interrupt::new();
-    interrupt.watch_signals().map_err(|e| {
-        Failure::new(
-            "cannot watch for signals",
-            cause(&e),
-            "check this process's limits",
-        )
-    })?;
+    interrupt.watch_signals()?;
     let needs = Needs {
         nested: NestedChoice::Intel,
         clock: ClockMode::Host,
     };
     let decision = engine::decide(args.engine.into(), needs, facts::kvm_device, facts::kvm)?;
-    let prepared = prepare(args.depth, args.virt, args.memory, &args.files, &interrupt);
+    let append = script::command_line(&args.append);
+    let wanted = Wanted {
+        depth: args.depth,
+        virt: args.virt,
+        memory_bytes: args.memory,
+        append: &append,
+        files: &args.files,
+    };
+    let prepared = images::prepare(&wanted, &interrupt);
     let (artifacts, images) = match prepared {
         Ok(prepared) => prepared,
         Err(failure) if interrupt.is_requested() => {
@@ -120,7 +121,7 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     let request = RunRequest {
         kernel: artifacts.kernel,
         initrd: Some(images.outermost),
-        append: script::COMMAND_LINE.into(),
+        append,
         memory_bytes: images.memory_bytes[0],
         cpus: 1,
         engine: decision.engine,
@@ -139,34 +140,6 @@ fn clock(engine: Engine) -> ClockMode {
         Engine::Soft => ClockMode::Virtual,
         Engine::Kvm => ClockMode::Host,
     }
-}
-
-fn prepare(
-    depth: u8,
-    virt: Vendor,
-    memory_bytes: Option<u64>,
-    files: &FileArgs,
-    interrupt: &Interrupt,
-) -> Result<(Artifacts, Images), Failure> {
-    let program = initramfs::own_program()?;
-    let (module, nested) = match virt {
-        Vendor::Intel => ("kvm-intel", "intel"),
-        Vendor::Amd => ("kvm-amd", "amd"),
-    };
-    let artifacts = artifacts::obtain(
-        &files.own(),
-        (depth > 1).then_some(module),
-        interrupt,
-        &Progress::on_standard_error(),
-    )?;
-    let images = initramfs::build(&Plan {
-        artifacts: &artifacts,
-        program: &program,
-        depth,
-        nested,
-        memory_bytes,
-    })?;
-    Ok((artifacts, images))
 }
 
 fn perform(
@@ -245,39 +218,6 @@ fn print_tail(lines: &[String]) {
             output::say(&format!("| {line}"));
         }
     }
-}
-
-/// Writes the files a demo starts level 1 with into a directory, for use with other monitors.
-///
-/// # Errors
-/// Whatever keeps the files from being had or written.
-pub fn write_images(args: &ImagesArgs) -> Result<(), Failure> {
-    let interrupt = Interrupt::new();
-    interrupt.watch_signals().map_err(|e| {
-        Failure::new(
-            "cannot watch for signals",
-            cause(&e),
-            "check this process's limits",
-        )
-    })?;
-    let (artifacts, images) = prepare(args.depth, args.virt, args.memory, &args.files, &interrupt)?;
-    let folder = &args.output;
-    std::fs::create_dir_all(folder).map_err(|e| Failure::writing(folder, &e))?;
-    let write = |name: &str, content: &[u8]| {
-        let path = folder.join(Path::new(name));
-        std::fs::write(&path, content).map_err(|e| Failure::writing(&path, &e))
-    };
-    write("vmlinuz", &artifacts.kernel)?;
-    write("initramfs.cpio", &images.outermost)?;
-    write(
-        "append.txt",
-        format!("{}\n", script::COMMAND_LINE).as_bytes(),
-    )?;
-    output::print(&format!(
-        "kernel {}, level 1 needs {}M of memory\n",
-        artifacts.release.as_deref().unwrap_or("of unknown release"),
-        images.memory_bytes[0] >> 20
-    ))
 }
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ pub struct Plan<'a> {
     pub nested: &'static str,
     /// The memory of level 1 if the user gave it.
     pub memory_bytes: Option<u64>,
+    /// The kernel command line of all levels.
+    pub append: &'a str,
 }
 
 /// What level 1 is started with.
@@ -115,6 +117,7 @@ fn one(
             .collect(),
         memory_bytes,
         nested: plan.nested,
+        append: plan.append,
     });
     let init = script::init(level, inner.as_ref());
     let mut archive = cpio::Archive::new();
@@ -188,6 +191,7 @@ mod tests {
             depth,
             nested: "intel",
             memory_bytes: None,
+            append: "quiet",
         })
         .expect("built")
     }

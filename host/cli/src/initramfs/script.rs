@@ -5,7 +5,7 @@ use super::{Level, REPORT_MARK};
 
 /// The kernel's command line in every level: the console is the first serial port, only errors are printed, a
 /// panic ends the guest. Mitigations guard against other users of a processor, of which a demo has none.
-pub const COMMAND_LINE: &str =
+const COMMAND_LINE: &str =
     "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr random.trust_cpu=on";
 
 /// Where the image has its files.
@@ -33,6 +33,21 @@ pub struct Inner<'a> {
     pub memory_bytes: u64,
     /// What `--nested` says for the next level.
     pub nested: &'static str,
+    /// The next level's kernel command line.
+    pub append: &'a str,
+}
+
+/// The command line with the user's `more` words; the kernel lets later words win.
+pub fn command_line(more: &str) -> String {
+    match more {
+        "" => COMMAND_LINE.to_string(),
+        more => format!("{COMMAND_LINE} {more}"),
+    }
+}
+
+/// `text` as one word of a shell (POSIX, Shell Command Language, 2.2.2).
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// The script of `level`; `inner` says what it runs in turn.
@@ -64,7 +79,7 @@ done
 [ -c /dev/kvm ] || fail no-dev-kvm 1
 say enter
 /bin/nestling run --engine kvm --kernel /{kernel} --initrd /{next} --memory {memory}K \
-    --nested {nested} --append '{COMMAND_LINE}' </dev/null 2>/run/messages
+    --nested {nested} --append {append} </dev/null 2>/run/messages
 status=$?
 [ $status = 0 ] || $busybox tail -n 5 /run/messages
 down $status
@@ -74,6 +89,7 @@ down $status
             next = path::NEXT,
             memory = inner.memory_bytes / 1024,
             nested = inner.nested,
+            append = quoted(inner.append),
         ),
     };
     head + &tail
@@ -95,6 +111,7 @@ mod tests {
                 modules: vec!["irqbypass", "kvm", "kvm-intel"],
                 memory_bytes: 820 << 20,
                 nested: "intel",
+                append: COMMAND_LINE,
             }),
         )
     }
@@ -127,5 +144,12 @@ mod tests {
                 .expect("a shell");
             assert!(status.success());
         }
+    }
+
+    #[test]
+    fn words_of_the_user_stay_one_word() {
+        assert_eq!(quoted("a 'b' $c"), "'a '\\''b'\\'' $c'");
+        assert!(command_line("loglevel=7").ends_with("random.trust_cpu=on loglevel=7"));
+        assert_eq!(command_line(""), COMMAND_LINE);
     }
 }

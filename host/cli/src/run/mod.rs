@@ -111,13 +111,7 @@ pub fn amd_comes_later() -> Failure {
 pub fn run(args: &RunArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     let request = request(args)?;
     let interrupt = request.interrupt.clone();
-    interrupt.watch_signals().map_err(|e| {
-        Failure::new(
-            "cannot watch for signals",
-            cause(&e),
-            "check this process's limits",
-        )
-    })?;
+    interrupt.watch_signals()?;
     let output = Box::new(Output::new(io::stdout(), interrupt.clone()));
     let (raw_mode, input): (_, Box<dyn Read + Send>) = if terminal::input_is_terminal() {
         let raw_mode = RawMode::enter().map_err(|e| {

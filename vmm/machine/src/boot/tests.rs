@@ -292,7 +292,7 @@ fn a_header_full_of_ones_is_refused_without_overflow() {
     assert!(load_into(64, &hostile, None, "").result.is_err());
     let hostile = bzimage(|b| {
         b[0x260..0x264].fill(0xff);
-        b[0x258..0x260].copy_from_slice(&(u64::MAX & !0xfff).to_le_bytes());
+        b[0x258..0x260].copy_from_slice(&(!0xfffu64).to_le_bytes());
     });
     assert!(load_into(64, &hostile, None, "").result.is_err());
 }

@@ -86,7 +86,7 @@ fn build(
 ) -> Result<Machine, MachineError> {
     let mut config = MachineConfig {
         memory_bytes: 64 << 20,
-        kernel: Image::Bytes(Arc::new(crate::boot::tests::kernel_bytes())),
+        kernel: Image::Bytes(Arc::new(boot::tests::kernel_bytes())),
         ..MachineConfig::default()
     };
     change(&mut config);

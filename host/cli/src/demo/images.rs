@@ -1,0 +1,82 @@
+//! From what a user wants to the files level 1 is started with.
+
+use crate::args::{FileArgs, ImagesArgs, Vendor};
+use crate::artifacts::progress::Progress;
+use crate::artifacts::{self, Artifacts};
+use crate::failure::Failure;
+use crate::initramfs::{self, Images, Plan, script};
+use crate::interrupt::Interrupt;
+use crate::output;
+
+/// The levels a user wants.
+pub struct Wanted<'a> {
+    /// How many.
+    pub depth: u8,
+    /// The virtualization the hypervisors among them use.
+    pub virt: Vendor,
+    /// The memory of level 1, if given.
+    pub memory_bytes: Option<u64>,
+    /// The command line of their kernels.
+    pub append: &'a str,
+    /// Files that replace the fetched ones.
+    pub files: &'a FileArgs,
+}
+
+/// Gets the files and builds the images.
+///
+/// # Errors
+/// Whatever keeps the files from being had, or the images from being built.
+pub fn prepare(wanted: &Wanted, interrupt: &Interrupt) -> Result<(Artifacts, Images), Failure> {
+    let program = initramfs::own_program()?;
+    let (module, nested) = match wanted.virt {
+        Vendor::Intel => ("kvm-intel", "intel"),
+        Vendor::Amd => ("kvm-amd", "amd"),
+    };
+    let artifacts = artifacts::obtain(
+        &wanted.files.own(),
+        (wanted.depth > 1).then_some(module),
+        interrupt,
+        &Progress::on_standard_error(),
+    )?;
+    let images = initramfs::build(&Plan {
+        artifacts: &artifacts,
+        program: &program,
+        depth: wanted.depth,
+        nested,
+        memory_bytes: wanted.memory_bytes,
+        append: wanted.append,
+    })?;
+    Ok((artifacts, images))
+}
+
+/// Writes the files a demo starts level 1 with into a directory, for use with other monitors.
+///
+/// # Errors
+/// Whatever keeps the files from being had or written.
+pub fn write(args: &ImagesArgs) -> Result<(), Failure> {
+    let interrupt = Interrupt::new();
+    interrupt.watch_signals()?;
+    let append = script::command_line(&args.append);
+    let wanted = Wanted {
+        depth: args.depth,
+        virt: args.virt,
+        memory_bytes: args.memory,
+        append: &append,
+        files: &args.files,
+    };
+    let (artifacts, images) = prepare(&wanted, &interrupt)?;
+    let folder = &args.output;
+    std::fs::create_dir_all(folder).map_err(|e| Failure::writing(folder, &e))?;
+    let write = |name: &str, content: &[u8]| {
+        let path = folder.join(name);
+        std::fs::write(&path, content).map_err(|e| Failure::writing(&path, &e))
+    };
+    write("vmlinuz", &artifacts.kernel)?;
+    write("initramfs.cpio", &images.outermost)?;
+    write("append.txt", format!("{append}\n").as_bytes())?;
+    output::print(&format!(
+        "kernel {}, level 1 needs {}M of memory\n",
+        artifacts.release.as_deref().unwrap_or("of unknown release"),
+        images.memory_bytes[0] >> 20
+    ))
+}
