@@ -36,13 +36,23 @@ fn large(vm: &mut Vm, ept: &Ept) {
         // Physical 0 on, seen from guest-physical 256 GiB on.
         let gpa = 0x40_0000_0000 + (u64::from(level) << 33);
         ept.map(gpa, 0, level, ALL | WB);
-        write(slot, gpa + target | paging::P | paging::W);
+        write(slot, (gpa + target) | paging::P | paging::W);
         ept.invalidate();
         vm.run(address!(p_read), address + 0x40);
         check_eq!(vm.gpr[0], 0x5555, "level {level}: read");
-        let exit = ept.with(gpa, level, READ | WB | crate::LEAF, || vm.run(address!(p_write), address + 0x40));
-        check_eq!((exit.reason, get(field::GUEST_PHYSICAL)), (48, gpa + target + 0x40), "level {level}: violation");
-        check_eq!(exit.qualification & 0x3f, WRITE | READ << 3, "level {level}: qualification");
+        let exit = ept.with(gpa, level, READ | WB | crate::LEAF, || {
+            vm.run(address!(p_write), address + 0x40)
+        });
+        check_eq!(
+            (exit.reason, get(field::GUEST_PHYSICAL)),
+            (48, gpa + target + 0x40),
+            "level {level}: violation"
+        );
+        check_eq!(
+            exit.qualification & 0x3f,
+            WRITE | READ << 3,
+            "level {level}: qualification"
+        );
     }
     write(slot, target | paging::P | paging::W);
 }
@@ -53,7 +63,10 @@ fn mappings(vm: &mut Vm, ept: &Ept) {
     let two = pages(2, 4096);
     let gpa = 0x30_0000_0000;
     let address = linear(0);
-    write(paging::entry(paging::root(), address, 1), gpa | paging::P | paging::W);
+    write(
+        paging::entry(paging::root(), address, 1),
+        gpa | paging::P | paging::W,
+    );
     for i in 0..2 {
         // mov eax, imm32 ; ret
         write_bytes(two + 4096 * i, &[0xb8, 1 + i as u8, 0, 0, 0, 0xc3]);
@@ -62,7 +75,11 @@ fn mappings(vm: &mut Vm, ept: &Ept) {
         ept.map(gpa, two + 4096 * (i & 1), 1, ALL | WB);
         ept.invalidate();
         let exit = vm.run(address!(c_fetch), address);
-        check_eq!((exit.reason, vm.gpr[0]), (18, 1 + (i & 1)), "code of other memory");
+        check_eq!(
+            (exit.reason, vm.gpr[0]),
+            (18, 1 + (i & 1)),
+            "code of other memory"
+        );
     }
     // A guest's store changes the host's memory and the other way round.
     vm.run(address!(p_write), address + 0x100);
@@ -101,18 +118,30 @@ fn invalidation(vm: &mut Vm, ept: &Ept) {
     // 29.4.3.1: an EPT violation invalidates what it used: rights given lazily.
     ept.map(gpa, two, 1, READ | WB);
     ept.invalidate();
-    check_eq!(vm.run(address!(p_write), address).reason, 48, "a write that is not allowed");
+    check_eq!(
+        vm.run(address!(p_write), address).reason,
+        48,
+        "a write that is not allowed"
+    );
     ept.map(gpa, two, 1, ALL | WB);
-    check_eq!(vm.run(address!(p_write), address).reason, 18, "29.4.3.1: allowed, without INVEPT");
+    check_eq!(
+        vm.run(address!(p_write), address).reason,
+        18,
+        "29.4.3.1: allowed, without INVEPT"
+    );
     // What is not present is not kept.
     ept.map(gpa, two, 1, 0);
     ept.invalidate();
     check_eq!(vm.run(address!(p_read), address).reason, 48, "not present");
     ept.map(gpa, two, 1, ALL | WB);
-    check_eq!(vm.run(address!(p_read), address).reason, 18, "present, without INVEPT");
+    check_eq!(
+        vm.run(address!(p_read), address).reason,
+        18,
+        "present, without INVEPT"
+    );
     // Another EPTP is another context.
     write(two, 1);
-    let other = Ept::new();
+    let other = Ept::identity();
     other.map(gpa, two + 4096, 1, ALL | WB);
     for _ in 0..3 {
         set(field::EPTP, ept.pointer(0));
@@ -127,9 +156,13 @@ fn invalidation(vm: &mut Vm, ept: &Ept) {
     write(slot, two | paging::P | paging::W);
     vm.run(address!(c_two), address);
     let first = vm.gpr[0];
-    write(slot, two + 4096 | paging::P | paging::W);
+    write(slot, (two + 4096) | paging::P | paging::W);
     let exit = vm.skip().map(|e| e.reason);
-    check_eq!((first, exit, vm.gpr[0]), (1, Ok(18), 2), "no VPID: an exit and an entry invalidate");
+    check_eq!(
+        (first, exit, vm.gpr[0]),
+        (1, Ok(18), 2),
+        "no VPID: an exit and an entry invalidate"
+    );
 }
 
 fn vpids(vm: &mut Vm, _ept: &Ept) {
@@ -160,18 +193,25 @@ fn vpids(vm: &mut Vm, _ept: &Ept) {
         vmx::invvpid(2, 0, 0);
         vm.run(address!(c_two), address);
         check_eq!(vm.gpr[0], 1, "{name}: before");
-        write(slot, two + 4096 | paging::P | paging::W);
-        check_eq!(vmx::invvpid(kind, 5, address), vmx::Answer::Succeeded, "{name}: INVVPID");
+        write(slot, (two + 4096) | paging::P | paging::W);
+        check_eq!(
+            vmx::invvpid(kind, 5, address),
+            vmx::Answer::Succeeded,
+            "{name}: INVVPID"
+        );
         let exit = vm.skip().map(|e| e.reason);
         check_eq!((exit, vm.gpr[0]), (Ok(18), 2), "{name}: after");
     }
     // The guest's own invalidation works on its VPID.
-    for (name, function) in [("INVLPG", address!(c_invlpg)), ("MOV to CR3", address!(c_cr3))] {
+    for (name, function) in [
+        ("INVLPG", address!(c_invlpg)),
+        ("MOV to CR3", address!(c_cr3)),
+    ] {
         write(slot, two | paging::P | paging::W);
         vmx::invvpid(2, 0, 0);
         vm.run(function, address);
         check_eq!(vm.gpr[0], 1, "{name}: before");
-        write(slot, two + 4096 | paging::P | paging::W);
+        write(slot, (two + 4096) | paging::P | paging::W);
         let exit = vm.skip().map(|e| e.reason);
         check_eq!((exit, vm.gpr[0]), (Ok(18), 2), "{name} in the guest");
     }

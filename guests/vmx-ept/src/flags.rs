@@ -33,7 +33,11 @@ pub fn run(vm: &mut Vm, ept: &Ept) {
     clear();
     ept.enable(0);
     vm.run(address!(p_write), address);
-    check_eq!((shown(1), shown(2), shown(3), shown(4)), (0, 0, 0, 0), "not enabled");
+    check_eq!(
+        (shown(1), shown(2), shown(3), shown(4)),
+        (0, 0, 0, 0),
+        "not enabled"
+    );
     ept.enable(1 << 6);
     clear();
     vm.run(address!(p_read), address);
@@ -53,17 +57,35 @@ pub fn run(vm: &mut Vm, ept: &Ept) {
     write(table_entry, old & !(ACCESSED | DIRTY));
     ept.invalidate();
     vm.run(address!(p_read), address);
-    check_eq!(read(table_entry) & (ACCESSED | DIRTY), ACCESSED | DIRTY, "29.3.5: the guest's page tables are written");
+    check_eq!(
+        read(table_entry) & (ACCESSED | DIRTY),
+        ACCESSED | DIRTY,
+        "29.3.5: the guest's page tables are written"
+    );
     // And so need the right to be, even with the guest's own flags set.
-    let exit = ept.with(table, 1, table | READ | WB, || vm.run(address!(p_read), address));
-    check_eq!(exit.reason, 48, "29.3.3.2: a read-only page table is a violation");
-    check_eq!(get(field::QUALIFICATION) & 0x1fe & !(7 << 3), 2 | 1 << 7, "a write by the walk");
+    let exit = ept.with(table, 1, table | READ | WB, || {
+        vm.run(address!(p_read), address)
+    });
+    check_eq!(
+        exit.reason,
+        48,
+        "29.3.3.2: a read-only page table is a violation"
+    );
+    check_eq!(
+        get(field::QUALIFICATION) & 0x1fe & !(7 << 3),
+        2 | 1 << 7,
+        "a write by the walk"
+    );
     // A write that is not allowed sets nothing.
     let leaf = ept.entry(gpa, 1);
     write(leaf, target | READ | WB);
     ept.invalidate();
     let exit = vm.run(address!(p_write), address);
-    check_eq!((exit.reason, read(leaf) & DIRTY), (48, 0), "a violation: not dirty");
+    check_eq!(
+        (exit.reason, read(leaf) & DIRTY),
+        (48, 0),
+        "a violation: not dirty"
+    );
     ept.map(gpa, target, 1, ALL | WB);
     // A fetch: accessed only.
     clear();

@@ -48,12 +48,16 @@ fn run() {
     vmx::turn_on();
     let vm = &mut Vm::new();
     section("29.3.2 translation");
-    let ept = Ept::new();
+    let ept = Ept::identity();
     ept.enable(0);
     let memory = page();
     write(memory, 0x1234);
     let exit = vm.run(address!(p_read), memory);
-    runtime::check_eq!((exit.reason, vm.gpr[0]), (18, 0x1234), "through an identity");
+    runtime::check_eq!(
+        (exit.reason, vm.gpr[0]),
+        (18, 0x1234),
+        "through an identity"
+    );
     violations::run(vm, &ept);
     misconfigurations::run(vm, &ept);
     flags::run(vm, &ept);
@@ -68,7 +72,7 @@ pub struct Ept {
 
 impl Ept {
     /// Makes them.
-    pub fn new() -> Self {
+    pub fn identity() -> Self {
         let ept = Self { root: page() };
         for i in 16..2048u64 {
             ept.map(i << 21, i << 21, 2, ALL | if i < 1536 { WB } else { 0 });

@@ -24,15 +24,27 @@ pub fn run(vm: &mut Vm, ept: &Ept) {
     let mut bad = |what: &str, level: u32, value: u64| {
         for function in [address!(p_read), address!(p_write)] {
             let exit = ept.with(gpa, level, value, || vm.run(function, address + 0x18));
-            check_eq!(exit.reason, MISCONFIGURATION, "{what}, level {level}, {value:x}");
-            check_eq!(get(field::GUEST_PHYSICAL), gpa + 0x18, "{what}: guest-physical address");
+            check_eq!(
+                exit.reason,
+                MISCONFIGURATION,
+                "{what}, level {level}, {value:x}"
+            );
+            check_eq!(
+                get(field::GUEST_PHYSICAL),
+                gpa + 0x18,
+                "{what}: guest-physical address"
+            );
             check_eq!(exit.rip, function, "{what}: RIP");
         }
     };
     for level in 1..=4 {
         let old = read(ept.entry(gpa, level));
         bad("write without read", level, old & !ALL | WRITE);
-        bad("write and execute without read", level, old & !ALL | WRITE | EXECUTE);
+        bad(
+            "write and execute without read",
+            level,
+            old & !ALL | WRITE | EXECUTE,
+        );
         if capabilities & 1 == 0 {
             bad("execute alone", level, old & !ALL | EXECUTE);
         }
@@ -71,7 +83,11 @@ pub fn run(vm: &mut Vm, ept: &Ept) {
     for level in 1..=3 {
         let value = 1 << 51 | 0x78;
         let exit = ept.with(gpa, level, value, || vm.run(address!(p_read), address));
-        check_eq!(exit.reason, 48, "level {level} not present, other bits set: a violation");
+        check_eq!(
+            exit.reason,
+            48,
+            "level {level} not present, other bits set: a violation"
+        );
     }
     // Ignored bits.
     for level in 1..=4 {

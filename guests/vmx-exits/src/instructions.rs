@@ -2,8 +2,8 @@
 
 use runtime::descriptors;
 use runtime::memory::{page, read};
-use runtime::vmx::{Vm, add, field, get, may, msr, primary, remove, secondary, set, capability};
-use runtime::{address, check, check_eq, cpu, section, skip, snippet};
+use runtime::vmx::{Vm, add, capability, field, get, may, msr, primary, remove, secondary, set};
+use runtime::{address, check, check_eq, cpu, labels, section, skip, snippet};
 
 use crate::{exits, passes, raises};
 
@@ -47,11 +47,7 @@ snippet! {
     i_mov_from_dr: "mov r13, dr7", "vmcall";
 }
 
-unsafe extern "C" {
-    safe fn i_xsetbv_at();
-    safe fn i_rdpmc_at();
-    safe fn i_monitor_at();
-}
+labels! { i_xsetbv_at, i_rdpmc_at, i_monitor_at }
 
 pub fn run(vm: &mut Vm) {
     always(vm);
@@ -70,9 +66,19 @@ fn always(vm: &mut Vm) {
     if cpu::has(1, 2, 26) {
         set(field::GUEST_CR4, get(field::GUEST_CR4) | 1 << 18);
         let exit = vm.run(address!(i_xsetbv), 0);
-        check_eq!((exit.reason, exit.length, exit.rip), (55, 3, address!(i_xsetbv_at)), "XSETBV");
+        check_eq!(
+            (exit.reason, exit.length, exit.rip),
+            (55, 3, address!(i_xsetbv_at)),
+            "XSETBV"
+        );
         vm.fill();
-        raises(vm, "XSETBV without OSXSAVE: the fault comes first", address!(i_xsetbv), 0, 6);
+        raises(
+            vm,
+            "XSETBV without OSXSAVE: the fault comes first",
+            address!(i_xsetbv),
+            0,
+            6,
+        );
     }
 }
 
@@ -106,28 +112,75 @@ fn vmx_instructions(vm: &mut Vm) {
     exits(vm, "VMLAUNCH", address!(i_vmlaunch), 0, (20, 0, 3));
     exits(vm, "VMRESUME", address!(i_vmresume), 0, (24, 0, 3));
     exits(vm, "VMXOFF", address!(i_vmxoff), 0, (26, 0, 3));
-    let exit = exits(vm, "VMREAD to a register", address!(i_vmread), 0, (23, 0, 3));
+    let exit = exits(
+        vm,
+        "VMREAD to a register",
+        address!(i_vmread),
+        0,
+        (23, 0, 3),
+    );
     // Table 28-14: register form, register 1 RCX, register 2 RDX.
     check_eq!(exit.instruction >> 10 & 1, 1, "VMREAD: a register");
-    check_eq!((exit.instruction >> 3 & 15, exit.instruction >> 28 & 15), (1, 2), "VMREAD: RCX, RDX");
+    check_eq!(
+        (exit.instruction >> 3 & 15, exit.instruction >> 28 & 15),
+        (1, 2),
+        "VMREAD: RCX, RDX"
+    );
     let exit = exits(vm, "VMWRITE", address!(i_vmwrite), 0, (25, 0, 4));
     check_eq!(exit.instruction >> 10 & 1, 1, "VMWRITE: a register");
-    check_eq!((exit.instruction >> 3 & 15, exit.instruction >> 28 & 15), (11, 10), "VMWRITE: R11, R10");
-    let exit = exits(vm, "VMREAD to memory", address!(i_vmread_memory), memory, (23, 64, 6));
+    check_eq!(
+        (exit.instruction >> 3 & 15, exit.instruction >> 28 & 15),
+        (11, 10),
+        "VMWRITE: R11, R10"
+    );
+    let exit = exits(
+        vm,
+        "VMREAD to memory",
+        address!(i_vmread_memory),
+        memory,
+        (23, 64, 6),
+    );
     let i = exit.instruction;
-    check_eq!((i & 3, i >> 7 & 7, i >> 10 & 1, i >> 15 & 7), (1, 2, 0, 3), "VMREAD: scale 2, 64 bits, memory, DS");
-    check_eq!((i >> 18 & 31, i >> 23 & 31, i >> 28 & 15), (3, 7, 9), "VMREAD: index RBX, base RDI, register R9");
+    check_eq!(
+        (i & 3, i >> 7 & 7, i >> 10 & 1, i >> 15 & 7),
+        (1, 2, 0, 3),
+        "VMREAD: scale 2, 64 bits, memory, DS"
+    );
+    check_eq!(
+        (i >> 18 & 31, i >> 23 & 31, i >> 28 & 15),
+        (3, 7, 9),
+        "VMREAD: index RBX, base RDI, register R9"
+    );
     let exit = exits(vm, "INVEPT", address!(i_invept), memory, (50, 0, 6));
     let i = exit.instruction;
-    check_eq!((i >> 7 & 7, i >> 15 & 7, i >> 22 & 1), (2, 3, 1), "INVEPT: 64 bits, DS, no index");
-    check_eq!((i >> 23 & 31, i >> 28 & 15), (7, 8), "INVEPT: base RDI, register R8");
+    check_eq!(
+        (i >> 7 & 7, i >> 15 & 7, i >> 22 & 1),
+        (2, 3, 1),
+        "INVEPT: 64 bits, DS, no index"
+    );
+    check_eq!(
+        (i >> 23 & 31, i >> 28 & 15),
+        (7, 8),
+        "INVEPT: base RDI, register R8"
+    );
     let exit = exits(vm, "INVVPID", address!(i_invvpid), memory, (53, 0, 6));
     let i = exit.instruction;
-    check_eq!((i & 3, i >> 18 & 31, i >> 23 & 31, i >> 28 & 15), (3, 1, 7, 6), "INVVPID: scale 8, RCX, RDI, RSI");
+    check_eq!(
+        (i & 3, i >> 18 & 31, i >> 23 & 31, i >> 28 & 15),
+        (3, 1, 7, 6),
+        "INVVPID: scale 8, RCX, RDI, RSI"
+    );
 }
 
 /// With the control: the exit; without: on to VMCALL.
-fn either(vm: &mut Vm, what: &str, function: u64, argument: u64, control: u32, expected: (u64, u64, u64)) {
+fn either(
+    vm: &mut Vm,
+    what: &str,
+    function: u64,
+    argument: u64,
+    control: u32,
+    expected: (u64, u64, u64),
+) {
     remove(field::PROCESSOR_CONTROLS, control);
     if may(capability(1), 0) && cpu::read_msr(capability(1)) & u64::from(control) == 0 {
         passes(vm, what, function, argument);
@@ -144,19 +197,48 @@ fn controlled(vm: &mut Vm) {
     exits(vm, "HLT", address!(i_hlt), 0, (12, 0, 1));
     vm.fill();
     let target = 0x1234_5000;
-    either(vm, "INVLPG", address!(i_invlpg), target, primary::INVLPG, (14, target + 16, 4));
-    either(vm, "RDTSC", address!(i_rdtsc), 0, primary::RDTSC, (16, 0, 2));
-    either(vm, "PAUSE", address!(i_pause), 0, primary::PAUSE, (40, 0, 2));
+    either(
+        vm,
+        "INVLPG",
+        address!(i_invlpg),
+        target,
+        primary::INVLPG,
+        (14, target + 16, 4),
+    );
+    either(
+        vm,
+        "RDTSC",
+        address!(i_rdtsc),
+        0,
+        primary::RDTSC,
+        (16, 0, 2),
+    );
+    either(
+        vm,
+        "PAUSE",
+        address!(i_pause),
+        0,
+        primary::PAUSE,
+        (40, 0, 2),
+    );
     if may(capability(1), primary::RDPMC) {
         add(field::PROCESSOR_CONTROLS, primary::RDPMC);
         let exit = vm.run(address!(i_rdpmc), 0);
-        check_eq!((exit.reason, exit.length, exit.rip), (15, 2, address!(i_rdpmc_at)), "RDPMC");
+        check_eq!(
+            (exit.reason, exit.length, exit.rip),
+            (15, 2, address!(i_rdpmc_at)),
+            "RDPMC"
+        );
         vm.fill();
     }
     if cpu::has(1, 2, 3) {
         add(field::PROCESSOR_CONTROLS, primary::MONITOR);
         let exit = vm.run(address!(i_monitor), page());
-        check_eq!((exit.reason, exit.length, exit.rip), (39, 3, address!(i_monitor_at)), "MONITOR");
+        check_eq!(
+            (exit.reason, exit.length, exit.rip),
+            (39, 3, address!(i_monitor_at)),
+            "MONITOR"
+        );
         vm.fill();
         add(field::PROCESSOR_CONTROLS, primary::MWAIT);
         let exit = vm.run(address!(i_mwait), 0);
@@ -164,7 +246,13 @@ fn controlled(vm: &mut Vm) {
         vm.fill();
     } else {
         skip("MONITOR and MWAIT");
-        raises(vm, "MONITOR that is not there", address!(i_monitor), page(), 6);
+        raises(
+            vm,
+            "MONITOR that is not there",
+            address!(i_monitor),
+            page(),
+            6,
+        );
     }
 }
 
@@ -199,8 +287,16 @@ fn secondary_controls(vm: &mut Vm) {
             add(field::PROCESSOR_CONTROLS, primary::INVLPG);
             let exit = exits(vm, "INVPCID", address!(i_invpcid), memory, (58, 0, 5));
             let i = exit.instruction;
-            check_eq!((i >> 7 & 7, i >> 15 & 7, i >> 22 & 1), (2, 3, 1), "INVPCID: 64 bits, DS, no index");
-            check_eq!((i >> 23 & 31, i >> 28 & 15), (7, 2), "INVPCID: base RDI, register RDX");
+            check_eq!(
+                (i >> 7 & 7, i >> 15 & 7, i >> 22 & 1),
+                (2, 3, 1),
+                "INVPCID: 64 bits, DS, no index"
+            );
+            check_eq!(
+                (i >> 23 & 31, i >> 28 & 15),
+                (7, 2),
+                "INVPCID: base RDI, register RDX"
+            );
         });
     }
     if cpu::has(1, 2, 30) {
@@ -208,13 +304,21 @@ fn secondary_controls(vm: &mut Vm) {
         with(vm, secondary::RDRAND, &mut |vm| {
             let exit = exits(vm, "RDRAND", address!(i_rdrand), 0, (57, 0, 4));
             // Table 28-12: destination, operand size 64.
-            check_eq!((exit.instruction >> 3 & 15, exit.instruction >> 11 & 3), (12, 2), "RDRAND: R12, 64 bits");
+            check_eq!(
+                (exit.instruction >> 3 & 15, exit.instruction >> 11 & 3),
+                (12, 2),
+                "RDRAND: R12, 64 bits"
+            );
         });
     }
     if cpu::has(7, 1, 18) {
         with(vm, secondary::RDSEED, &mut |vm| {
             let exit = exits(vm, "RDSEED", address!(i_rdseed), 0, (61, 0, 3));
-            check_eq!((exit.instruction >> 3 & 15, exit.instruction >> 11 & 3), (3, 1), "RDSEED: EBX, 32 bits");
+            check_eq!(
+                (exit.instruction >> 3 & 15, exit.instruction >> 11 & 3),
+                (3, 1),
+                "RDSEED: EBX, 32 bits"
+            );
         });
     }
 }
@@ -227,8 +331,16 @@ fn tables(vm: &mut Vm) {
     }
     let memory = page();
     passes(vm, "SGDT", address!(i_sgdt), memory);
-    check_eq!(read(memory) >> 16, descriptors::gdt_base() & 0xffff_ffff_ffff, "SGDT: base");
-    check_eq!(read(memory) & 0xffff, (descriptors::GDT_SLOTS * 8 - 1) as u64, "SGDT: limit");
+    check_eq!(
+        read(memory) >> 16,
+        descriptors::gdt_base() & 0xffff_ffff_ffff,
+        "SGDT: base"
+    );
+    check_eq!(
+        read(memory) & 0xffff,
+        (descriptors::GDT_SLOTS * 8 - 1) as u64,
+        "SGDT: limit"
+    );
     let on = || add(field::SECONDARY_CONTROLS, secondary::DESCRIPTOR_TABLES);
     // Table 28-10: instruction identity in 29:28; Table 28-11 for LDTR and TR.
     for (name, function, reason, displacement, length, identity) in [
@@ -240,23 +352,43 @@ fn tables(vm: &mut Vm) {
         let exit = exits(vm, name, function, memory, (reason, displacement, length));
         let i = exit.instruction;
         check_eq!(i >> 28 & 3, identity, "{name}: identity");
-        check_eq!((i >> 7 & 7, i >> 22 & 1, i >> 23 & 31, i >> 27 & 1), (2, 1, 7, 0), "{name}: 64 bits, base RDI");
+        check_eq!(
+            (i >> 7 & 7, i >> 22 & 1, i >> 23 & 31, i >> 27 & 1),
+            (2, 1, 7, 0),
+            "{name}: 64 bits, base RDI"
+        );
         vm.fill();
     }
     on();
     vm.gpr[9] = memory;
     let exit = exits(vm, "LIDT", address!(i_lidt), 0, (46, 0, 4));
-    check_eq!((exit.instruction >> 28 & 3, exit.instruction >> 23 & 15), (3, 9), "LIDT: identity, base R9");
+    check_eq!(
+        (exit.instruction >> 28 & 3, exit.instruction >> 23 & 15),
+        (3, 9),
+        "LIDT: identity, base R9"
+    );
     vm.fill();
     on();
     let exit = exits(vm, "SLDT to a register", address!(i_sldt), 0, (47, 0, 3));
     let i = exit.instruction;
-    check_eq!((i >> 28 & 3, i >> 10 & 1, i >> 3 & 15), (0, 1, 1), "SLDT: identity, a register, ECX");
+    check_eq!(
+        (i >> 28 & 3, i >> 10 & 1, i >> 3 & 15),
+        (0, 1, 1),
+        "SLDT: identity, a register, ECX"
+    );
     let exit = exits(vm, "STR to memory", address!(i_str), memory, (47, 0, 3));
-    check_eq!((exit.instruction >> 28 & 3, exit.instruction >> 10 & 1), (1, 0), "STR: identity, memory");
+    check_eq!(
+        (exit.instruction >> 28 & 3, exit.instruction >> 10 & 1),
+        (1, 0),
+        "STR: identity, memory"
+    );
     let exit = exits(vm, "LLDT of a register", address!(i_lldt), 0, (47, 0, 3));
     let i = exit.instruction;
-    check_eq!((i >> 28 & 3, i >> 10 & 1, i >> 3 & 15), (2, 1, 2), "LLDT: identity, a register, DX");
+    check_eq!(
+        (i >> 28 & 3, i >> 10 & 1, i >> 3 & 15),
+        (2, 1, 2),
+        "LLDT: identity, a register, DX"
+    );
     let exit = exits(vm, "LTR of memory", address!(i_ltr), memory, (47, 4, 4));
     check_eq!(exit.instruction >> 28 & 3, 3, "LTR: identity");
     vm.fill();
@@ -272,7 +404,13 @@ fn debug_registers(vm: &mut Vm) {
     add(field::PROCESSOR_CONTROLS, primary::MOV_DR);
     // Table 28-4: register, direction, general register.
     exits(vm, "MOV to DR3", address!(i_mov_dr), 0, (29, 3 | 1 << 8, 3));
-    exits(vm, "MOV from DR7", address!(i_mov_from_dr), 0, (29, 7 | 1 << 4 | 13 << 8, 4));
+    exits(
+        vm,
+        "MOV from DR7",
+        address!(i_mov_from_dr),
+        0,
+        (29, 7 | 1 << 4 | 13 << 8, 4),
+    );
     vm.fill();
 }
 
@@ -285,16 +423,28 @@ fn offsetting(vm: &mut Vm) {
     passes(vm, "RDTSC", address!(i_rdtsc), 0);
     let seen = (vm.gpr[2] << 32 | vm.gpr[0] & 0xffff_ffff).wrapping_sub(offset);
     let after = cpu::tsc();
-    check!(before <= seen && seen <= after, "RDTSC: {seen:x} between {before:x} and {after:x}");
+    check!(
+        before <= seen && seen <= after,
+        "RDTSC: {seen:x} between {before:x} and {after:x}"
+    );
     // MSR bitmaps are not in use: RDMSR exits whatever the MSR.
-    exits(vm, "RDMSR of the TSC", address!(i_rdmsr_alone), 0, (31, 0, 2));
+    exits(
+        vm,
+        "RDMSR of the TSC",
+        address!(i_rdmsr_alone),
+        0,
+        (31, 0, 2),
+    );
     if may(capability(1), primary::MSR_BITMAPS) {
         add(field::PROCESSOR_CONTROLS, primary::MSR_BITMAPS);
         set(field::MSR_BITMAP, page());
         let before = cpu::tsc();
         passes(vm, "RDMSR of the TSC", address!(i_rdmsr), 0x10);
         let seen = (vm.gpr[2] << 32 | vm.gpr[0] & 0xffff_ffff).wrapping_sub(offset);
-        check!(before <= seen && seen <= cpu::tsc(), "RDMSR of the TSC is offset too");
+        check!(
+            before <= seen && seen <= cpu::tsc(),
+            "RDMSR of the TSC is offset too"
+        );
     }
     vm.fill();
 }

@@ -53,9 +53,17 @@ fn run() {
 /// Runs `function` and checks reason, qualification and instruction length; RIP is the function's.
 fn exits(vm: &mut Vm, what: &str, function: u64, argument: u64, expected: (u64, u64, u64)) -> Exit {
     let exit = vm.run(function, argument);
-    check_eq!((exit.reason, exit.qualification, exit.length), expected, "{what}: reason, qualification, length");
+    check_eq!(
+        (exit.reason, exit.qualification, exit.length),
+        expected,
+        "{what}: reason, qualification, length"
+    );
     check_eq!(exit.rip, function, "{what}: RIP");
-    check_eq!((exit.info >> 31, exit.idt_info >> 31), (0, 0), "{what}: no event");
+    check_eq!(
+        (exit.info >> 31, exit.idt_info >> 31),
+        (0, 0),
+        "{what}: no event"
+    );
     exit
 }
 
@@ -69,5 +77,9 @@ fn passes(vm: &mut Vm, what: &str, function: u64, argument: u64) -> Exit {
 /// Runs `function`, which must raise `vector` (an exit, since every exception is one).
 fn raises(vm: &mut Vm, what: &str, function: u64, argument: u64, vector: u64) {
     let exit = vm.run(function, argument);
-    check_eq!((exit.reason, exit.info & 0xff), (0, vector), "{what}: exception");
+    check_eq!(
+        (exit.reason, exit.info & 0xff),
+        (0, vector),
+        "{what}: exception"
+    );
 }

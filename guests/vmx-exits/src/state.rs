@@ -48,8 +48,16 @@ fn entered(vm: &mut Vm) {
     check_eq!(vm.gpr[1], other, "CR3");
     check_eq!(vm.gpr[2], get(field::GUEST_CR4), "CR4");
     check_eq!(vm.gpr[8], 0x455, "DR7");
-    check_eq!(vm.gpr[9], u64::from(USER_SS) & !3, "SS selector as in the area, whatever the GDT says");
-    check_eq!((vm.gpr[10], vm.gpr[11]), (u64::from(KERNEL_CS), u64::from(KERNEL_SS)), "CS, DS");
+    check_eq!(
+        vm.gpr[9],
+        u64::from(USER_SS) & !3,
+        "SS selector as in the area, whatever the GDT says"
+    );
+    check_eq!(
+        (vm.gpr[10], vm.gpr[11]),
+        (u64::from(KERNEL_CS), u64::from(KERNEL_SS)),
+        "CS, DS"
+    );
     check_eq!(vm.gpr[12] & 0xffff, u64::from(TSS), "TR");
     check_eq!(vm.gpr[14], vm.stack - 8, "RSP");
     vm.fill();
@@ -63,7 +71,11 @@ fn entered(vm: &mut Vm) {
         set(field::GUEST_ES_ACCESS + 2 * i, 0xc0f3);
     }
     let exit = vm.run(user_address(address!(s_user)), 0);
-    check_eq!((exit.reason, exit.length), (18, 3), "VMCALL exits at CPL 3 too");
+    check_eq!(
+        (exit.reason, exit.length),
+        (18, 3),
+        "VMCALL exits at CPL 3 too"
+    );
     check_eq!(get(field::GUEST_CS), u64::from(USER_CS), "CS saved");
     vm.fill();
 }
@@ -90,13 +102,20 @@ fn left(vm: &mut Vm) {
     check_eq!((gdtr[0], gdtr[1]), (0xff, 0xff), "28.5.2: GDTR limit FFFFh");
     check_eq!((idtr[0], idtr[1]), (0xff, 0xff), "28.5.2: IDTR limit FFFFh");
     let data = u64::from(KERNEL_SS);
-    check_eq!((ds, es, ss, cs), (data, data, data, u64::from(KERNEL_CS)), "28.5.2: selectors of the host");
+    check_eq!(
+        (ds, es, ss, cs),
+        (data, data, data, u64::from(KERNEL_CS)),
+        "28.5.2: selectors of the host"
+    );
     check_eq!(tr, u64::from(TSS), "28.5.2: TR");
     vm.fill();
     // MSRs of the guest-state area.
     let bitmap = page();
     if may(capability(1), runtime::vmx::primary::MSR_BITMAPS) {
-        add(field::PROCESSOR_CONTROLS, runtime::vmx::primary::MSR_BITMAPS);
+        add(
+            field::PROCESSOR_CONTROLS,
+            runtime::vmx::primary::MSR_BITMAPS,
+        );
         set(field::MSR_BITMAP, bitmap);
         let host_efer = cpu::read_msr(efer::MSR);
         set(field::GUEST_EFER, host_efer & !1);
@@ -105,7 +124,11 @@ fn left(vm: &mut Vm) {
         check_eq!(get(field::GUEST_FS_BASE), 0x5000, "FS base saved");
         check_eq!(get(field::GUEST_EFER) & 1, 1, "EFER saved");
         check_eq!(cpu::read_msr(0x174), 0, "SYSENTER_CS is the host's");
-        check_eq!(cpu::read_msr(0xc000_0100), get(field::HOST_FS_BASE), "FS base is the host's");
+        check_eq!(
+            cpu::read_msr(0xc000_0100),
+            get(field::HOST_FS_BASE),
+            "FS base is the host's"
+        );
         check_eq!(cpu::read_msr(efer::MSR), host_efer, "EFER is the host's");
         vm.fill();
     }

@@ -3,7 +3,7 @@
 use runtime::apic::{self, reg};
 use runtime::cpu;
 use runtime::vmx::{Vm, add, capability, field, get, may, pin, set};
-use runtime::{address, check_eq, section, skip, snippet};
+use runtime::{address, check_eq, labels, section, skip, snippet};
 
 use crate::{EXTERNAL, HARDWARE, NMI, VALID, handled, j_end, with_handler};
 
@@ -14,9 +14,7 @@ snippet! {
     a_spin: "2: pause", "jmp 2b";
 }
 
-unsafe extern "C" {
-    safe fn a_hlt_1();
-}
+labels! { a_hlt_1 }
 
 pub fn run(vm: &mut Vm) {
     passed_through(vm);
@@ -59,7 +57,9 @@ fn halted(vm: &mut Vm) {
     }
     set(field::ACTIVITY, 1);
     set(field::PENDING_DEBUG, 1 | 1 << 12);
-    let exit = vm.start(address!(a_hlt_1), 0).map(|e| (e.reason, e.info & 0xff));
+    let exit = vm
+        .start(address!(a_hlt_1), 0)
+        .map(|e| (e.reason, e.info & 0xff));
     check_eq!(exit, Ok((0, 1)), "a pending debug exception ends HLT");
     vm.fill();
 }
@@ -75,7 +75,11 @@ fn shutdown(vm: &mut Vm) {
     set(field::GUEST_RFLAGS, 0x202);
     set(field::GUEST_RIP, address!(j_end));
     let exit = vm.go().map(|e| e.reason);
-    check_eq!(exit, Ok(1 << 31 | 33), "an interrupt cannot be injected into shutdown");
+    check_eq!(
+        exit,
+        Ok(1 << 31 | 33),
+        "an interrupt cannot be injected into shutdown"
+    );
     vm.fill();
 }
 
@@ -86,9 +90,17 @@ fn passed_through(vm: &mut Vm) {
     with_handler(0x72, || {
         apic::write(reg::ICR, 1 << 18 | 0x72);
         let exit = vm.run(address!(j_end), 0);
-        check_eq!((exit.reason, exit.rip), (18, address!(crate::j_end_2)), "IF clear: waits");
+        check_eq!(
+            (exit.reason, exit.rip),
+            (18, address!(crate::j_end_2)),
+            "IF clear: waits"
+        );
         let exit = vm.run(address!(a_open), 0);
-        check_eq!((exit.reason, exit.rip), (18, handled()), "IF set: the guest's handler");
+        check_eq!(
+            (exit.reason, exit.rip),
+            (18, handled()),
+            "IF set: the guest's handler"
+        );
         apic::end_of_interrupt();
         // It ends HLT.
         apic::write(reg::DIVIDE, 0b1011);
@@ -113,7 +125,11 @@ fn preempted(vm: &mut Vm) {
             set(field::GUEST_RIP, address!(j_end));
             set(field::GUEST_RFLAGS, 0x202);
             let exit = vm.go().map(|e| (e.reason, e.rip));
-            check_eq!(exit, Ok((52, handled() - 5)), "timer at zero: after the delivery, before the handler");
+            check_eq!(
+                exit,
+                Ok((52, handled() - 5)),
+                "timer at zero: after the delivery, before the handler"
+            );
             vm.fill();
         } else {
             skip("the VMX-preemption timer");
@@ -125,7 +141,11 @@ fn preempted(vm: &mut Vm) {
         set(field::GUEST_RIP, address!(j_end));
         set(field::GUEST_RFLAGS, 0x202);
         let exit = vm.go().map(|e| (e.reason, e.rip, e.idt_info & VALID));
-        check_eq!(exit, Ok((1, handled() - 5, 0)), "external interrupt: after the delivery, before the handler");
+        check_eq!(
+            exit,
+            Ok((1, handled() - 5, 0)),
+            "external interrupt: after the delivery, before the handler"
+        );
         vm.fill();
     });
     runtime::trap::handle(0x73, Some(end));

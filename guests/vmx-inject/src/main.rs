@@ -11,7 +11,7 @@ mod vectoring;
 
 use runtime::descriptors::{self, KERNEL_CS, set_raw_gate, stub};
 use runtime::vmx::{self, Vm, field, get};
-use runtime::{address, cpu, skip, snippet};
+use runtime::{address, cpu, labels, skip, snippet};
 
 runtime::guest!("vmx-inject", run);
 
@@ -38,10 +38,7 @@ snippet! {
     j_end: "nop", "j_end_1: nop", "j_end_2: vmcall";
 }
 
-unsafe extern "C" {
-    safe fn j_end_1();
-    safe fn j_end_2();
-}
+labels! { j_end_1, j_end_2 }
 
 fn run() {
     if !cpu::has(1, 2, 5) {

@@ -7,7 +7,8 @@ use runtime::vmx::{Vm, add, field, get, may, msr, secondary, set};
 use runtime::{address, check_eq, section, skip, snippet};
 
 use crate::{
-    CODE, EXTERNAL, HARDWARE, NMI, PRIVILEGED, SOFTWARE_EXCEPTION, SOFTWARE_INTERRUPT, VALID, j_end, j_handler,
+    CODE, EXTERNAL, HARDWARE, NMI, PRIVILEGED, SOFTWARE_EXCEPTION, SOFTWARE_INTERRUPT, VALID,
+    j_end, j_handler,
 };
 
 snippet! {
@@ -53,12 +54,32 @@ fn injected(vm: &mut Vm) {
         set(field::GUEST_RIP, address!(j_end));
         set(field::GUEST_RFLAGS, 0x202);
         let exit = vm.go();
-        check_eq!(exit.map(|e| (e.reason, e.info)), Ok((0, VALID | HARDWARE | CODE | 11)), "{name}: #NP exits");
-        check_eq!(exit.map(|e| e.error), Ok(u64::from(vector) * 8 + 2 + ext), "{name}: its error code, EXT");
-        check_eq!(exit.map(|e| e.idt_info), Ok(VALID | info), "{name}: IDT-vectoring information");
-        check_eq!(exit.map(|e| e.rip), Ok(address!(j_end)), "{name}: RIP as before the event");
+        check_eq!(
+            exit.map(|e| (e.reason, e.info)),
+            Ok((0, VALID | HARDWARE | CODE | 11)),
+            "{name}: #NP exits"
+        );
+        check_eq!(
+            exit.map(|e| e.error),
+            Ok(u64::from(vector) * 8 + 2 + ext),
+            "{name}: its error code, EXT"
+        );
+        check_eq!(
+            exit.map(|e| e.idt_info),
+            Ok(VALID | info),
+            "{name}: IDT-vectoring information"
+        );
+        check_eq!(
+            exit.map(|e| e.rip),
+            Ok(address!(j_end)),
+            "{name}: RIP as before the event"
+        );
         if length != 0 {
-            check_eq!(exit.map(|e| e.length), Ok(length), "{name}: instruction length");
+            check_eq!(
+                exit.map(|e| e.length),
+                Ok(length),
+                "{name}: instruction length"
+            );
         }
         restore(vector);
         vm.fill();
@@ -71,18 +92,34 @@ fn raised(vm: &mut Vm) {
     not_present(0x60);
     let exit = vm.run(address!(v_int), 0);
     restore(0x60);
-    check_eq!((exit.reason, exit.info, exit.error), (0, VALID | HARDWARE | CODE | 11, 0x60 * 8 + 2), "INT n, then #NP");
-    check_eq!((exit.idt_info, exit.length), (VALID | SOFTWARE_INTERRUPT | 0x60, 2), "INT n: information, length");
+    check_eq!(
+        (exit.reason, exit.info, exit.error),
+        (0, VALID | HARDWARE | CODE | 11, 0x60 * 8 + 2),
+        "INT n, then #NP"
+    );
+    check_eq!(
+        (exit.idt_info, exit.length),
+        (VALID | SOFTWARE_INTERRUPT | 0x60, 2),
+        "INT n: information, length"
+    );
     check_eq!(exit.rip, address!(v_int), "INT n: RIP");
     set(field::EXCEPTION_BITMAP, 1 << 11);
     not_present(3);
     let exit = vm.run(address!(v_int3), 0);
     restore(3);
-    check_eq!((exit.idt_info, exit.length), (VALID | SOFTWARE_EXCEPTION | 3, 1), "INT3, then #NP");
+    check_eq!(
+        (exit.idt_info, exit.length),
+        (VALID | SOFTWARE_EXCEPTION | 3, 1),
+        "INT3, then #NP"
+    );
     not_present(6);
     let exit = vm.run(address!(v_ud), 0);
     restore(6);
-    check_eq!((exit.idt_info, exit.error), (VALID | HARDWARE | 6, 6 * 8 + 3), "#UD, then #NP");
+    check_eq!(
+        (exit.idt_info, exit.error),
+        (VALID | HARDWARE | 6, 6 * 8 + 3),
+        "#UD, then #NP"
+    );
     check_eq!(exit.rip, address!(v_ud), "#UD: RIP");
     vm.fill();
 }
@@ -94,13 +131,29 @@ fn double(vm: &mut Vm) {
     not_present(0);
     let exit = vm.run(address!(v_divide), 0);
     restore(0);
-    check_eq!((exit.reason, exit.info, exit.error), (0, VALID | HARDWARE | CODE | 8, 0), "#DE, #NP: #DF exits");
-    check_eq!(exit.idt_info & VALID, 0, "#DE: no IDT-vectoring information");
+    check_eq!(
+        (exit.reason, exit.info, exit.error),
+        (0, VALID | HARDWARE | CODE | 8, 0),
+        "#DE, #NP: #DF exits"
+    );
+    check_eq!(
+        exit.idt_info & VALID,
+        0,
+        "#DE: no IDT-vectoring information"
+    );
     not_present(14);
     let exit = vm.run(address!(v_page), 0x6_0000_0000);
     restore(14);
-    check_eq!((exit.reason, exit.info & 0xff), (0, 8), "#PF, #NP: #DF exits");
-    check_eq!(exit.idt_info & VALID, 0, "#PF: no IDT-vectoring information");
+    check_eq!(
+        (exit.reason, exit.info & 0xff),
+        (0, 8),
+        "#PF, #NP: #DF exits"
+    );
+    check_eq!(
+        exit.idt_info & VALID,
+        0,
+        "#PF: no IDT-vectoring information"
+    );
     // A fault in the delivery of #DF itself: triple fault, no vectoring information asked for.
     set(field::EXCEPTION_BITMAP, 0);
     not_present(0);
@@ -118,9 +171,17 @@ fn stacks(vm: &mut Vm) {
     descriptors::set_stack(2, 0x6000_0000_0000);
     descriptors::set_gate(0x60, address!(j_handler), 2, 0);
     let exit = vm.run(address!(v_int), 0);
-    check_eq!((exit.reason, exit.info & 0xff, exit.error), (0, 14, 2), "INT n, then #PF");
+    check_eq!(
+        (exit.reason, exit.info & 0xff, exit.error),
+        (0, 14, 2),
+        "INT n, then #PF"
+    );
     check_eq!(exit.qualification & !0xff, 0x5fff_ffff_ff00, "its address");
-    check_eq!((exit.idt_info, exit.length), (VALID | SOFTWARE_INTERRUPT | 0x60, 2), "INT n: information, length");
+    check_eq!(
+        (exit.idt_info, exit.length),
+        (VALID | SOFTWARE_INTERRUPT | 0x60, 2),
+        "INT n: information, length"
+    );
     descriptors::set_stack(2, descriptors::stack_top(2));
     restore(0x60);
 }
@@ -160,28 +221,60 @@ fn ept(vm: &mut Vm) {
     descriptors::set_gate(6, address!(j_handler), 2, 0);
     let exit = vm.run(address!(v_int), 0);
     check_eq!(exit.reason, 48, "INT n: its stack is not there");
-    check_eq!((exit.idt_info, exit.length), (VALID | SOFTWARE_INTERRUPT | 0x60, 2), "INT n: information, length");
-    check_eq!(get(field::GUEST_PHYSICAL) & !0xfff, gpa, "guest-physical address");
-    check_eq!(exit.qualification & 0x183, 0x182, "a write of the access itself");
+    check_eq!(
+        (exit.idt_info, exit.length),
+        (VALID | SOFTWARE_INTERRUPT | 0x60, 2),
+        "INT n: information, length"
+    );
+    check_eq!(
+        get(field::GUEST_PHYSICAL) & !0xfff,
+        gpa,
+        "guest-physical address"
+    );
+    check_eq!(
+        exit.qualification & 0x183,
+        0x182,
+        "a write of the access itself"
+    );
     check_eq!(exit.rip, address!(v_int), "RIP");
     // The hypervisor maps it and injects the event again (a fault first, then what it injected).
     runtime::memory::write(leaf_table, stack_memory | 7 | 6 << 3);
     set(field::ENTRY_INFO, exit.idt_info);
     set(field::ENTRY_LENGTH, exit.length);
     let again = vm.go();
-    check_eq!(again.map(|e| (e.reason, e.rip)), Ok((18, address!(j_handler) + 5)), "delivered when injected again");
-    check_eq!(runtime::memory::read(stack_memory + 4096 - 40), address!(v_int) + 2, "RIP pushed: after INT n");
+    check_eq!(
+        again.map(|e| (e.reason, e.rip)),
+        Ok((18, address!(j_handler) + 5)),
+        "delivered when injected again"
+    );
+    check_eq!(
+        runtime::memory::read(stack_memory + 4096 - 40),
+        address!(v_int) + 2,
+        "RIP pushed: after INT n"
+    );
     // A hardware exception.
     runtime::memory::write(leaf_table, 0);
     runtime::vmx::invept(2, 0, 0);
     set(field::EXCEPTION_BITMAP, 0);
     let exit = vm.run(address!(v_ud), 0);
-    check_eq!((exit.reason, exit.idt_info), (48, VALID | HARDWARE | 6), "#UD: its stack is not there");
+    check_eq!(
+        (exit.reason, exit.idt_info),
+        (48, VALID | HARDWARE | 6),
+        "#UD: its stack is not there"
+    );
     runtime::memory::write(leaf_table, stack_memory | 7 | 6 << 3);
     set(field::ENTRY_INFO, exit.idt_info);
     let again = vm.go();
-    check_eq!(again.map(|e| e.reason), Ok(18), "delivered when injected again");
-    check_eq!(runtime::memory::read(stack_memory + 4096 - 40), address!(v_ud), "RIP pushed: of UD2");
+    check_eq!(
+        again.map(|e| e.reason),
+        Ok(18),
+        "delivered when injected again"
+    );
+    check_eq!(
+        runtime::memory::read(stack_memory + 4096 - 40),
+        address!(v_ud),
+        "RIP pushed: of UD2"
+    );
     descriptors::set_stack(2, descriptors::stack_top(2));
     restore(0x60);
     restore(6);
