@@ -49,7 +49,6 @@ fn vmx_features(model: &Model) -> Features {
         invpcid: l7.ebx & 1 << 10 != 0,
         rdrand: l1.ecx & 1 << 30 != 0,
         rdseed: l7.ebx & 1 << 18 != 0,
-        xsaves: leaf(0xd, 1).eax & 1 << 3 != 0,
         debugctl_allowed: DEBUGCTL_ALLOWED,
     }
 }
