@@ -13,7 +13,7 @@ use crate::code::Op;
 use crate::cpu::{Cpu, Fault, Model, Msrs, RIP, Shadow, TWO_GIB, pending, sreg};
 use crate::flags::Flags;
 use crate::insn::{DEBUGCTL_ALLOWED, FEATURE_CONTROL_LOCKED_VMX, VectorTable};
-use crate::mem::{CodePages, Tlb};
+use crate::mem::{CodePages, LargePages, Tlb};
 use crate::vmx::caps::Features;
 use crate::vmx::{ExitRequest, Vmx};
 
@@ -75,6 +75,7 @@ impl Cpu {
             pending: 0,
             budget: 0,
             tlb: Tlb::default(),
+            large_pages: LargePages::default(),
             ram,
             ea_base: [0; 8],
             cpl: 0,
