@@ -16,7 +16,7 @@ use x86defs::rflags;
 use crate::code::Op;
 use crate::flags::Flags;
 use crate::insn::VectorTable;
-use crate::mem::{CodePages, Tlb};
+use crate::mem::{CodePages, LargePages, Tlb};
 use crate::vmx::{ExitRequest, Vmx};
 
 /// Index in [`Cpu::regs`] of the RIP of the first instruction of the running block.
@@ -199,6 +199,8 @@ pub struct Cpu {
     pub budget: i64,
     /// Software TLB.
     pub tlb: Tlb,
+    /// Where its entries are fragments of larger pages.
+    pub large_pages: LargePages,
     /// RAM.
     pub ram: Arc<GuestRam>,
     /// Bases of ES, CS, SS, DS, FS, GS as effective-address computation uses them: zero in 64-bit mode but

@@ -13,6 +13,8 @@ pub mod insn;
 pub mod mem;
 pub mod run;
 mod state;
+#[cfg(test)]
+mod testing;
 pub mod vmx;
 
 pub use engine::SoftEngine;

@@ -20,6 +20,9 @@ pub mod table;
 mod vector;
 mod xsave;
 
+#[cfg(test)]
+mod tests;
+
 use iced_x86::Instruction;
 
 pub use form::{Form, Kind};
