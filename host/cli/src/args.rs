@@ -165,6 +165,9 @@ pub struct RunArgs {
     /// End after so many seconds
     #[arg(long, value_name = "S", value_parser = seconds)]
     pub timeout: Option<Duration>,
+    /// Say at the end how many instructions ran in how much time
+    #[arg(long)]
+    pub stats: bool,
 }
 
 const DOCTOR_HELP: &str = "\
@@ -202,6 +205,9 @@ pub struct ImagesArgs {
     /// More words for the kernels' command lines, at all levels
     #[arg(long, value_name = "STRING", default_value = "", hide = true)]
     pub append: String,
+    /// A static program that every level runs once it is up, as FILE --level N
+    #[arg(long, value_name = "FILE")]
+    pub bench: Option<PathBuf>,
     /// The directory to write vmlinuz, initramfs.cpio and append.txt to
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,

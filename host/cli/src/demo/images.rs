@@ -1,5 +1,7 @@
 //! From what a user wants to the files level 1 is started with.
 
+use std::path::Path;
+
 use crate::args::{FileArgs, ImagesArgs, Vendor};
 use crate::artifacts::progress::Progress;
 use crate::artifacts::{self, Artifacts};
@@ -20,6 +22,8 @@ pub struct Wanted<'a> {
     pub append: &'a str,
     /// Files that replace the fetched ones.
     pub files: &'a FileArgs,
+    /// A program every level runs once it is up.
+    pub bench: Option<&'a Path>,
 }
 
 /// Gets the files and builds the images.
@@ -28,6 +32,7 @@ pub struct Wanted<'a> {
 /// Whatever keeps the files from being had, or the images from being built.
 pub fn prepare(wanted: &Wanted, interrupt: &Interrupt) -> Result<(Artifacts, Images), Failure> {
     let program = initramfs::own_program()?;
+    let bench = wanted.bench.map(initramfs::other_program).transpose()?;
     let (module, nested) = match wanted.virt {
         Vendor::Intel => ("kvm-intel", "intel"),
         Vendor::Amd => ("kvm-amd", "amd"),
@@ -45,6 +50,7 @@ pub fn prepare(wanted: &Wanted, interrupt: &Interrupt) -> Result<(Artifacts, Ima
         nested,
         memory_bytes: wanted.memory_bytes,
         append: wanted.append,
+        bench: bench.as_deref(),
     })?;
     Ok((artifacts, images))
 }
@@ -63,6 +69,7 @@ pub fn write(args: &ImagesArgs) -> Result<(), Failure> {
         memory_bytes: args.memory,
         append: &append,
         files: &args.files,
+        bench: args.bench.as_deref(),
     };
     let (artifacts, images) = prepare(&wanted, &interrupt)?;
     let folder = &args.output;
