@@ -98,6 +98,9 @@ pub fn run(root: &Path, args: &[&str]) -> Result<()> {
         Format::Text => print!("{}", outcome.text()),
         Format::Json => println!("{}", serde_json::to_string_pretty(&outcome.data())?),
     }
+    if !outcome.nestling.trouble.is_empty() {
+        bail!("a run of ours went wrong; the notes say how");
+    }
     Ok(())
 }
 
@@ -146,15 +149,13 @@ fn measure(programs: &Programs, monitor: &Monitor, options: &Options) -> Result<
         let why = run.trouble.as_ref()?;
         Some(format!("{name}, {what}: {why}"))
     };
+    let trouble = [trouble("boot", &boot), trouble("parts", &parts)];
     Ok(Measured {
-        name,
-        trouble: [trouble("boot", &boot), trouble("parts", &parts)]
-            .into_iter()
-            .flatten()
-            .collect(),
+        trouble: trouble.into_iter().flatten().collect(),
         boot: Boot::of(&boot),
         parts: parts.parts(),
         clocks: parts.clocks(),
+        name,
     })
 }
 

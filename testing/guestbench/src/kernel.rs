@@ -92,7 +92,8 @@ impl Mapping {
         if start == libc::MAP_FAILED {
             return Err(failed("mmap"));
         }
-        let start: NonNull<u8> = NonNull::new(start.cast()).ok_or_else(|| failed("mmap at zero"))?;
+        let start: NonNull<u8> =
+            NonNull::new(start.cast()).ok_or_else(|| failed("mmap at zero"))?;
         // SAFETY: the range is this mapping; the advice changes the size of its pages and no content. A kernel
         // without huge pages does not know the advice and does not need it, so the answer is not looked at.
         unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_NOHUGEPAGE) };

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::args::{FileArgs, ImagesArgs, Vendor};
+use crate::args::{FileArgs, ImagesArgs, NestedArg, Vendor};
 use crate::artifacts::progress::Progress;
 use crate::artifacts::{self, Artifacts};
 use crate::failure::Failure;
@@ -16,6 +16,8 @@ pub struct Wanted<'a> {
     pub depth: u8,
     /// The virtualization the hypervisors among them use.
     pub virt: Vendor,
+    /// The virtualization the inner levels see, if not that one.
+    pub nested: Option<NestedArg>,
     /// The memory of level 1, if given.
     pub memory_bytes: Option<u64>,
     /// The command line of their kernels.
@@ -47,7 +49,7 @@ pub fn prepare(wanted: &Wanted, interrupt: &Interrupt) -> Result<(Artifacts, Ima
         artifacts: &artifacts,
         program: &program,
         depth: wanted.depth,
-        nested,
+        nested: wanted.nested.map_or(nested, NestedArg::word),
         memory_bytes: wanted.memory_bytes,
         append: wanted.append,
         bench: bench.as_deref(),
@@ -66,6 +68,7 @@ pub fn write(args: &ImagesArgs) -> Result<(), Failure> {
     let wanted = Wanted {
         depth: args.depth,
         virt: args.virt,
+        nested: args.nested,
         memory_bytes: args.memory,
         append: &append,
         files: &args.files,

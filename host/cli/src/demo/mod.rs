@@ -106,6 +106,7 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     let wanted = Wanted {
         depth: args.depth,
         virt: args.virt,
+        nested: None,
         memory_bytes: args.memory,
         append: &append,
         files: &args.files,
