@@ -344,6 +344,7 @@ impl Cpu {
         } else {
             self.pending &= !pending::STEP;
         }
+        self.select_view();
     }
 
     /// RFLAGS.IF.
@@ -395,7 +396,9 @@ impl Cpu {
         let aligned =
             self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.rflags_rest & rflags::AC != 0;
         let smap_open = self.cr4 & cr4::SMAP == 0 || self.rflags_rest & rflags::AC != 0;
-        self.tlb.select_view(self.cpl == 3, smap_open, aligned);
+        let watched = self.data_breakpoints();
+        self.tlb
+            .select_view(self.cpl == 3, smap_open, aligned || watched);
     }
 
     /// Raises an exception without an error code.

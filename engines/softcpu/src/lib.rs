@@ -5,6 +5,7 @@
 
 pub mod code;
 pub mod cpu;
+mod debug;
 mod engine;
 pub mod event;
 pub mod flags;

@@ -22,6 +22,7 @@ pub mod paging;
 mod serial;
 mod start;
 pub mod trap;
+pub mod vmx;
 
 pub use check::{finish, record, section, skip};
 pub use serial::{Serial, exit};

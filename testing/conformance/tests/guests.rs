@@ -29,3 +29,8 @@ fn smc() {
 fn apic() {
     passes("apic", NestedVirt::Off);
 }
+
+#[test]
+fn vmx_errors() {
+    passes("vmx-errors", NestedVirt::Intel);
+}

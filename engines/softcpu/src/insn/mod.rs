@@ -35,6 +35,11 @@ pub fn invalid_opcode(cpu: &mut Cpu, _: &Op) -> Flow {
     cpu.ud()
 }
 
+/// The handler of an instruction longer than 15 bytes: #GP(0).
+pub fn too_long(cpu: &mut Cpu, _: &Op) -> Flow {
+    cpu.gp0()
+}
+
 /// The handler of an instruction that could not be prepared for want of room: decode again.
 pub fn retry(_: &mut Cpu, _: &Op) -> Flow {
     Err(Trap::SelfModified)

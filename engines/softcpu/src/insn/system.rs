@@ -630,29 +630,20 @@ fn cpuid(cpu: &mut Cpu, _: &Op) -> Flow {
 
 impl Cpu {
     /// CPUID with what depends on this vCPU and its mode.
-    pub fn cpuid(&self, leaf: u32, subleaf: u32) -> vcpu::cpuid::CpuidResult {
-        let mut r = self.model.cpuid.answer(leaf, subleaf);
-        match leaf {
-            1 => {
-                r.ebx = (r.ebx & 0x00ff_ffff) | self.index << 24;
-                if self.cr4 & cr4::OSXSAVE != 0 {
-                    r.ecx |= 1 << 27;
-                } else {
-                    r.ecx &= !(1 << 27);
-                }
-            }
-            0xb => r.edx = self.index,
-            0xd if subleaf == 0 => r.ebx = xsave_size(self.xcr0),
-            0xd if subleaf == 1 => r.ebx = xsave_size(self.xcr0),
-            _ => {}
-        }
-        r
+    pub fn cpuid(&mut self, leaf: u32, subleaf: u32) -> vcpu::cpuid::CpuidResult {
+        let base = self
+            .platform
+            .apic_msr_read(x86defs::msr::IA32_APIC_BASE)
+            .unwrap_or(0);
+        let fields = vcpu::cpuid::VcpuFields {
+            apic_id: self.index,
+            apic_enabled: base & 1 << 11 != 0,
+            osxsave: self.cr4 & cr4::OSXSAVE != 0,
+            xcr0: self.xcr0,
+            mode64: self.long64,
+        };
+        self.model.cpuid.for_vcpu(leaf, subleaf, &fields)
     }
-}
-
-/// Bytes of the standard-format XSAVE area for the enabled components (SDM Vol 1 13.4).
-fn xsave_size(xcr0: u64) -> u32 {
-    if xcr0 & 4 != 0 { 832 } else { 576 }
 }
 
 fn hlt(cpu: &mut Cpu, op: &Op) -> Flow {
@@ -916,6 +907,7 @@ fn port<T: Int>(cpu: &mut Cpu, op: &Op, input: bool) -> Result<u16, Trap> {
         immediate,
         linear: 0,
     }))?;
+    cpu.watch_io(port, T::SIZE as u8);
     Ok(port)
 }
 

@@ -5,7 +5,7 @@
 
 use x86defs::cr::{cr0, cr4, efer};
 use x86defs::vmx::VmcsField;
-use x86defs::vmx::capability::{basic, ept_vpid, misc, msr};
+use x86defs::vmx::capability::{basic, ept_vpid, msr, vmx_misc};
 use x86defs::vmx::control::{CR3_TARGETS, entry, exit, pin, primary, secondary};
 
 use super::vmcs::region;
@@ -155,13 +155,13 @@ const EPT_VPID: u64 = ept_vpid::EXECUTE_ONLY
     | ept_vpid::INVVPID_RETAINING_GLOBALS;
 
 const MISC: u64 = PREEMPTION_TIMER_SHIFT as u64
-    | misc::STORE_LMA
-    | misc::ACTIVITY_HLT
-    | misc::ACTIVITY_SHUTDOWN
-    | misc::ACTIVITY_WAIT_FOR_SIPI
-    | (CR3_TARGETS as u64) << misc::CR3_TARGETS_SHIFT
-    | misc::VMWRITE_ANY_FIELD
-    | misc::INJECT_LENGTH_0;
+    | vmx_misc::STORE_LMA
+    | vmx_misc::ACTIVITY_HLT
+    | vmx_misc::ACTIVITY_SHUTDOWN
+    | vmx_misc::ACTIVITY_WAIT_FOR_SIPI
+    | (CR3_TARGETS as u64) << vmx_misc::CR3_TARGETS_SHIFT
+    | vmx_misc::VMWRITE_ANY_FIELD
+    | vmx_misc::INJECT_LENGTH_0;
 
 impl Caps {
     /// The capabilities for a CPU model.

@@ -1,0 +1,5 @@
+//! Later.
+#![no_std]
+#![no_main]
+runtime::guest!("x", run);
+fn run() {}
