@@ -73,6 +73,10 @@ pub trait Word: Copy + 'static {
     fn to_u64(self) -> u64;
     /// Truncates from 64 bits.
     fn from_u64(v: u64) -> Self;
+    /// Compare and exchange at a pointer.
+    ///
+    /// # Safety
+    /// `p` is aligned and points into a live mapping.
     #[doc(hidden)]
     unsafe fn compare_exchange(p: *mut Self, old: Self, new: Self) -> Result<Self, Self>;
 }
@@ -89,6 +93,7 @@ macro_rules! word {
             fn from_u64(v: u64) -> Self {
                 v as $t
             }
+            // SAFETY: the contract is the trait's.
             #[inline(always)]
             unsafe fn compare_exchange(p: *mut Self, old: Self, new: Self) -> Result<Self, Self> {
                 // SAFETY: the caller passes an aligned pointer into the live mapping.

@@ -16,7 +16,7 @@ use x86defs::rflags;
 use crate::code::Op;
 use crate::flags::Flags;
 use crate::insn::VectorTable;
-use crate::mem::{CodePages, Tlb};
+use crate::mem::{CodePages, LargePages, Tlb};
 use crate::vmx::{ExitRequest, Vmx};
 
 /// Index in [`Cpu::regs`] of the RIP of the first instruction of the running block.
@@ -199,6 +199,8 @@ pub struct Cpu {
     pub budget: i64,
     /// Software TLB.
     pub tlb: Tlb,
+    /// Where its entries are fragments of larger pages.
+    pub large_pages: LargePages,
     /// RAM.
     pub ram: Arc<GuestRam>,
     /// Bases of ES, CS, SS, DS, FS, GS as effective-address computation uses them: zero in 64-bit mode but
@@ -344,6 +346,7 @@ impl Cpu {
         } else {
             self.pending &= !pending::STEP;
         }
+        self.select_view();
     }
 
     /// RFLAGS.IF.
@@ -395,7 +398,9 @@ impl Cpu {
         let aligned =
             self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.rflags_rest & rflags::AC != 0;
         let smap_open = self.cr4 & cr4::SMAP == 0 || self.rflags_rest & rflags::AC != 0;
-        self.tlb.select_view(self.cpl == 3, smap_open, aligned);
+        let watched = self.data_breakpoints();
+        self.tlb
+            .select_view(self.cpl == 3, smap_open, aligned || watched);
     }
 
     /// Raises an exception without an error code.

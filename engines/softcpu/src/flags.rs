@@ -198,7 +198,7 @@ mod tests {
                 assert_eq!(f.sf(), sum >= 128);
                 assert_eq!(f.of(), (a as i8).checked_add(b as i8).is_none());
                 assert_eq!(f.af(), (a & 15) + (b & 15) > 15);
-                assert_eq!(f.pf(), sum.count_ones() % 2 == 0);
+                assert_eq!(f.pf(), sum.count_ones().is_multiple_of(2));
                 f.after_sub::<u8>(a, b, a.wrapping_sub(b));
                 assert_eq!(f.cf(), a < b);
                 assert_eq!(f.zf(), a == b);

@@ -5,6 +5,7 @@
 
 pub mod code;
 pub mod cpu;
+mod debug;
 mod engine;
 pub mod event;
 pub mod flags;
@@ -12,6 +13,8 @@ pub mod insn;
 pub mod mem;
 pub mod run;
 mod state;
+#[cfg(test)]
+mod testing;
 pub mod vmx;
 
 pub use engine::SoftEngine;

@@ -19,6 +19,8 @@ pub struct Runner {
     pub cache: BlockCache,
     buffer: Vec<Op>,
     alone_ops: Vec<Op>,
+    /// A repeated string instruction gave way after an iteration.
+    gave_way: bool,
 }
 
 /// What a boundary asks for.
@@ -39,6 +41,7 @@ impl Runner {
             cache: BlockCache::default(),
             buffer: Vec::with_capacity(64),
             alone_ops: Vec::new(),
+            gave_way: false,
         }
     }
 
@@ -163,6 +166,7 @@ impl Runner {
         if trap == Trap::SelfModified {
             return self.alone();
         }
+        self.gave_way = trap == Trap::Restart;
         self.take(trap, op);
     }
 
@@ -213,7 +217,7 @@ impl Runner {
         };
         if let Decoded::NeedsMore = decode_block(&bytes[..n], mode, &mut side, &mut ops) {
             ops.push(Op {
-                run: crate::insn::invalid_opcode,
+                run: crate::insn::too_long,
                 ..Op::default()
             });
         }
@@ -248,11 +252,18 @@ impl Runner {
         let cpu = &mut self.cpu;
         let vm_level = cpu.vmx.in_guest;
         let before = cpu.retired_now();
+        let held = cpu.pending_debug;
+        self.gave_way = false;
         if let Some(index) = self.find(true) {
             self.execute(index);
         }
         let cpu = &mut self.cpu;
-        let completed = cpu.retired_now() != before;
+        // An iteration of a repeated string instruction counts as an instruction (18.3.1.4).
+        let completed = cpu.retired_now() != before || self.gave_way;
+        if !completed {
+            // What a faulting instruction hit on its way is not reported.
+            cpu.pending_debug = held;
+        }
         if completed && vm_level == cpu.vmx.in_guest {
             // RF lasts one instruction, unless that instruction set it (IRET).
             if cpu.trapped_kind_sets_rf {
@@ -349,7 +360,7 @@ impl Runner {
                         Decoded::Block(length) => length,
                         Decoded::NeedsMore => {
                             ops.push(Op {
-                                run: crate::insn::invalid_opcode,
+                                run: crate::insn::too_long,
                                 ..Op::default()
                             });
                             n as u32

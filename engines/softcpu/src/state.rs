@@ -13,7 +13,7 @@ use crate::code::Op;
 use crate::cpu::{Cpu, Fault, Model, Msrs, RIP, Shadow, TWO_GIB, pending, sreg};
 use crate::flags::Flags;
 use crate::insn::{DEBUGCTL_ALLOWED, FEATURE_CONTROL_LOCKED_VMX, VectorTable};
-use crate::mem::{CodePages, Tlb};
+use crate::mem::{CodePages, LargePages, Tlb};
 use crate::vmx::caps::Features;
 use crate::vmx::{ExitRequest, Vmx};
 
@@ -49,7 +49,6 @@ fn vmx_features(model: &Model) -> Features {
         invpcid: l7.ebx & 1 << 10 != 0,
         rdrand: l1.ecx & 1 << 30 != 0,
         rdseed: l7.ebx & 1 << 18 != 0,
-        xsaves: leaf(0xd, 1).eax & 1 << 3 != 0,
         debugctl_allowed: DEBUGCTL_ALLOWED,
     }
 }
@@ -76,6 +75,7 @@ impl Cpu {
             pending: 0,
             budget: 0,
             tlb: Tlb::default(),
+            large_pages: LargePages::default(),
             ram,
             ea_base: [0; 8],
             cpl: 0,

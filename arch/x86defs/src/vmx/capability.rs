@@ -21,7 +21,7 @@ pub mod basic {
 }
 
 /// IA32_VMX_MISC (SDM Vol 3 A.6).
-pub mod misc {
+pub mod vmx_misc {
     /// The preemption timer counts down when bit X of the TSC changes: X in bits 4:0.
     pub const PREEMPTION_TIMER_RATE: u64 = 0x1f;
     /// VM exits store IA32_EFER.LMA into the "IA-32e mode guest" VM-entry control.

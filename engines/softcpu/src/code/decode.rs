@@ -1,9 +1,9 @@
 //! From bytes to operations: iced-x86 decodes, the instruction table binds.
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, MemorySize, OpKind, Register};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register};
 
 use super::op::{Ea, Op};
-use crate::cpu::{RIP, TWO_GIB, ZERO};
+use crate::cpu::{RIP, TWO_GIB, ZERO, gpr, sreg};
 use crate::insn::{self, HostSide};
 
 /// What of the processor's mode decoding depends on.
@@ -56,7 +56,12 @@ pub fn decode_block(bytes: &[u8], mode: Mode, side: &mut HostSide, out: &mut Vec
         };
         length += insn.len() as u32;
         let ends = if invalid {
-            op.run = insn::invalid_opcode;
+            // 15 bytes that are no instruction yet are too long (SDM Vol 2 2.3.11).
+            op.run = if insn.len() >= 15 {
+                insn::too_long
+            } else {
+                insn::invalid_opcode
+            };
             true
         } else {
             fill_operands(&insn, &mut op);
@@ -123,8 +128,16 @@ fn fill_operands(insn: &Instruction, op: &mut Op) {
             OpKind::MemorySegSI | OpKind::MemorySegESI | OpKind::MemorySegRSI => {
                 op.seg = register_code(insn.memory_segment());
             }
-            OpKind::MemorySegDI | OpKind::MemorySegEDI | OpKind::MemorySegRDI => {
+            // MASKMOVQ and MASKMOVDQU: the only operand with an implicit rDI and a segment to override.
+            kind @ (OpKind::MemorySegDI | OpKind::MemorySegEDI | OpKind::MemorySegRDI) => {
                 op.seg = register_code(insn.memory_segment());
+                op.base = gpr::RDI as u8;
+                let width = match kind {
+                    OpKind::MemorySegRDI => 8,
+                    OpKind::MemorySegEDI => 4,
+                    _ => 2,
+                };
+                op.ea = address_form(insn, width);
             }
             OpKind::MemoryESDI | OpKind::MemoryESEDI | OpKind::MemoryESRDI => {}
             _ => {
@@ -144,7 +157,15 @@ fn fill_memory(insn: &Instruction, op: &mut Op) {
     let code64 = insn.code_size() == iced_x86::CodeSize::Code64;
     let base = insn.memory_base();
     let index = insn.memory_index();
-    op.seg = register_code(insn.memory_segment());
+    op.seg = match insn.memory_segment() {
+        s @ (Register::FS | Register::GS) => register_code(s),
+        // In 64-bit mode other overrides are ignored; the base decides between #GP and #SS.
+        _ if code64 => match base.full_register() {
+            Register::RSP | Register::RBP => sreg::SS as u8,
+            _ => sreg::DS as u8,
+        },
+        s => register_code(s),
+    };
     op.index = if index.is_vector_register() {
         ZERO as u8
     } else {
@@ -153,13 +174,7 @@ fn fill_memory(insn: &Instruction, op: &mut Op) {
     op.scale = insn.memory_index_scale().trailing_zeros() as u8;
     let displacement = insn.memory_displacement64() as i64;
     let width = address_width(insn, code64);
-    op.ea = match (code64, width) {
-        (true, 8) if matches!(insn.memory_segment(), Register::FS | Register::GS) => Ea::Based,
-        (true, 8) => Ea::Flat,
-        (true, _) => Ea::Addr32,
-        (false, 2) => Ea::Legacy16,
-        (false, _) => Ea::Legacy32,
-    };
+    op.ea = address_form(insn, width);
     if matches!(base, Register::RIP | Register::EIP) {
         // iced has added the instruction's end, relative to the block's start.
         op.base = RIP as u8;
@@ -177,6 +192,18 @@ fn fill_memory(insn: &Instruction, op: &mut Op) {
         }
         // MOV with a 64-bit absolute address: the binder uses `imm`.
         Err(_) => op.imm = displacement as u64,
+    }
+}
+
+/// How an address of `width` bytes becomes a linear one.
+fn address_form(insn: &Instruction, width: u8) -> Ea {
+    let code64 = insn.code_size() == iced_x86::CodeSize::Code64;
+    match (code64, width) {
+        (true, 8) if matches!(insn.memory_segment(), Register::FS | Register::GS) => Ea::Based,
+        (true, 8) => Ea::Flat,
+        (true, _) => Ea::Addr32,
+        (false, 2) => Ea::Legacy16,
+        (false, _) => Ea::Legacy32,
     }
 }
 
@@ -198,14 +225,5 @@ fn address_width(insn: &Instruction, code64: bool) -> u8 {
         }
         (Register::None, i) => of(i),
         (b, _) => of(b),
-    }
-}
-
-/// Bytes of the memory operand.
-pub fn memory_bytes(insn: &Instruction) -> usize {
-    if insn.memory_size() == MemorySize::Unknown {
-        0
-    } else {
-        insn.memory_size().size()
     }
 }

@@ -209,6 +209,10 @@ fn cmpxchg_pair<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     }
     let mut found = [0u8; 16];
     let found = &mut found[..bytes as usize];
+    // The destination is written in any case, so the access faults as a write.
+    if cpu.tlb.write_hit(va, bytes).is_none() {
+        cpu.probe_write(va, bytes)?;
+    }
     cpu.read_bytes(va, found)?;
     let half = |i: usize| {
         let mut w = [0u8; 8];

@@ -246,7 +246,6 @@ pub fn bind_far(form: &Form, op: &mut Op) -> Option<Handler> {
 /// What RETF and IRET have in common: where they return to.
 struct Return {
     rip: u64,
-    cs: Selector,
     code: Descriptor,
     code_at: u64,
 }
@@ -283,12 +282,7 @@ fn return_target(cpu: &mut Cpu, cs: Selector, rip: u64) -> Result<Return, Trap> 
     if !ok {
         return cpu.gp0();
     }
-    Ok(Return {
-        rip,
-        cs,
-        code,
-        code_at,
-    })
+    Ok(Return { rip, code, code_at })
 }
 
 /// Checks the stack segment of a return to an outer level (or any 64-bit IRET).

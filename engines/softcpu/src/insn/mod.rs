@@ -20,6 +20,9 @@ pub mod table;
 mod vector;
 mod xsave;
 
+#[cfg(test)]
+mod tests;
+
 use iced_x86::Instruction;
 
 pub use form::{Form, Kind};
@@ -33,6 +36,11 @@ use table::Bind;
 /// The handler of bytes that are no instruction, or none this processor has.
 pub fn invalid_opcode(cpu: &mut Cpu, _: &Op) -> Flow {
     cpu.ud()
+}
+
+/// The handler of an instruction longer than 15 bytes: #GP(0).
+pub fn too_long(cpu: &mut Cpu, _: &Op) -> Flow {
+    cpu.gp0()
 }
 
 /// The handler of an instruction that could not be prepared for want of room: decode again.

@@ -2,12 +2,13 @@
 
 use guestmem::Word;
 use iced_x86::{Mnemonic, OpKind};
+use x86defs::exception::SS;
 use x86defs::rflags;
 
 use super::form::{Form, Kind};
 use super::operand::{Dst, Int, Mem, Place, Source};
 use crate::code::{Handler, Op};
-use crate::cpu::{Cpu, Flow, Shadow, Trap, gpr, pending, sreg};
+use crate::cpu::{Cpu, Fault, Flow, Shadow, Trap, gpr, pending, sreg};
 
 impl Cpu {
     /// Stack addresses have 64 bits in 64-bit mode, else 32 or 16 by SS.B.
@@ -40,7 +41,9 @@ impl Cpu {
     pub fn push<T: Word>(&mut self, value: T) -> Flow {
         if self.long64 {
             let at = self.regs[gpr::RSP].wrapping_sub(T::SIZE);
-            self.write_linear(at, value)?;
+            if let Err(t) = self.write_linear(at, value) {
+                return self.stack_trap(t);
+            }
             self.regs[gpr::RSP] = at;
             return Ok(());
         }
@@ -51,12 +54,28 @@ impl Cpu {
         Ok(())
     }
 
+    /// A non-canonical stack address is #SS(0) whatever segment the instruction's own operand uses.
+    #[cold]
+    fn stack_trap<T>(&mut self, trap: Trap) -> Result<T, Trap> {
+        if trap == Trap::Exception && self.fault.detail == crate::mem::NON_CANONICAL {
+            self.fault = Fault {
+                vector: SS,
+                error_code: 0,
+                detail: 0,
+            };
+        }
+        Err(trap)
+    }
+
     /// Reads the word `at` bytes above the stack pointer.
     #[inline(always)]
     pub fn peek<T: Word>(&mut self, at: u64) -> Result<T, Trap> {
         if self.long64 {
             let va = self.regs[gpr::RSP].wrapping_add(at);
-            return self.read_linear(va);
+            return match self.read_linear(va) {
+                Ok(v) => Ok(v),
+                Err(t) => self.stack_trap(t),
+            };
         }
         let at = self.regs[gpr::RSP].wrapping_add(at) & self.stack_mask();
         let va = self.segmented(sreg::SS, at, T::SIZE, false)?;

@@ -298,6 +298,7 @@ fn ins<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
         cpu.intercept(Intercept::Io(io_access::<T>(cpu, op, true, at)))?;
         // The store must not fault after the device has been read.
         cpu.translate(at, crate::mem::Access::Write)?;
+        cpu.watch_io(port, T::SIZE as u8);
         let v = cpu.platform.pio_read(port, T::SIZE as u8);
         cpu.write_linear(at, T::from_u64(u64::from(v)))?;
         advance::<T>(cpu, op, gpr::RDI);
@@ -312,6 +313,7 @@ fn outs<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
         let from = source(cpu, op, T::SIZE)?;
         cpu.intercept(Intercept::Io(io_access::<T>(cpu, op, false, from)))?;
         let v = cpu.read_linear::<T>(from)?.to_u64();
+        cpu.watch_io(port, T::SIZE as u8);
         cpu.platform.pio_write(port, T::SIZE as u8, v as u32);
         advance::<T>(cpu, op, gpr::RSI);
         Ok(true)

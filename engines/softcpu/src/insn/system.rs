@@ -37,6 +37,18 @@ impl Cpu {
         self.update_space();
     }
 
+    /// Forgets the page of `va`, whatever its size, in the spaces for which `which` holds.
+    pub fn flush_linear(&mut self, va: u64, which: impl Fn(&Space) -> bool) {
+        if !self.large_pages.may_cover(va) {
+            self.tlb.flush_page(va, which);
+        } else if self.large_pages.crowded() {
+            self.tlb.flush(|_| true);
+            self.large_pages.clear();
+        } else {
+            self.tlb.flush(which);
+        }
+    }
+
     /// MOV to CR0 with all its checks (SDM Vol 3 2.5, 10.8.6; Vol 2 MOV).
     pub fn write_cr0(&mut self, value: u64) -> Flow {
         if value >> 32 != 0 {
@@ -94,7 +106,10 @@ impl Cpu {
         self.cr3 = value;
         self.update_space();
         if !keep {
-            self.tlb.flush_current();
+            // The same context may have translations under other mode bits, too.
+            let now = self.tlb.space();
+            self.tlb
+                .flush(|s| s.vpid == now.vpid && s.eptp == now.eptp && s.pcid == now.pcid);
         }
         Ok(())
     }
@@ -554,16 +569,16 @@ pub fn bind_system_selector(form: &Form, _: &mut Op) -> Option<Handler> {
 
 fn invlpg(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.require_cpl0()?;
-    let va = cpu.effective_address(op).wrapping_add(if cpu.long64 {
-        cpu.ea_base[(op.seg & 7) as usize]
+    let va = cpu.effective_address(op);
+    let va = if cpu.long64 {
+        va.wrapping_add(cpu.ea_base[(op.seg & 7) as usize])
     } else {
-        cpu.seg[usize::from(op.seg) % 6].base
-    });
+        va.wrapping_add(cpu.seg[usize::from(op.seg) % 6].base) & 0xffff_ffff
+    };
     cpu.intercept(Intercept::Invlpg { linear: va })?;
     // Global translations are not told apart, so every PCID forgets the page.
     let now = cpu.vmx_space();
-    cpu.tlb
-        .flush_page(va, |s| s.vpid == now.vpid && s.eptp == now.eptp);
+    cpu.flush_linear(va, |s| s.vpid == now.vpid && s.eptp == now.eptp);
     next(cpu, op)
 }
 
@@ -594,7 +609,7 @@ fn invpcid(cpu: &mut Cpu, op: &Op) -> Flow {
     let now = cpu.vmx_space();
     let (vpid, eptp) = (now.vpid, now.eptp);
     match kind {
-        0 => cpu.tlb.flush_page(address, |s| {
+        0 => cpu.flush_linear(address, |s| {
             s.vpid == vpid && s.eptp == eptp && u64::from(s.pcid) == pcid
         }),
         1 => cpu
@@ -630,29 +645,20 @@ fn cpuid(cpu: &mut Cpu, _: &Op) -> Flow {
 
 impl Cpu {
     /// CPUID with what depends on this vCPU and its mode.
-    pub fn cpuid(&self, leaf: u32, subleaf: u32) -> vcpu::cpuid::CpuidResult {
-        let mut r = self.model.cpuid.answer(leaf, subleaf);
-        match leaf {
-            1 => {
-                r.ebx = (r.ebx & 0x00ff_ffff) | self.index << 24;
-                if self.cr4 & cr4::OSXSAVE != 0 {
-                    r.ecx |= 1 << 27;
-                } else {
-                    r.ecx &= !(1 << 27);
-                }
-            }
-            0xb => r.edx = self.index,
-            0xd if subleaf == 0 => r.ebx = xsave_size(self.xcr0),
-            0xd if subleaf == 1 => r.ebx = xsave_size(self.xcr0),
-            _ => {}
-        }
-        r
+    pub fn cpuid(&mut self, leaf: u32, subleaf: u32) -> vcpu::cpuid::CpuidResult {
+        let base = self
+            .platform
+            .apic_msr_read(x86defs::msr::IA32_APIC_BASE)
+            .unwrap_or(0);
+        let fields = vcpu::cpuid::VcpuFields {
+            apic_id: self.index,
+            apic_enabled: base & 1 << 11 != 0,
+            osxsave: self.cr4 & cr4::OSXSAVE != 0,
+            xcr0: self.xcr0,
+            mode64: self.long64,
+        };
+        self.model.cpuid.for_vcpu(leaf, subleaf, &fields)
     }
-}
-
-/// Bytes of the standard-format XSAVE area for the enabled components (SDM Vol 1 13.4).
-fn xsave_size(xcr0: u64) -> u32 {
-    if xcr0 & 4 != 0 { 832 } else { 576 }
 }
 
 fn hlt(cpu: &mut Cpu, op: &Op) -> Flow {
@@ -916,6 +922,7 @@ fn port<T: Int>(cpu: &mut Cpu, op: &Op, input: bool) -> Result<u16, Trap> {
         immediate,
         linear: 0,
     }))?;
+    cpu.watch_io(port, T::SIZE as u8);
     Ok(port)
 }
 

@@ -175,7 +175,7 @@ static ROWS: &[Row] = rows! {
     [Rdrand, Rdseed] User exits flows Helper Here(system::bind_plain);
     [Rdpid] User quiet flows Helper Here(system::bind_plain);
     [Wait] User quiet flows Helper Here(system::bind_plain);
-    [Nop, Fnop, Endbr64, Endbr32, Lfence, Sfence, Mfence, Prefetchw, Prefetchnta, Prefetcht0, Prefetcht1,
+    [Nop, Endbr64, Endbr32, Lfence, Sfence, Mfence, Prefetchw, Prefetchnta, Prefetcht0, Prefetcht1,
      Prefetcht2, Reservednop] User quiet flows Native Here(system::bind_plain);
 
     [Clts, Lmsw] Supervisor exits ends Helper Here(system::bind_msw);

@@ -178,6 +178,10 @@ fn memory_instruction(
         MemoryUse::Write(n) => (usize::from(n), true),
         _ => (0, false),
     };
+    if p.facts().x87_state && p.facts().class != Class::X87NoWait {
+        // A pending x87 exception comes before the memory access.
+        cpu.check_x87_pending()?;
+    }
     let va = cpu.linear(op, size as u64, write)?;
     if va & (u64::from(p.facts().alignment) - 1) != 0 {
         return cpu.gp0();
@@ -186,17 +190,15 @@ fn memory_instruction(
         cpu.read_bytes(va, &mut bounce.0[..size])?;
         return cpu.run_on_host(p, bounce, context);
     }
-    if p.facts().class != Class::X87 && p.facts().class != Class::X87NoWait && !p.facts().simd_fp {
+    if !p.facts().x87_state && !p.facts().simd_fp {
         cpu.run_on_host(p, bounce, context)?;
         return cpu.write_bytes(va, &bounce.0[..size]);
     }
-    // Instructions that change registers as well as memory (FSTP, FNSAVE) must not run if the store faults.
+    // Instructions that change state as well as memory (FSTP, FNSAVE, MOVNTQ) must not run if the store faults.
     if cpu.tlb.write_hit(va, size as u64).is_none() {
         cpu.probe_write(va, size as u64)?;
     }
-    let before = cpu.ext.fsw();
     let suppressed = run_x87_store(cpu, p, bounce, context)?;
-    let _ = before;
     if suppressed {
         Ok(())
     } else {

@@ -158,7 +158,8 @@ fn xsave(cpu: &mut Cpu, op: &Op) -> Flow {
     let compact = op.extra & 2 != 0;
     let inuse = cpu.xinuse();
     let mut image = [0u8; AREA];
-    // What is not saved keeps its bytes.
+    // What is not saved keeps its bytes; the area is written in any case.
+    cpu.probe_write(va, size as u64)?;
     cpu.read_bytes(va, &mut image[..size])?;
     let skip_initial = |bit: u64| compact && inuse & bit == 0;
     if rfbm & X87 != 0 && !skip_initial(X87) {

@@ -212,6 +212,7 @@ impl Cpu {
     /// Reads with user or (implicit) supervisor rights. At most a page.
     pub fn read_bytes_as(&mut self, va: u64, data: &mut [u8], user: bool) -> Flow {
         self.check_canonical(va, data.len() as u64)?;
+        self.watch(va, data.len() as u64, false);
         let in_first = ((4096 - (va & PAGE_MASK)) as usize).min(data.len());
         let first = self.load_page(va, Access::Read, user)?;
         let second = match in_first < data.len() {
@@ -228,6 +229,7 @@ impl Cpu {
     /// Writes with user or (implicit) supervisor rights; nothing is stored unless all can be. At most a page.
     pub fn write_bytes_as(&mut self, va: u64, data: &[u8], user: bool) -> Flow {
         self.check_canonical(va, data.len() as u64)?;
+        self.watch(va, data.len() as u64, true);
         let in_first = ((4096 - (va & PAGE_MASK)) as usize).min(data.len());
         let first = self.load_page(va, Access::Write, user)?;
         let second = match in_first < data.len() {

@@ -7,11 +7,13 @@
 mod access;
 mod code_pages;
 mod ept;
+mod large;
 mod tlb;
 mod walk;
 
 pub use access::NON_CANONICAL;
 pub use code_pages::{CodePages, STALE_LIMIT};
 pub use ept::EptCache;
+pub use large::LargePages;
 pub use tlb::{Space, Tlb};
 pub use walk::{Access, Translation};

@@ -40,6 +40,8 @@ struct Leaf {
     rights: u64,
     /// The leaf's dirty bit is set.
     dirty: bool,
+    /// log2 of the page's size in bytes.
+    size_log2: u32,
 }
 
 impl Cpu {
@@ -75,6 +77,7 @@ impl Cpu {
         } else {
             self.walk32(va & 0xffff_ffff, access, user)?
         };
+        self.large_pages.note(va, leaf.size_log2);
         let mut allowed = self.rights(leaf.rights, user);
         // A store to a clean page has to come back for the dirty bit.
         allowed.write &= leaf.dirty;
@@ -233,6 +236,7 @@ impl Cpu {
                         address,
                         rights,
                         dirty: (entry | bits) & D != 0,
+                        size_log2: shift,
                     });
                 }
                 if !self.set_bits(at, address, va, entry, A)? {
@@ -289,6 +293,7 @@ impl Cpu {
                         address,
                         rights,
                         dirty: (entry | bits) & D != 0,
+                        size_log2: shift,
                     });
                 }
                 if !self.set_bits(at, address, va, entry, A)? {
@@ -343,6 +348,7 @@ impl Cpu {
                         address,
                         rights,
                         dirty: (entry | bits) & D != 0,
+                        size_log2: shift,
                     });
                 }
                 table = entry & 0xffff_f000;

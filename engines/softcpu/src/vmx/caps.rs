@@ -5,7 +5,7 @@
 
 use x86defs::cr::{cr0, cr4, efer};
 use x86defs::vmx::VmcsField;
-use x86defs::vmx::capability::{basic, ept_vpid, misc, msr};
+use x86defs::vmx::capability::{basic, ept_vpid, msr, vmx_misc};
 use x86defs::vmx::control::{CR3_TARGETS, entry, exit, pin, primary, secondary};
 
 use super::vmcs::region;
@@ -27,8 +27,6 @@ pub struct Features {
     pub rdrand: bool,
     /// RDSEED.
     pub rdseed: bool,
-    /// XSAVES and XRSTORS.
-    pub xsaves: bool,
     /// IA32_DEBUGCTL bits that may be set.
     pub debugctl_allowed: u64,
 }
@@ -155,13 +153,13 @@ const EPT_VPID: u64 = ept_vpid::EXECUTE_ONLY
     | ept_vpid::INVVPID_RETAINING_GLOBALS;
 
 const MISC: u64 = PREEMPTION_TIMER_SHIFT as u64
-    | misc::STORE_LMA
-    | misc::ACTIVITY_HLT
-    | misc::ACTIVITY_SHUTDOWN
-    | misc::ACTIVITY_WAIT_FOR_SIPI
-    | (CR3_TARGETS as u64) << misc::CR3_TARGETS_SHIFT
-    | misc::VMWRITE_ANY_FIELD
-    | misc::INJECT_LENGTH_0;
+    | vmx_misc::STORE_LMA
+    | vmx_misc::ACTIVITY_HLT
+    | vmx_misc::ACTIVITY_SHUTDOWN
+    | vmx_misc::ACTIVITY_WAIT_FOR_SIPI
+    | (CR3_TARGETS as u64) << vmx_misc::CR3_TARGETS_SHIFT
+    | vmx_misc::VMWRITE_ANY_FIELD
+    | vmx_misc::INJECT_LENGTH_0;
 
 impl Caps {
     /// The capabilities for a CPU model.
@@ -173,7 +171,6 @@ impl Caps {
             (features.invpcid, secondary::ENABLE_INVPCID),
             (features.rdrand, secondary::RDRAND_EXITING),
             (features.rdseed, secondary::RDSEED_EXITING),
-            (features.xsaves, secondary::ENABLE_XSAVES),
         ] {
             if there {
                 secondary_controls |= control;
@@ -354,7 +351,7 @@ fn supported(secondary_controls: u32) -> [bool; VmcsField::COUNT] {
 pub(super) mod tests {
     use super::*;
 
-    /// A CPU model with everything VT-x can depend on but XSAVES.
+    /// A CPU model with everything VT-x can depend on.
     pub fn features() -> Features {
         Features {
             maxphyaddr: 40,
@@ -364,7 +361,6 @@ pub(super) mod tests {
             invpcid: true,
             rdrand: true,
             rdseed: true,
-            xsaves: false,
             debugctl_allowed: 3,
         }
     }
@@ -427,11 +423,26 @@ pub(super) mod tests {
 
     #[test]
     fn fields_follow_controls() {
-        let mut f = features();
-        assert!(!Caps::new(f).has_field(VmcsField::XssExitingBitmap));
-        f.xsaves = true;
-        assert!(Caps::new(f).has_field(VmcsField::XssExitingBitmap));
-        assert!(!Caps::new(f).has_field(VmcsField::GuestPerfGlobalCtrl));
-        assert!(Caps::new(f).has_field(VmcsField::GuestRip));
+        let c = Caps::new(features());
+        for (field, there) in [
+            (VmcsField::GuestRip, true),
+            (VmcsField::VmreadBitmap, true),
+            (VmcsField::XssExitingBitmap, false),
+            (VmcsField::GuestPerfGlobalCtrl, false),
+            (VmcsField::TscMultiplier, false),
+        ] {
+            assert_eq!(c.has_field(field), there, "{field:?}");
+        }
+    }
+
+    #[test]
+    fn controls_follow_the_model() {
+        let secondary = |f| (Caps::new(f).msr(msr::IA32_VMX_PROCBASED_CTLS2).unwrap() >> 32) as u32;
+        assert_ne!(secondary(features()) & secondary::ENABLE_RDTSCP, 0);
+        let without = Features {
+            rdtscp: false,
+            ..features()
+        };
+        assert_eq!(secondary(without) & secondary::ENABLE_RDTSCP, 0);
     }
 }

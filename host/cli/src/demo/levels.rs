@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::report::{Event, Report, Seen};
+use crate::run::{EXIT_RESET, EXIT_TRIPLE_FAULT};
 use crate::vm::RunOutcome;
 
 /// Where a level stands.
@@ -123,17 +124,35 @@ impl Levels {
             return Some(format!("level {number} failed in step {step}{status}"));
         }
         if let Some((number, _)) = numbered.iter().find(|(_, l)| l.up_at.is_none()) {
-            return Some(format!("level {number} did not come up"));
+            let outer = numbered.iter().find(|(outer, _)| outer + 1 == *number);
+            let cause = outer.and_then(|(outer, level)| {
+                let words = in_words(level.status.filter(|&status| status != 0)?);
+                Some(format!(": its run in level {outer} ended with {words}"))
+            });
+            let cause = cause.unwrap_or_default();
+            return Some(format!("level {number} did not come up{cause}"));
         }
         if let Some((number, _)) = deepest_first().find(|(_, l)| l.stage != Stage::Down) {
             return Some(format!("level {number} did not switch itself off"));
         }
         let bad = deepest_first().find(|(_, level)| level.status != Some(0));
         bad.map(|(number, level)| match level.status {
-            Some(status) => format!("level {number} ended with status {status}"),
+            Some(status) => format!("level {number} ended with {}", in_words(status)),
             None => format!("level {number} ended with an unreadable status"),
         })
     }
+}
+
+/// What a status of `nestling run`, which a level ends with, means.
+fn in_words(status: i32) -> String {
+    let meaning = match u8::try_from(status) {
+        Ok(EXIT_RESET) => " (its guest reset itself)",
+        Ok(EXIT_TRIPLE_FAULT) => " (its guest ended in a triple fault)",
+        Ok(139) => " (segmentation fault)",
+        Ok(137) => " (killed, perhaps for want of memory)",
+        _ => "",
+    };
+    format!("status {status}{meaning}")
 }
 
 #[cfg(test)]
@@ -183,6 +202,15 @@ mod tests {
         assert_eq!(
             why(&failing).as_deref(),
             Some("level 1 failed in step module-kvm with status 1")
+        );
+        let mut early = GOOD[..2].to_vec();
+        early.push("NESTLING-LEVEL 1 down status=12 uptime=9");
+        assert_eq!(
+            why(&early).as_deref(),
+            Some(
+                "level 2 did not come up: its run in level 1 ended with status 12 (its guest \
+                 ended in a triple fault)"
+            )
         );
         let mut inner = GOOD[..3].to_vec();
         inner.push("NESTLING-LEVEL 2 down status=7");

@@ -3,7 +3,7 @@
 use guestmem::Gpa;
 use x86defs::cr::cr0;
 use x86defs::exception;
-use x86defs::vmx::capability::{ept_vpid, misc};
+use x86defs::vmx::capability::{ept_vpid, vmx_misc};
 use x86defs::vmx::control::{entry, eptp, exit, pin, primary, secondary};
 use x86defs::vmx::{EventType, InterruptionInfo, VmcsField as F};
 
@@ -55,7 +55,7 @@ fn execution(s: &Subject<'_>) -> Checked {
         SECTION,
         "reserved secondary controls"
     );
-    let cr3_targets = s.caps.misc >> misc::CR3_TARGETS_SHIFT & 0x1ff;
+    let cr3_targets = s.caps.misc >> vmx_misc::CR3_TARGETS_SHIFT & 0x1ff;
     require!(
         v.get(F::Cr3TargetCount) <= cr3_targets,
         SECTION,
@@ -282,7 +282,7 @@ fn injection(s: &Subject<'_>) -> Checked {
     }
     if kind.is_software() {
         let length = v.get(F::EntryInstructionLength);
-        let least = u64::from(s.caps.misc & misc::INJECT_LENGTH_0 == 0);
+        let least = u64::from(s.caps.misc & vmx_misc::INJECT_LENGTH_0 == 0);
         require!(
             (least..=15).contains(&length),
             SECTION,

@@ -766,6 +766,13 @@ fn activity_interruptibility_and_pending_debug() {
     for (what, values) in bad {
         guest_fails(&rig().with(values), "27.3.1.5", what);
     }
+}
+
+#[test]
+fn activity_and_interruptibility_that_pass() {
+    const IF: u64 = 0x202;
+    const TF: u64 = 0x102;
+    let nmi = (F::EntryInterruptionInfo, 1 << 31 | 2 << 8 | 2);
     let good: &[(&str, &[(F, u64)])] = &[
         ("HLT", &[(F::GuestActivity, 1)]),
         ("wait-for-SIPI", &[(F::GuestActivity, 3)]),

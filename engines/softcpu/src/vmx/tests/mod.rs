@@ -2,6 +2,7 @@
 
 mod events;
 mod exits;
+mod hostile;
 mod instructions;
 mod memory;
 mod rig;

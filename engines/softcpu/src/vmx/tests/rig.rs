@@ -25,6 +25,9 @@ const HOST_IDT: u64 = 0x5000;
 const TSS: u64 = 0x6000;
 /// The stack of handlers entered from CPL 1 to 3.
 const RSP0: u64 = 0x10_e000;
+/// Selectors of the user segments, without RPL.
+pub const USER_CS: u64 = 0x28;
+pub const USER_SS: u64 = 0x30;
 const GUEST_IDT: u64 = 0x7000;
 pub const HOST_CODE: u64 = 0x2_0000;
 pub const EXIT_RIP: u64 = 0x2_1000;
@@ -184,7 +187,7 @@ fn host_state() -> VcpuState {
     s.ldtr = segment(0, 0x1_0000, 0);
     s.gdtr = DescriptorTable {
         base: GDT,
-        limit: 0x2f,
+        limit: 0x37,
     };
     s.idtr = DescriptorTable {
         base: HOST_IDT,
@@ -215,11 +218,13 @@ fn write_tables(ram: &GuestRam) {
     for i in 0..512 {
         put(EPT_PT + 8 * i, (EPT_SMALL + (i << 12)) | 0x37);
     }
-    for (i, d) in [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff]
-        .iter()
-        .enumerate()
-    {
-        put(GDT + 8 * i as u64, *d);
+    for (selector, d) in [
+        (8, 0x00af_9b00_0000_ffff),
+        (0x10, 0x00cf_9300_0000_ffff),
+        (USER_CS, 0x00af_fb00_0000_ffff),
+        (USER_SS, 0x00cf_f300_0000_ffff),
+    ] {
+        put(GDT + selector, d);
     }
     for (idt, handlers) in [(HOST_IDT, HOST_HANDLERS), (GUEST_IDT, GUEST_HANDLERS)] {
         for v in 0..256u64 {
@@ -394,7 +399,7 @@ impl Rig {
             (F::GuestTrAccess, 0x8b),
             (F::GuestLdtrAccess, 0x1_0000),
             (F::GuestGdtrBase, GDT),
-            (F::GuestGdtrLimit, 0x2f),
+            (F::GuestGdtrLimit, 0x37),
             (F::GuestIdtrBase, GUEST_IDT),
             (F::GuestIdtrLimit, 0xfff),
         ] {

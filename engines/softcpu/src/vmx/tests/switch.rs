@@ -246,6 +246,29 @@ fn a_failing_exit_load_is_a_vmx_abort() {
 }
 
 #[test]
+fn an_fs_base_without_selector_survives_iret() {
+    // What KVM makes of its nested guest's host state: null selector, usable, DPL 0.
+    let mut r = Rig::root();
+    r.set(F::GuestFsSelector, 0);
+    r.set(F::GuestFsBase, DATA);
+    r.set_qword(DATA + 8, 0x1234);
+    for (i, v) in [GUEST_CODE + 0x10, USER_CS | 3, 2, GUEST_RSP, USER_SS | 3]
+        .iter()
+        .enumerate()
+    {
+        r.set_qword(GUEST_RSP + 8 * i as u64, *v);
+    }
+    r.bytes(
+        GUEST_CODE + 0x10,
+        &[0x64, 0x48, 0x8b, 0x04, 0x25, 8, 0, 0, 0, 0x0f, 0xa2],
+    ); // mov rax, fs:[8]
+    assert_eq!(r.run_guest(&[0x48, 0xcf]), 10);
+    assert_eq!(r.get(F::GuestRip), GUEST_CODE + 0x19);
+    assert_eq!(r.cpu().regs[gpr::RAX], 0x1234);
+    assert_eq!(r.get(F::GuestFsBase), DATA);
+}
+
+#[test]
 fn the_launched_guest_continues_where_it_left() {
     let mut r = Rig::root();
     assert_eq!(r.run_guest(&[0x0f, 0xa2, 0x0f, 0x01, 0xc1]), 10);

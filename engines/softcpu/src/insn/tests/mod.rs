@@ -1,0 +1,3 @@
+//! Single instructions against the manual.
+
+mod paging;
