@@ -66,6 +66,8 @@ impl Cpu {
         let mut regs = [0; 32];
         regs[TWO_GIB] = 1 << 31;
         let code_pages = CodePages::new(ram.page_count());
+        let mut platform = platform;
+        let random_state = platform.seed().wrapping_add(u64::from(index));
         let vmx = Vmx::new(vmx_features(&model));
         let mut cpu = Self {
             regs,
@@ -129,7 +131,7 @@ impl Cpu {
             tsc_offset: 0,
             retired_base: 0,
             budget_given: 0,
-            random_state: 0x6e65_7374_6c69_6e67 ^ u64::from(index),
+            random_state,
             vmx,
         };
         cpu.restore(&vcpu::reset(index == 0));
