@@ -108,7 +108,7 @@ impl Cpu {
             },
             ext: ExtState::initialized(),
             host,
-            vectors: VectorTable::default(),
+            vectors: VectorTable::new(&model.cpuid),
             bounce: Bounce::new(),
             code_pages,
             platform,

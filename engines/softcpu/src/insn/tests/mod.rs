@@ -1,3 +1,4 @@
 //! Single instructions against the manual.
 
+mod decoding;
 mod paging;
