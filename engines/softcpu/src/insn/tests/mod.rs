@@ -1,4 +1,5 @@
 //! Single instructions against the manual.
 
 mod decoding;
+mod events;
 mod paging;
