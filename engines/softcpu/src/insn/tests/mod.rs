@@ -3,3 +3,4 @@
 mod decoding;
 mod events;
 mod paging;
+mod stack;
