@@ -4,3 +4,4 @@ mod decoding;
 mod events;
 mod paging;
 mod stack;
+mod state;
