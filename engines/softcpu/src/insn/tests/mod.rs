@@ -5,3 +5,4 @@ mod events;
 mod paging;
 mod stack;
 mod state;
+mod system;
