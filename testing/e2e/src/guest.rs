@@ -36,9 +36,12 @@ impl Guest {
     /// A run of it on the soft engine, with more options.
     #[must_use]
     pub fn run(&self, options: &[&str]) -> Run {
-        run_kernel(self.path())
-            .args(["--engine", "soft", "--memory", "128M"])
-            .args(options)
+        let run = run_kernel(self.path()).args(["--engine", "soft"]);
+        let memory: &[&str] = match options.contains(&"--memory") {
+            true => &[],
+            false => &["--memory", "128M"],
+        };
+        run.args(memory).args(options)
     }
 }
 

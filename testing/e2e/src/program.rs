@@ -60,7 +60,11 @@ fn build() -> Result<PathBuf> {
         .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());
-    if let Some(target) = own.ancestors().find(|f| f.join("CACHEDIR.TAG").is_file()) {
+    // The programs of a target lie one folder deeper, in a folder that is tagged as well.
+    let tagged = |folder: &&Path| folder.join("CACHEDIR.TAG").is_file();
+    let inner = own.ancestors().find(tagged);
+    let outer = inner.and_then(Path::parent).filter(tagged);
+    if let Some(target) = outer.or(inner) {
         command.arg("--target-dir").arg(target);
     }
     // What cargo tells the tests about themselves would make this build differ from one started by hand.

@@ -260,10 +260,11 @@ fn what_a_killed_run_left_is_cleared() {
     cache::assert_holds(&place.cache(), &[]);
 }
 
+/// Changes one bit of the last byte; that of a manifest is the brace that closes it.
 fn spoil(path: &Path) {
     let mut content = fs::read(path).expect("readable");
-    let middle = content.len() / 2;
-    content[middle] ^= 0x10;
+    let last = content.len() - 1;
+    content[last] ^= 0x10;
     fs::write(path, content).expect("written");
 }
 
@@ -421,19 +422,4 @@ fn a_full_disk() {
             assert!(["lock", BUSYBOX].contains(&name), "{size}: left {left}");
         }
     }
-}
-
-#[test]
-fn files_that_may_not_grow() {
-    need_apt!();
-    let place = Place::new();
-    let ended = Run::program("/bin/sh")
-        .args(["-c", r#"trap '' XFSZ; ulimit -f 200 && exec "$@""#, "sh"])
-        .args([e2e::program::path()])
-        .args(["images", "--output"])
-        .args([place.path("images")])
-        .cache(&place.cache())
-        .end();
-    println!("{}", ended.failure());
-    cache::assert_holds(&place.cache(), &[]);
 }

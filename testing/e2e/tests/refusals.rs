@@ -256,8 +256,10 @@ impl OwnFiles {
         Self { folder }
     }
 
-    fn demo(&self, options: &[&str]) -> Ended {
-        let mut run = Run::nestling(["demo", "--engine", "soft"]).without_env("HOME");
+    /// A demo whose options are pairs of a name and one of these files.
+    fn demo(&self, depth: u8, options: &[&str]) -> Ended {
+        let mut run = Run::nestling(["demo", "--engine", "soft", "--depth", &depth.to_string()])
+            .without_env("HOME");
         for pair in options.chunks(2) {
             run = run.args([
                 pair[0].as_ref(),
@@ -275,42 +277,39 @@ impl OwnFiles {
 fn own_files_of_a_demo_that_do_not_fit() {
     let files = OwnFiles::new();
     fs::write(files.folder.path().join("text"), "hello").expect("written");
-    let all = |kernel, modules, busybox| {
-        files.demo(&[
-            "--kernel",
-            kernel,
-            "--modules",
-            modules,
-            "--busybox",
-            busybox,
-        ])
-    };
+    let one_level = |kernel, busybox| files.demo(1, &["--kernel", kernel, "--busybox", busybox]);
     assert_tells(
-        &all("nothing", "modules", "busybox"),
+        &one_level("nothing", "busybox"),
         &["cannot read ", "nothing: No such file"],
     );
     assert_tells(
-        &all("text", "modules", "busybox"),
+        &one_level("text", "busybox"),
         &["cannot boot ", "it is not a Linux bzImage"],
     );
     assert_tells(
-        &all("vmlinuz", "modules", "busybox"),
-        &["no module kvm-intel"],
-    );
-    assert_tells(
-        &all("vmlinuz", "nothing", "busybox"),
+        &one_level("vmlinuz", "nothing"),
         &["cannot read ", "nothing: No such file"],
     );
     assert_tells(
-        &all("vmlinuz", "modules", "text"),
+        &one_level("vmlinuz", "text"),
         &["as busybox: it is no x86-64 ELF program"],
     );
+    let two_levels =
+        |options: &[&str]| files.demo(2, &[&["--busybox", "busybox"], options].concat());
     assert_tells(
-        &files.demo(&["--kernel", "vmlinuz", "--busybox", "busybox"]),
+        &two_levels(&["--kernel", "vmlinuz", "--modules", "modules"]),
+        &["no module kvm-intel in "],
+    );
+    assert_tells(
+        &two_levels(&["--kernel", "vmlinuz", "--modules", "nothing"]),
+        &["cannot read ", "nothing: No such file"],
+    );
+    assert_tells(
+        &two_levels(&["--kernel", "vmlinuz"]),
         &["its modules are not given; add --modules"],
     );
     assert_tells(
-        &files.demo(&["--modules", "modules", "--busybox", "busybox"]),
+        &two_levels(&["--modules", "modules"]),
         &["the kernel they belong to is not given; add --kernel"],
     );
 }
