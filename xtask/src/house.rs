@@ -179,6 +179,13 @@ pub const ROOMS: &[Room] = &[
         Uses::Anything,
     ),
     room("e2e", "testing/e2e", Tier::Testing, Uses::Anything),
+    // A border because it measures forks and fresh mappings; it runs inside guests and uses nothing of ours.
+    border(
+        "guestbench",
+        "testing/guestbench",
+        Tier::Testing,
+        Uses::Only(&[]),
+    ),
     room("xtask", "xtask", Tier::Xtask, Uses::Only(&[])),
 ];
 
@@ -315,7 +322,14 @@ mod tests {
             .collect();
         assert_eq!(
             borders,
-            ["guestmem", "hostexec", "jit", "kvm", "conformance"]
+            [
+                "guestmem",
+                "hostexec",
+                "jit",
+                "kvm",
+                "conformance",
+                "guestbench"
+            ]
         );
         assert!(may_be_unsafe("arch/guestmem/src/lib.rs"));
         assert!(may_be_unsafe("guests/boot/src/main.rs"));

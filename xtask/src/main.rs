@@ -2,8 +2,9 @@
 //!
 //! `tidy` reads the tracked files and holds them against `docs/conventions.md`; `layers` reads
 //! `cargo metadata` and holds it against the table in [`house`]. Both print `path:line: what` for each
-//! finding. Exit status: 0 nothing found, 1 findings, 2 the check itself could not run.
+//! finding. `bench` measures and prints figures. Exit status: 0 nothing found, 1 findings, 2 the check itself could not run.
 
+mod bench;
 mod house;
 mod layers;
 mod tidy;
@@ -16,7 +17,8 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "usage: cargo xtask <command>
 
   tidy     size, left-overs, unsafe, names, module docs, white space of the tracked files
-  layers   who may depend on whom, from cargo metadata";
+  layers   who may depend on whom, from cargo metadata
+  bench    how fast the software engine is, beside QEMU's and the host; bench --help";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -28,6 +30,14 @@ fn main() -> ExitCode {
     {
         ["tidy"] => workspace_root().and_then(|root| tidy::run(&root)),
         ["layers"] => workspace_root().and_then(|root| layers::run(&root)),
+        ["bench", "-h" | "--help"] => {
+            println!("{}", bench::USAGE);
+            return ExitCode::SUCCESS;
+        }
+        ["bench", options @ ..] => {
+            let done = workspace_root().and_then(|root| bench::run(&root, options));
+            return done.map_or_else(|error| could_not_run(&error), |()| ExitCode::SUCCESS);
+        }
         ["-h" | "--help" | "help"] => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;
@@ -49,11 +59,13 @@ fn main() -> ExitCode {
             println!("{summary}; {} to mend", findings.len());
             ExitCode::FAILURE
         }
-        Err(error) => {
-            eprintln!("xtask: {error:#}");
-            ExitCode::from(2)
-        }
+        Err(error) => could_not_run(&error),
     }
+}
+
+fn could_not_run(error: &anyhow::Error) -> ExitCode {
+    eprintln!("xtask: {error:#}");
+    ExitCode::from(2)
 }
 
 /// What a check has to say: the findings as printable lines, and one line on how much was looked at.

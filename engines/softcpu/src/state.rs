@@ -7,6 +7,7 @@ use hostexec::{Bounce, ExtState, HostExec};
 use vcpu::{
     Attention, ExtendedState, Interruptibility, MpState, Platform, SystemRegisters, VcpuState,
 };
+use x86defs::cr::{cr0, cr4};
 use x86defs::msr::*;
 
 use crate::code::Op;
@@ -35,7 +36,17 @@ const SAVED_MSRS: &[u32] = &[
     IA32_FMASK,
     IA32_KERNEL_GS_BASE,
     IA32_TSC_AUX,
+    IA32_MTRR_FIX64K_00000,
+    IA32_MTRR_FIX16K_80000,
+    IA32_MTRR_FIX16K_A0000,
 ];
+
+/// More of them: the variable and the small fixed MTRRs.
+fn saved_msrs() -> impl Iterator<Item = u32> {
+    let variable = IA32_MTRR_PHYSBASE0..IA32_MTRR_PHYSBASE0 + 16;
+    let fixed = IA32_MTRR_FIX4K_C0000..=IA32_MTRR_FIX4K_F8000;
+    SAVED_MSRS.iter().copied().chain(variable).chain(fixed)
+}
 
 /// What VT-x depends on of the model.
 fn vmx_features(model: &Model) -> Features {
@@ -66,6 +77,8 @@ impl Cpu {
         let mut regs = [0; 32];
         regs[TWO_GIB] = 1 << 31;
         let code_pages = CodePages::new(ram.page_count());
+        let mut platform = platform;
+        let random_state = platform.seed().wrapping_add(u64::from(index));
         let vmx = Vmx::new(vmx_features(&model));
         let mut cpu = Self {
             regs,
@@ -107,7 +120,7 @@ impl Cpu {
             },
             ext: ExtState::initialized(),
             host,
-            vectors: VectorTable::default(),
+            vectors: VectorTable::new(&model.cpuid),
             bounce: Bounce::new(),
             code_pages,
             platform,
@@ -129,7 +142,7 @@ impl Cpu {
             tsc_offset: 0,
             retired_base: 0,
             budget_given: 0,
-            random_state: 0x6e65_7374_6c69_6e67 ^ u64::from(index),
+            random_state,
             vmx,
         };
         cpu.restore(&vcpu::reset(index == 0));
@@ -140,9 +153,8 @@ impl Cpu {
     pub fn save(&mut self) -> VcpuState {
         let mut gpr = [0; 16];
         gpr.copy_from_slice(&self.regs[..16]);
-        let mut msrs: Vec<(u32, u64)> = SAVED_MSRS
-            .iter()
-            .filter_map(|&m| self.read_msr(m).ok().map(|v| (m, v)))
+        let mut msrs: Vec<(u32, u64)> = saved_msrs()
+            .filter_map(|m| self.read_msr(m).ok().map(|v| (m, v)))
             .collect();
         msrs.push((IA32_TSC, self.guest_tsc()));
         msrs.sort_unstable();
@@ -237,6 +249,9 @@ impl Cpu {
         for &(msr, value) in &y.msrs {
             if msr == IA32_FEATURE_CONTROL {
                 self.msr.feature_control = value;
+            } else if msr == IA32_TSC_ADJUST {
+                // The TSC itself is restored: this must not move it once more.
+                self.msr.tsc_adjust = value;
             } else if self.write_msr(msr, value).is_err() {
                 tracing::warn!(vcpu = self.index, msr, value, "saved MSR value refused");
             }
@@ -266,5 +281,9 @@ impl Cpu {
         self.update_space();
         self.tlb.flush(|_| true);
         self.mode_changed();
+        let pae = self.cr0 & cr0::PG != 0 && self.cr4 & cr4::PAE != 0 && !self.long_mode();
+        if pae && self.tlb.space().eptp == 0 && self.load_pdptes(self.cr3) != Ok(true) {
+            tracing::warn!(vcpu = self.index, "saved CR3 leads to no valid PDPTEs");
+        }
     }
 }

@@ -57,7 +57,7 @@ pub trait Platform: Send {
     fn acknowledge_interrupt(&mut self) -> Option<u8>;
     /// Takes a pending NMI.
     fn take_nmi(&mut self) -> bool;
-    /// Puts an NMI back that could not be delivered yet.
+    /// Takes a pending INIT.
     fn take_init(&mut self) -> bool;
     /// Takes a pending start-up IPI: its vector.
     fn take_sipi(&mut self) -> Option<u8>;
@@ -73,9 +73,14 @@ pub trait Platform: Send {
     fn poll(&mut self, retired: u64) -> u64;
     /// The vCPU has nothing to do until an interrupt: waits (host mode) or jumps ahead (virtual mode).
     fn idle(&mut self, retired: u64) -> Wake;
-    /// Debugging and statistics: the level of guest running (1 for L1) changed. Optional.
-    fn level_changed(&mut self, _level: u32) {}
+    /// What RDRAND and RDSEED start from: unpredictable, unless the run is to be reproducible.
+    fn seed(&mut self) -> u64 {
+        REPRODUCIBLE_SEED
+    }
 }
+
+/// The seed of reproducible runs (the fractional part of the golden ratio, times 2^64).
+pub const REPRODUCIBLE_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The one word other threads use to make a vCPU look up.
 ///

@@ -44,7 +44,11 @@ fn destinations() {
     send(SELF | 0x40);
     send(SELF | 0x40);
     window();
-    check_eq!(count(), 2, "11.8.4: two requests of a vector that is not taken are one");
+    check_eq!(
+        count(),
+        2,
+        "11.8.4: two requests of a vector that is not taken are one"
+    );
 
     let id = read(reg::ID) >> 24;
     let to = |high: u32, low: u32| {
@@ -60,7 +64,11 @@ fn destinations() {
     write(reg::LDR, 4 << 24);
     check_eq!(to(4, 0x40 | 1 << 11), 1, "logical, flat");
     check_eq!(to(3, 0x40 | 1 << 11), 0, "logical, flat, others");
-    check_eq!(to(6, 0x40 | 1 << 11 | 1 << 8), 1, "logical, lowest priority");
+    check_eq!(
+        to(6, 0x40 | 1 << 11 | 1 << 8),
+        1,
+        "logical, lowest priority"
+    );
     write(reg::DFR, 0x0fff_ffff);
     write(reg::LDR, 0x21 << 24);
     check_eq!(to(0x21, 0x40 | 1 << 11), 1, "logical, cluster");
@@ -81,7 +89,11 @@ fn priorities() {
     cpu::enable_interrupts();
     cpu::disable_interrupts();
     let order = [taken(0).0, taken(1).0, taken(2).0, taken(3).0];
-    check_eq!((count(), order), (4, [0x60, 0x52, 0x51, 0x40]), "highest vector first");
+    check_eq!(
+        (count(), order),
+        (4, [0x60, 0x52, 0x51, 0x40]),
+        "highest vector first"
+    );
 
     // TPR holds back its class and below.
     listen(&[0x40, 0x51]);
@@ -133,7 +145,10 @@ fn priorities() {
     check_eq!((count(), taken(1).0), (2, 0x60), "60h does not");
     check_eq!(read(reg::PPR) & 0xf0, 0x60, "PPR");
     end_of_interrupt();
-    check!(!bit(reg::ISR, 0x60) && bit(reg::ISR, 0x51), "11.8.5: EOI ends the highest");
+    check!(
+        !bit(reg::ISR, 0x60) && bit(reg::ISR, 0x51),
+        "11.8.5: EOI ends the highest"
+    );
     window();
     check_eq!(count(), 2, "51h is still in service");
     end_of_interrupt();
@@ -148,7 +163,10 @@ fn priorities() {
     send(SELF | 0x40);
     window();
     send(SELF | 0x40);
-    check!(bit(reg::ISR, 0x40) && bit(reg::IRR, 0x40), "in service and requested");
+    check!(
+        bit(reg::ISR, 0x40) && bit(reg::IRR, 0x40),
+        "in service and requested"
+    );
     end_of_interrupt();
     window();
     end_of_interrupt();
@@ -192,7 +210,10 @@ fn nmi() {
         core::hint::spin_loop();
     }
     check_eq!(count(), 2, "6.7.1: a second NMI waits for IRET");
-    check!(!WAS_NESTED.load(core::sync::atomic::Ordering::Relaxed), "6.7.1: not inside the first handler");
+    check!(
+        !WAS_NESTED.load(core::sync::atomic::Ordering::Relaxed),
+        "6.7.1: not inside the first handler"
+    );
     trap::handle(2, None);
 }
 

@@ -34,7 +34,12 @@ fn note(frame: &mut Frame) {
     let n = COUNT.fetch_add(1, Ordering::Relaxed);
     if n < 64 {
         // SAFETY: one flow of control; handlers do not nest where this is read.
-        unsafe { (&raw mut TAKEN).cast::<(u8, u64)>().add(n).write((frame.vector as u8, frame.rip)) };
+        unsafe {
+            (&raw mut TAKEN)
+                .cast::<(u8, u64)>()
+                .add(n)
+                .write((frame.vector as u8, frame.rip))
+        };
     }
 }
 

@@ -145,7 +145,11 @@ fn halt() {
     write(reg::INITIAL_COUNT, 1_000_000);
     cpu::wait_for_interrupt();
     check_eq!(count(), 1, "the timer ends HLT");
-    check!(cpu::tsc() - start >= 1_000_000, "after its time, TSC {}", cpu::tsc() - start);
+    check!(
+        cpu::tsc() - start >= 1_000_000,
+        "after its time, TSC {}",
+        cpu::tsc() - start
+    );
     stop();
 }
 
@@ -162,7 +166,11 @@ fn deadline() {
     check_eq!(cpu::read_msr(DEADLINE_MSR), 0, "ignored in one-shot mode");
     write(reg::LVT_TIMER, u32::from(VECTOR) | DEADLINE);
     write(reg::INITIAL_COUNT, 1000);
-    check_eq!(read(reg::CURRENT_COUNT), 0, "initial count is ignored, current count zero");
+    check_eq!(
+        read(reg::CURRENT_COUNT),
+        0,
+        "initial count is ignored, current count zero"
+    );
     check_eq!(cpu::read_msr(DEADLINE_MSR), 0, "not armed");
     let at = cpu::tsc() + 2_000_000;
     cpu::write_msr(DEADLINE_MSR, at);
@@ -196,6 +204,9 @@ fn deadline() {
     let at = cpu::tsc() + 50_000_000;
     cpu::write_msr(DEADLINE_MSR, at);
     cpu::write_msr(0x10, at + 1000);
-    check!(wait(|| count() == 4), "18.17.3: the TSC written past the deadline");
+    check!(
+        wait(|| count() == 4),
+        "18.17.3: the TSC written past the deadline"
+    );
     stop();
 }

@@ -31,8 +31,16 @@ pub fn run() {
     section("11.12.5 mode changes");
     let base = read_msr(BASE_MSR);
     check_eq!(reading(x2(reg::ID)), GP, "x2APIC MSRs in xAPIC mode: read");
-    check_eq!(writing(x2(reg::TPR), 0), GP, "x2APIC MSRs in xAPIC mode: write");
-    check_eq!(writing(BASE_MSR, base & !ENABLED | EXTENDED), GP, "EXTD without EN");
+    check_eq!(
+        writing(x2(reg::TPR), 0),
+        GP,
+        "x2APIC MSRs in xAPIC mode: write"
+    );
+    check_eq!(
+        writing(BASE_MSR, base & !ENABLED | EXTENDED),
+        GP,
+        "EXTD without EN"
+    );
     write_msr(BASE_MSR, base & !ENABLED);
     check_eq!(writing(BASE_MSR, base | EXTENDED), GP, "disabled to x2APIC");
     write_msr(BASE_MSR, base);
@@ -46,19 +54,48 @@ pub fn run() {
     write_msr(BASE_MSR, base & !ENABLED);
     check_eq!(reading(x2(reg::ID)), GP, "x2APIC MSRs while disabled");
     write_msr(BASE_MSR, base);
-    check_eq!(runtime::apic::read(reg::SVR) & 0x1ff, 0xff, "11.12.5.1: disabled and enabled: as after reset");
+    check_eq!(
+        runtime::apic::read(reg::SVR) & 0x1ff,
+        0xff,
+        "11.12.5.1: disabled and enabled: as after reset"
+    );
 }
 
 fn registers(id: u64) {
     section("11.12.1.2 registers by MSR");
     check_eq!(read_msr(x2(reg::ID)), id, "ID, 32 bits");
-    check_eq!(u64::from(cpu::cpuid(0xb, 0)[3]), id, "CPUID leaf 0Bh: x2APIC ID");
-    check_eq!(read_msr(x2(reg::LDR)), (id >> 4) << 16 | 1 << (id & 15), "11.12.10.2: LDR follows the ID");
-    check_eq!(read_msr(x2(reg::SVR)) & 0x1ff, 0x1ff, "SVR kept from xAPIC mode");
+    check_eq!(
+        u64::from(cpu::cpuid(0xb, 0)[3]),
+        id,
+        "CPUID leaf 0Bh: x2APIC ID"
+    );
+    check_eq!(
+        read_msr(x2(reg::LDR)),
+        (id >> 4) << 16 | 1 << (id & 15),
+        "11.12.10.2: LDR follows the ID"
+    );
+    check_eq!(
+        read_msr(x2(reg::SVR)) & 0x1ff,
+        0x1ff,
+        "SVR kept from xAPIC mode"
+    );
     // Read-only, write-only, absent.
-    for register in [reg::ID, reg::VERSION, reg::PPR, reg::LDR, reg::ISR, reg::TMR, reg::IRR, reg::CURRENT_COUNT] {
+    for register in [
+        reg::ID,
+        reg::VERSION,
+        reg::PPR,
+        reg::LDR,
+        reg::ISR,
+        reg::TMR,
+        reg::IRR,
+        reg::CURRENT_COUNT,
+    ] {
         check_eq!(reading(x2(register)), NONE, "register {register:x}: read");
-        check_eq!(writing(x2(register), 0), GP, "register {register:x} is read-only");
+        check_eq!(
+            writing(x2(register), 0),
+            GP,
+            "register {register:x} is read-only"
+        );
     }
     check_eq!(reading(x2(reg::EOI)), GP, "EOI is write-only");
     check_eq!(writing(x2(reg::EOI), 1), GP, "EOI takes zero only");
@@ -67,8 +104,14 @@ fn registers(id: u64) {
     check_eq!(writing(x2(reg::ESR), 0), NONE, "ESR");
     check_eq!(reading(0x83f), GP, "SELF IPI is write-only");
     check_eq!(reading(x2(reg::DFR)), GP, "there is no DFR");
-    check_eq!(reading(x2(reg::ICR_HIGH)), GP, "there is no high half of ICR");
-    for msr in [0x800, 0x801, 0x804, 0x807, 0x809, 0x80c, 0x829, 0x82e, 0x83a, 0x83c, 0x840, 0x8ff] {
+    check_eq!(
+        reading(x2(reg::ICR_HIGH)),
+        GP,
+        "there is no high half of ICR"
+    );
+    for msr in [
+        0x800, 0x801, 0x804, 0x807, 0x809, 0x80c, 0x829, 0x82e, 0x83a, 0x83c, 0x840, 0x8ff,
+    ] {
         check_eq!(reading(msr), GP, "MSR {msr:x} is reserved: read");
         check_eq!(writing(msr, 0), GP, "MSR {msr:x} is reserved: write");
     }
@@ -76,9 +119,21 @@ fn registers(id: u64) {
     check_eq!(writing(x2(reg::TPR), 0x100), GP, "TPR bit 8");
     check_eq!(writing(x2(reg::TPR), 1 << 32), GP, "TPR bit 32");
     check_eq!(writing(x2(reg::SVR), 0x1ff | 1 << 32), GP, "SVR bit 32");
-    check_eq!(writing(x2(reg::LVT_TIMER), 1 << 16 | 1 << 20), GP, "LVT timer bit 20");
-    check_eq!(writing(x2(reg::DIVIDE), 4), GP, "divide configuration bit 2");
-    check_eq!(writing(x2(reg::INITIAL_COUNT), 1 << 32), GP, "initial count bit 32");
+    check_eq!(
+        writing(x2(reg::LVT_TIMER), 1 << 16 | 1 << 20),
+        GP,
+        "LVT timer bit 20"
+    );
+    check_eq!(
+        writing(x2(reg::DIVIDE), 4),
+        GP,
+        "divide configuration bit 2"
+    );
+    check_eq!(
+        writing(x2(reg::INITIAL_COUNT), 1 << 32),
+        GP,
+        "initial count bit 32"
+    );
     check_eq!(writing(0x83f, 0x100), GP, "SELF IPI bit 8");
     write_msr(x2(reg::TPR), 0x70);
     check_eq!(cpu::read_cr8(), 7, "TPR: CR8");

@@ -60,7 +60,12 @@ fn user() {
     let go = |function: u64, flags: u64| {
         let rip = user_address(function);
         let trap = trap::user(rip, data, stack, flags);
-        (trap.what(), trap.frame.rip - rip, trap.frame.rflags, trap.frame.rax())
+        (
+            trap.what(),
+            trap.frame.rip - rip,
+            trap.frame.rflags,
+            trap.frame.rax(),
+        )
     };
     for (name, function) in [
         ("HLT", address!(c_hlt)),
@@ -88,18 +93,37 @@ fn user() {
         check_eq!(rip, 0, "{name}: RIP");
     }
     check_eq!(go(address!(c_outsb), 0).0, (13, 0), "OUTS");
-    check_eq!(go(address!(c_cli), IOPL3 | 0x200).0, (0x80, 0), "CLI with IOPL 3");
-    check_eq!(go(address!(c_cli), IOPL3 | 0x200).2 & 0x200, 0, "CLI with IOPL 3: IF");
+    check_eq!(
+        go(address!(c_cli), IOPL3 | 0x200).0,
+        (0x80, 0),
+        "CLI with IOPL 3"
+    );
+    check_eq!(
+        go(address!(c_cli), IOPL3 | 0x200).2 & 0x200,
+        0,
+        "CLI with IOPL 3: IF"
+    );
     check_eq!(go(address!(c_in), IOPL3).0, (0x80, 0), "IN with IOPL 3");
     check_eq!(go(address!(c_hlt), IOPL3).0, (13, 0), "HLT with IOPL 3");
     // POPF: IOPL only at CPL 0, IF only with IOPL.
-    check_eq!(go(address!(c_popf), 0).3, 0x2, "POPF at CPL 3: neither IOPL nor IF");
-    check_eq!(go(address!(c_popf), IOPL3).3, 0x3202, "POPF with IOPL 3: IF");
+    check_eq!(
+        go(address!(c_popf), 0).3,
+        0x2,
+        "POPF at CPL 3: neither IOPL nor IF"
+    );
+    check_eq!(
+        go(address!(c_popf), IOPL3).3,
+        0x3202,
+        "POPF with IOPL 3: IF"
+    );
     let old = cpu::read_cr4();
     check_eq!(go(address!(c_rdtsc), 0).0, (0x80, 0), "RDTSC");
     cpu::write_cr4(old | cr4::TSD);
     check_eq!(go(address!(c_rdtsc), 0).0, (13, 0), "RDTSC with TSD");
-    check!(at(address!(c_rdtsc), 0).frame.vector == 0x80, "RDTSC with TSD at CPL 0");
+    check!(
+        at(address!(c_rdtsc), 0).frame.vector == 0x80,
+        "RDTSC with TSD at CPL 0"
+    );
     cpu::write_cr4(old);
     check_eq!(go(address!(c_rdpmc), 0).0, (13, 0), "RDPMC without PCE");
 }
@@ -164,7 +188,11 @@ fn umip() {
         cpu::write_cr4(old | cr4::UMIP);
         let trap = trap::user(user_address(function), 0, stack, 0);
         check_eq!(trap.what(), (13, 0), "{name} with UMIP");
-        check_eq!(at(function, 0).frame.vector, 0x80, "{name} with UMIP at CPL 0");
+        check_eq!(
+            at(function, 0).frame.vector,
+            0x80,
+            "{name} with UMIP at CPL 0"
+        );
     }
     cpu::write_cr4(old);
 }
@@ -174,16 +202,44 @@ fn registers() {
     section("2.5 control registers and EFER");
     let (c0, c3, c4) = (cpu::read_cr0(), cpu::read_cr3(), cpu::read_cr4());
     let gp = (13, 0);
-    check_eq!(raised(|| cpu::write_cr0(c0 & !1)).what(), gp, "CR0: PG without PE");
-    check_eq!(raised(|| cpu::write_cr0(c0 | 1 << 29)).what(), gp, "CR0: NW without CD");
-    check_eq!(raised(|| cpu::write_cr0(c0 | 1 << 32)).what(), gp, "CR0: bit 32");
+    check_eq!(
+        raised(|| cpu::write_cr0(c0 & !1)).what(),
+        gp,
+        "CR0: PG without PE"
+    );
+    check_eq!(
+        raised(|| cpu::write_cr0(c0 | 1 << 29)).what(),
+        gp,
+        "CR0: NW without CD"
+    );
+    check_eq!(
+        raised(|| cpu::write_cr0(c0 | 1 << 32)).what(),
+        gp,
+        "CR0: bit 32"
+    );
     cpu::write_cr0(c0 & !(1 << 4));
     check_eq!(cpu::read_cr0() & 1 << 4, 1 << 4, "CR0.ET is fixed");
-    check_eq!(raised(|| cpu::write_cr4(c4 & !(1 << 5))).what(), gp, "CR4: PAE in IA-32e mode");
-    check_eq!(raised(|| cpu::write_cr4(c4 | 1 << 19 << 12)).what(), gp, "CR4: reserved");
-    check_eq!(raised(|| cpu::write_cr4(c4 | 1 << 63)).what(), gp, "CR4: bit 63");
+    check_eq!(
+        raised(|| cpu::write_cr4(c4 & !(1 << 5))).what(),
+        gp,
+        "CR4: PAE in IA-32e mode"
+    );
+    check_eq!(
+        raised(|| cpu::write_cr4(c4 | 1 << 19 << 12)).what(),
+        gp,
+        "CR4: reserved"
+    );
+    check_eq!(
+        raised(|| cpu::write_cr4(c4 | 1 << 63)).what(),
+        gp,
+        "CR4: bit 63"
+    );
     let width = cpu::cpuid(0x8000_0008, 0)[0] & 0xff;
-    check_eq!(raised(|| cpu::write_cr3(c3 | 1 << width)).what(), gp, "CR3: beyond MAXPHYADDR");
+    check_eq!(
+        raised(|| cpu::write_cr3(c3 | 1 << width)).what(),
+        gp,
+        "CR3: beyond MAXPHYADDR"
+    );
     check_eq!(raised(|| cpu::write_cr8(16)).what(), gp, "CR8: above 15");
     cpu::write_cr8(5);
     check_eq!(cpu::read_cr8(), 5, "CR8");
@@ -196,21 +252,56 @@ fn registers() {
 
     let e = cpu::read_msr(efer::MSR);
     check_eq!(e & 1 << 10, 1 << 10, "EFER.LMA");
-    check_eq!(raised(|| cpu::write_msr(efer::MSR, e & !(1 << 8))).what(), gp, "EFER: LME with paging");
-    check_eq!(raised(|| cpu::write_msr(efer::MSR, e | 1 << 1)).what(), gp, "EFER: reserved");
+    check_eq!(
+        raised(|| cpu::write_msr(efer::MSR, e & !(1 << 8))).what(),
+        gp,
+        "EFER: LME with paging"
+    );
+    check_eq!(
+        raised(|| cpu::write_msr(efer::MSR, e | 1 << 1)).what(),
+        gp,
+        "EFER: reserved"
+    );
     cpu::write_msr(efer::MSR, e & !(1 << 10));
     check_eq!(cpu::read_msr(efer::MSR), e, "EFER: LMA is not written");
-    check_eq!(raised(|| { cpu::read_msr(0x4000_1234); }).what(), gp, "RDMSR of none");
-    check_eq!(raised(|| cpu::write_msr(0x4000_1234, 0)).what(), gp, "WRMSR of none");
-    check_eq!(raised(|| cpu::write_msr(0xc000_0100, 1 << 47)).what(), gp, "FS base, not canonical");
-    check_eq!(raised(|| cpu::write_msr(0x277, 2)).what(), gp, "12.12.2: IA32_PAT, reserved type");
-    check_eq!(raised(|| cpu::write_cr4(c4 | cr4::PCIDE)).frame.vector, pcide_with(c3), "CR4.PCIDE");
+    check_eq!(
+        raised(|| {
+            cpu::read_msr(0x4000_1234);
+        })
+        .what(),
+        gp,
+        "RDMSR of none"
+    );
+    check_eq!(
+        raised(|| cpu::write_msr(0x4000_1234, 0)).what(),
+        gp,
+        "WRMSR of none"
+    );
+    check_eq!(
+        raised(|| cpu::write_msr(0xc000_0100, 1 << 47)).what(),
+        gp,
+        "FS base, not canonical"
+    );
+    check_eq!(
+        raised(|| cpu::write_msr(0x277, 2)).what(),
+        gp,
+        "12.12.2: IA32_PAT, reserved type"
+    );
+    check_eq!(
+        raised(|| cpu::write_cr4(c4 | cr4::PCIDE)).frame.vector,
+        pcide_with(c3),
+        "CR4.PCIDE"
+    );
     cpu::write_cr4(c4);
 }
 
 /// 4.10.1: PCIDE may be set only with CR3[11:0] zero, and where the processor has it.
 fn pcide_with(cr3: u64) -> u64 {
-    if cpu::has(1, 2, 17) && cr3 & 0xfff == 0 { 256 } else { 13 }
+    if cpu::has(1, 2, 17) && cr3 & 0xfff == 0 {
+        256
+    } else {
+        13
+    }
 }
 
 /// Vol 1 13.3, 14.3: XCR0 and AVX.
@@ -223,11 +314,23 @@ fn extended() {
     let c4 = cpu::read_cr4();
     cpu::write_cr4(c4 & !cr4::OSXSAVE);
     check!(!cpu::has(1, 2, 27), "CPUID.OSXSAVE follows CR4");
-    check_eq!(at(address!(c_xgetbv), 0).what(), (6, 0), "XGETBV without OSXSAVE");
-    check_eq!(at(address!(c_xsetbv), 1).what(), (6, 0), "XSETBV without OSXSAVE");
+    check_eq!(
+        at(address!(c_xgetbv), 0).what(),
+        (6, 0),
+        "XGETBV without OSXSAVE"
+    );
+    check_eq!(
+        at(address!(c_xsetbv), 1).what(),
+        (6, 0),
+        "XSETBV without OSXSAVE"
+    );
     cpu::write_cr4(c4 | cr4::OSXSAVE);
     check!(cpu::has(1, 2, 27), "CPUID.OSXSAVE follows CR4");
-    check_eq!(at(address!(c_xsetbv), 0).what(), (13, 0), "XCR0 without x87");
+    check_eq!(
+        at(address!(c_xsetbv), 0).what(),
+        (13, 0),
+        "XCR0 without x87"
+    );
     check_eq!(at(address!(c_xsetbv), 5).what(), (13, 0), "AVX without SSE");
     check_eq!(at(address!(c_xgetbv), 7).what(), (13, 0), "XGETBV of none");
     check_eq!(at(address!(c_xsetbv), 3).frame.vector, 256, "x87 and SSE");

@@ -3,7 +3,7 @@
 use runtime::cpu::{self, cr4};
 use runtime::paging::user_address;
 use runtime::trap::{self, Frame, raised_at as at};
-use runtime::{address, check, check_eq, section, snippet};
+use runtime::{address, check, check_eq, labels, section, snippet};
 
 use crate::user_stack;
 
@@ -35,18 +35,7 @@ snippet! {
     b_get_dr0: "mov rax, dr0", "ret";
 }
 
-unsafe extern "C" {
-    safe fn b_step_2();
-    safe fn b_ss_2();
-    safe fn b_ss_3();
-    safe fn b_execute_at();
-    safe fn b_store_after();
-    safe fn b_load_after();
-    safe fn b_store_ss_2();
-    safe fn b_repeat_at();
-    safe fn b_out_after();
-    safe fn b_user_1();
-}
+labels! { b_step_2, b_ss_2, b_ss_3, b_execute_at, b_store_after, b_load_after, b_store_ss_2, b_repeat_at, b_out_after, b_user_1 }
 
 /// RIPs of the #DBs a recording handler saw.
 static mut SEEN: [(u64, u64, u64); 16] = [(0, 0, 0); 16];
@@ -98,7 +87,11 @@ fn stepping() {
     let trap = at(address!(b_step), 0);
     check_eq!(trap.what(), (1, 0), "TF");
     // POPF itself is not stepped: TF was clear when it began.
-    check_eq!(trap.frame.rip, address!(b_step_2), "after the instruction that follows POPF");
+    check_eq!(
+        trap.frame.rip,
+        address!(b_step_2),
+        "after the instruction that follows POPF"
+    );
     check_eq!(trap.dr6 & (BS | 15), BS, "DR6.BS");
     check_eq!(trap.frame.rflags & TF, TF, "TF in the image");
     check_eq!(trap.frame.rflags & RF, 0, "no RF for a trap");
@@ -110,18 +103,36 @@ fn stepping() {
         (0..count).all(|i| seen(i).0 != address!(b_ss_2)),
         "6.8.3: no #DB between MOV SS and the next instruction"
     );
-    check_eq!(seen(0).0, address!(b_ss_3), "6.8.3: the step after the shadow");
+    check_eq!(
+        seen(0).0,
+        address!(b_ss_3),
+        "6.8.3: the step after the shadow"
+    );
 
     let memory = runtime::memory::page();
     let count = recorded(address!(b_repeat), memory);
-    let at_rep = (0..count).filter(|&i| seen(i).0 == address!(b_repeat_at)).count();
-    check_eq!(at_rep, 3, "a step after every iteration but the last is at REP STOS");
+    let at_rep = (0..count)
+        .filter(|&i| seen(i).0 == address!(b_repeat_at))
+        .count();
+    check_eq!(
+        at_rep,
+        3,
+        "a step after every iteration but the last is at REP STOS"
+    );
 
     let user = user_address(address!(b_user_step));
     cpu::write_dr6(0xffff_0ff0);
     let trap = trap::user(user, 0, user_stack(), TF);
-    check_eq!(trap.what(), (1, 0), "IRET sets TF: step after the next instruction");
-    check_eq!(trap.frame.rip, user_address(address!(b_user_1)), "RIP at CPL 3");
+    check_eq!(
+        trap.what(),
+        (1, 0),
+        "IRET sets TF: step after the next instruction"
+    );
+    check_eq!(
+        trap.frame.rip,
+        user_address(address!(b_user_1)),
+        "RIP at CPL 3"
+    );
 }
 
 /// 18.2.4, 18.3.1.1 to 18.3.1.3.
@@ -133,7 +144,11 @@ fn breakpoints() {
     cpu::write_dr6(0xffff_0ff0);
     let trap = at(address!(b_execute), 0);
     check_eq!(trap.what(), (1, 0), "execution");
-    check_eq!(trap.frame.rip, address!(b_execute_at), "a fault: RIP at the instruction");
+    check_eq!(
+        trap.frame.rip,
+        address!(b_execute_at),
+        "a fault: RIP at the instruction"
+    );
     check_eq!(trap.dr6 & (BS | 15), 1, "DR6.B0");
     // 18.3.1.1: RF is what lets the handler go on.
     cpu::write_dr7(dr7(0, 0, 0));
@@ -159,25 +174,61 @@ fn breakpoints() {
     check_eq!(trap.what(), (1, 0), "data write");
     check_eq!(trap.frame.rip, address!(b_store_after), "a trap: RIP after");
     check_eq!(trap.dr6 & 15, 2, "DR6.B1");
-    check_eq!(go(load, memory, 1, 1, 0, memory).frame.vector, 256, "a read is no write");
+    check_eq!(
+        go(load, memory, 1, 1, 0, memory).frame.vector,
+        256,
+        "a read is no write"
+    );
     let trap = go(load, memory, 2, 3, 0, memory);
     check_eq!(trap.what(), (1, 0), "data read or write: read");
     check_eq!(trap.frame.rip, address!(b_load_after), "RIP after the read");
-    check_eq!(go(store, memory, 3, 3, 0, memory).dr6 & 15, 8, "data read or write: write");
-    check_eq!(go(store, memory + 3, 0, 1, 3, memory).frame.vector, 1, "length 4: last byte");
-    check_eq!(go(store, memory + 4, 0, 1, 3, memory).frame.vector, 256, "length 4: beyond");
-    check_eq!(go(store, memory + 7, 0, 1, 2, memory).frame.vector, 1, "length 8: last byte");
-    check_eq!(go(store, memory + 8, 0, 1, 2, memory).frame.vector, 256, "length 8: beyond");
-    check_eq!(go(store, memory + 1, 0, 1, 0, memory).frame.vector, 256, "length 1: beyond");
+    check_eq!(
+        go(store, memory, 3, 3, 0, memory).dr6 & 15,
+        8,
+        "data read or write: write"
+    );
+    check_eq!(
+        go(store, memory + 3, 0, 1, 3, memory).frame.vector,
+        1,
+        "length 4: last byte"
+    );
+    check_eq!(
+        go(store, memory + 4, 0, 1, 3, memory).frame.vector,
+        256,
+        "length 4: beyond"
+    );
+    check_eq!(
+        go(store, memory + 7, 0, 1, 2, memory).frame.vector,
+        1,
+        "length 8: last byte"
+    );
+    check_eq!(
+        go(store, memory + 8, 0, 1, 2, memory).frame.vector,
+        256,
+        "length 8: beyond"
+    );
+    check_eq!(
+        go(store, memory + 1, 0, 1, 0, memory).frame.vector,
+        256,
+        "length 1: beyond"
+    );
     // 18.2.5: the low bits of the address are those of the length: ignored.
-    check_eq!(go(store, memory, 0, 1, 3, memory + 3).frame.vector, 1, "length 4, address not aligned");
+    check_eq!(
+        go(store, memory, 0, 1, 3, memory + 3).frame.vector,
+        1,
+        "length 4, address not aligned"
+    );
     // 6.8.3: a data breakpoint of MOV SS is held until after the next instruction.
     runtime::memory::write(memory, u64::from(runtime::descriptors::KERNEL_SS));
     cpu::write_dr0(memory);
     cpu::write_dr7(dr7(0, 3, 0));
     let count = recorded(address!(b_store_ss), memory);
     check_eq!(count, 2, "the load before MOV SS, and MOV SS");
-    check_eq!(seen(1).0, address!(b_store_ss_2), "6.8.3: held over the next instruction");
+    check_eq!(
+        seen(1).0,
+        address!(b_store_ss_2),
+        "6.8.3: held over the next instruction"
+    );
 
     // 18.2.4: I/O breakpoints need CR4.DE.
     let old = cpu::read_cr4();
@@ -199,13 +250,29 @@ fn registers() {
     check_eq!(at(address!(b_dr4), 0).what(), (6, 0), "18.2.2: #UD with DE");
     cpu::write_cr4(old);
     cpu::write_dr6(0);
-    check_eq!(cpu::read_dr6() & 0xffff_0ff0 & !(1 << 11 | 1 << 16), 0xfffe_07f0, "DR6: ones that are fixed");
+    check_eq!(
+        cpu::read_dr6() & 0xffff_0ff0 & !(1 << 11 | 1 << 16),
+        0xfffe_07f0,
+        "DR6: ones that are fixed"
+    );
     cpu::write_dr7(0);
     check_eq!(cpu::read_dr7(), 0x400, "DR7: bit 10 is fixed");
-    check_eq!(trap::raised(|| cpu::write_dr6(1 << 32)).what(), (13, 0), "18.2.6: DR6 bit 32");
-    check_eq!(trap::raised(|| cpu::write_dr7(1 << 32)).what(), (13, 0), "18.2.6: DR7 bit 32");
+    check_eq!(
+        trap::raised(|| cpu::write_dr6(1 << 32)).what(),
+        (13, 0),
+        "18.2.6: DR6 bit 32"
+    );
+    check_eq!(
+        trap::raised(|| cpu::write_dr7(1 << 32)).what(),
+        (13, 0),
+        "18.2.6: DR7 bit 32"
+    );
     let user = user_address(address!(b_get_dr0));
-    check_eq!(trap::user(user, 0, user_stack(), 0).what(), (13, 0), "MOV from DR0 at CPL 3");
+    check_eq!(
+        trap::user(user, 0, user_stack(), 0).what(),
+        (13, 0),
+        "MOV from DR0 at CPL 3"
+    );
     // General detect.
     cpu::write_dr6(0xffff_0ff0);
     cpu::write_dr7(0x400 | 1 << 13);

@@ -32,6 +32,7 @@ snippet! {
         "jmp [D_SEEN + 24]";
 }
 
+// SAFETY: the one symbol of this name, for d_handler.
 #[unsafe(no_mangle)]
 static mut D_SEEN: [u64; 4] = [0; 4];
 
@@ -56,19 +57,48 @@ pub fn run() {
 fn frames() {
     section("6.14 exception and interrupt handling in 64-bit mode");
     let trap = at(address!(d_ud2), 0);
-    check_eq!(trap.pushed_at, stack_top(1) - 40, "IST: frame at the stack's top");
+    check_eq!(
+        trap.pushed_at,
+        stack_top(1) - 40,
+        "IST: frame at the stack's top"
+    );
     check_eq!(trap.frame.cs, u64::from(KERNEL_CS), "CS pushed");
-    check_eq!(trap.frame.ss, u64::from(KERNEL_SS), "SS pushed without a change of privilege");
-    check_eq!(trap.frame.rflags & RF, RF, "18.3.1.1: RF in the image of a fault");
+    check_eq!(
+        trap.frame.ss,
+        u64::from(KERNEL_SS),
+        "SS pushed without a change of privilege"
+    );
+    check_eq!(
+        trap.frame.rflags & RF,
+        RF,
+        "18.3.1.1: RF in the image of a fault"
+    );
     let trap = at(address!(d_general), 0);
-    check_eq!(trap.what(), (13, 0xfffc), "selector beyond the GDT, RPL not in the code");
-    check_eq!(trap.pushed_at, stack_top(1) - 48, "error code below the frame");
+    check_eq!(
+        trap.what(),
+        (13, 0xfffc),
+        "selector beyond the GDT, RPL not in the code"
+    );
+    check_eq!(
+        trap.pushed_at,
+        stack_top(1) - 48,
+        "error code below the frame"
+    );
     let trap = at(address!(d_int3), 0);
-    check_eq!(trap.frame.rflags & RF, 0, "18.3.1.1: RF in the image of INT3");
+    check_eq!(
+        trap.frame.rflags & RF,
+        0,
+        "18.3.1.1: RF in the image of INT3"
+    );
 
     // No IST, no change of privilege: the same stack, aligned to 16 bytes.
     // SAFETY: one flow of control.
-    unsafe { (&raw mut D_SEEN).cast::<u64>().add(3).write_volatile(stub(0x90)) };
+    unsafe {
+        (&raw mut D_SEEN)
+            .cast::<u64>()
+            .add(3)
+            .write_volatile(stub(0x90))
+    };
     set_gate(0x90, address!(d_handler), 0, 0);
     let trap = at(address!(d_odd), 0);
     check_eq!(trap.frame.vector, 0x90, "INT 90h");
@@ -80,7 +110,11 @@ fn frames() {
     check_eq!(trap.frame.rsp & 15, 13, "the old RSP as it was");
     check_eq!(trap.frame.rflags & 0x401, 0x401, "CF and DF pushed");
     check_eq!(seen(0), trap.pushed_at, "RSP at the handler");
-    check_eq!(seen(2) & (IF | TF | NT | RF), 0, "6.12.1.3: TF, NT, RF, IF cleared");
+    check_eq!(
+        seen(2) & (IF | TF | NT | RF),
+        0,
+        "6.12.1.3: TF, NT, RF, IF cleared"
+    );
     check_eq!(seen(2) & 0x401, 0x401, "other flags as they were");
     check_eq!(seen(1), u64::from(KERNEL_SS), "SS unchanged");
     // A trap gate leaves IF.
@@ -110,7 +144,11 @@ fn privilege() {
     check_eq!(trap.frame.rsp, stack, "RSP pushed");
     check_eq!(trap.pushed_at, stack_top(1) - 40, "stack of IST 1");
     let trap = trap::user(user_address(address!(d_int)), 0, stack, 0);
-    check_eq!(trap.what(), (13, 0x90 * 8 + 2), "INT 90h, DPL 0: #GP with the IDT bit");
+    check_eq!(
+        trap.what(),
+        (13, 0x90 * 8 + 2),
+        "INT 90h, DPL 0: #GP with the IDT bit"
+    );
     check_eq!(trap.frame.rip, user_address(address!(d_int)), "RIP at INT");
     let trap = trap::user(user_address(address!(d_int3)), 0, stack, 0);
     check_eq!(trap.what(), (3, 0), "INT3, DPL 3");
@@ -123,7 +161,12 @@ fn privilege() {
     check_eq!(trap.what(), (6, 0), "#UD through a gate of DPL 0");
     // RSP0 without IST; SS is null with the RPL of the new CPL.
     // SAFETY: one flow of control.
-    unsafe { (&raw mut D_SEEN).cast::<u64>().add(3).write_volatile(stub(6)) };
+    unsafe {
+        (&raw mut D_SEEN)
+            .cast::<u64>()
+            .add(3)
+            .write_volatile(stub(6))
+    };
     set_gate(6, address!(d_handler), 0, 0);
     let trap = trap::user(user_address(address!(d_ud2)), 0, stack, 0);
     check_eq!(trap.pushed_at, stack_top(0) - 40, "6.14.4: RSP0");
@@ -141,22 +184,46 @@ fn gates() {
     set_raw_gate(0x90, stub(0x90), KERNEL_CS, 1, 0x0e);
     check_eq!(at(int, 0).what(), (11, 0x90 * 8 + 2), "gate not present");
     set_raw_gate(0x90, stub(0x90), KERNEL_CS, 1, 0x85);
-    check_eq!(at(int, 0).what(), (13, 0x90 * 8 + 2), "task gate in IA-32e mode");
+    check_eq!(
+        at(int, 0).what(),
+        (13, 0x90 * 8 + 2),
+        "task gate in IA-32e mode"
+    );
     set_raw_gate(0x90, stub(0x90), KERNEL_CS, 1, 0x86);
-    check_eq!(at(int, 0).what(), (13, 0x90 * 8 + 2), "16-bit gate in IA-32e mode");
+    check_eq!(
+        at(int, 0).what(),
+        (13, 0x90 * 8 + 2),
+        "16-bit gate in IA-32e mode"
+    );
     set_raw_gate(0x90, stub(0x90), 0, 1, 0x8e);
     check_eq!(at(int, 0).what(), (13, 0), "null selector");
     set_raw_gate(0x90, stub(0x90), KERNEL_SS, 1, 0x8e);
-    check_eq!(at(int, 0).what(), (13, u64::from(KERNEL_SS)), "selector of data");
+    check_eq!(
+        at(int, 0).what(),
+        (13, u64::from(KERNEL_SS)),
+        "selector of data"
+    );
     set_raw_gate(0x90, stub(0x90), 0x1000, 1, 0x8e);
     check_eq!(at(int, 0).what(), (13, 0x1000), "selector beyond the GDT");
     set_descriptor(SPARE, 0x00af_1b00_0000_ffff);
     set_raw_gate(0x90, stub(0x90), SPARE, 1, 0x8e);
-    check_eq!(at(int, 0).what(), (11, u64::from(SPARE)), "code segment not present");
+    check_eq!(
+        at(int, 0).what(),
+        (11, u64::from(SPARE)),
+        "code segment not present"
+    );
     set_descriptor(SPARE, 0x00cf_9b00_0000_ffff);
-    check_eq!(at(int, 0).what(), (13, u64::from(SPARE)), "6.14.1: 32-bit code segment");
+    check_eq!(
+        at(int, 0).what(),
+        (13, u64::from(SPARE)),
+        "6.14.1: 32-bit code segment"
+    );
     set_descriptor(SPARE, 0x00af_fb00_0000_ffff);
-    check_eq!(at(int, 0).what(), (13, u64::from(SPARE)), "code segment of DPL 3 from CPL 0");
+    check_eq!(
+        at(int, 0).what(),
+        (13, u64::from(SPARE)),
+        "code segment of DPL 3 from CPL 0"
+    );
     set_raw_gate(0x90, 1 << 47, KERNEL_CS, 1, 0x8e);
     check_eq!(at(int, 0).what(), (13, 0), "target not canonical");
     reset(0x90);
@@ -166,10 +233,22 @@ fn gates() {
     check_eq!(trap.what(), (13, 0x90 * 8 + 2), "beyond the IDT's limit");
     // The same for an exception: EXT is set; #UD is benign, so the second fault is delivered.
     set_raw_gate(6, stub(6), KERNEL_CS, 1, 0x0e);
-    check_eq!(at(address!(d_ud2), 0).what(), (11, 6 * 8 + 3), "#UD, gate not present: EXT");
-    check_eq!(at(address!(d_int_ud), 0).what(), (11, 6 * 8 + 2), "INT 6, gate not present: no EXT");
+    check_eq!(
+        at(address!(d_ud2), 0).what(),
+        (11, 6 * 8 + 3),
+        "#UD, gate not present: EXT"
+    );
+    check_eq!(
+        at(address!(d_int_ud), 0).what(),
+        (11, 6 * 8 + 2),
+        "INT 6, gate not present: no EXT"
+    );
     set_raw_gate(6, stub(6), 0, 1, 0x8e);
-    check_eq!(at(address!(d_ud2), 0).what(), (13, 1), "#UD, null selector: EXT");
+    check_eq!(
+        at(address!(d_ud2), 0).what(),
+        (13, 1),
+        "#UD, null selector: EXT"
+    );
     reset(6);
     // A stack that is not canonical: #SS.
     descriptors::set_stack(2, 1 << 47);
@@ -177,14 +256,26 @@ fn gates() {
     check_eq!(at(int, 0).what(), (12, 0), "IST not canonical, INT n");
     reset(0x90);
     set_gate(6, stub(6), 2, 0);
-    check_eq!(at(address!(d_ud2), 0).what(), (12, 1), "IST not canonical, exception: EXT");
+    check_eq!(
+        at(address!(d_ud2), 0).what(),
+        (12, 1),
+        "IST not canonical, exception: EXT"
+    );
     reset(6);
     descriptors::set_stack(2, stack_top(2));
     // INT n pushes no error code even for a vector that has one.
     set_gate(13, stub(0x90), 1, 0);
     let trap = at(address!(d_int_gp), 0);
-    check_eq!(trap.frame.vector, 0x90, "INT 13: no error code, taken by a stub that expects none");
-    check_eq!(trap.frame.cs, u64::from(KERNEL_CS), "INT 13: frame where it belongs");
+    check_eq!(
+        trap.frame.vector,
+        0x90,
+        "INT 13: no error code, taken by a stub that expects none"
+    );
+    check_eq!(
+        trap.frame.cs,
+        u64::from(KERNEL_CS),
+        "INT 13: frame where it belongs"
+    );
     reset(13);
 }
 
@@ -209,8 +300,16 @@ fn double_faults() {
     set_gate(0, stub(0), 2, 0);
     let trap = at(address!(d_divide), 0);
     reset(0);
-    check_eq!(trap.frame.vector, 14, "#DE, then #PF: the page fault is delivered");
-    check_eq!(trap.frame.error_code, 2, "4.7: a write of the processor's own, supervisor");
+    check_eq!(
+        trap.frame.vector,
+        14,
+        "#DE, then #PF: the page fault is delivered"
+    );
+    check_eq!(
+        trap.frame.error_code,
+        2,
+        "4.7: a write of the processor's own, supervisor"
+    );
     check!(
         (0x5fff_ffff_ff00..0x6000_0000_0000).contains(&trap.cr2),
         "CR2 {:x} below the stack",

@@ -3,7 +3,7 @@
 use runtime::cpu::{self, cr0, cr4};
 use runtime::paging::user_address;
 use runtime::trap::{self, Trap, raised_at as at};
-use runtime::{address, check, check_eq, section, snippet};
+use runtime::{address, check, check_eq, labels, section, snippet};
 
 use crate::user_stack;
 
@@ -50,16 +50,7 @@ snippet! {
     f_aligned: "mov eax, [rdi + 4]", "int 0x80";
 }
 
-unsafe extern "C" {
-    safe fn f_divide_at();
-    safe fn f_divide_overflow_at();
-    safe fn f_idiv_overflow_at();
-    safe fn f_push_at();
-    safe fn f_call_at();
-    safe fn f_return_at();
-    safe fn f_x87_error_at();
-    safe fn f_sse_error_at();
-}
+labels! { f_divide_at, f_divide_overflow_at, f_idiv_overflow_at, f_push_at, f_call_at, f_return_at, f_x87_error_at, f_sse_error_at }
 
 fn expect(trap: Trap, what: (u64, u64), rip: u64, name: &str) {
     check_eq!(trap.what(), what, "{name}: vector and error code");
@@ -70,10 +61,30 @@ pub fn run() {
     section("6.15 exception reference");
     expect(at(address!(f_ud2), 0), (6, 0), address!(f_ud2), "UD2");
     // Traps: the next instruction's address.
-    expect(at(address!(f_int3), 0), (3, 0), address!(f_int3) + 1, "INT3");
-    expect(at(address!(f_int1), 0), (1, 0), address!(f_int1) + 1, "INT1");
-    expect(at(address!(f_into), 0), (6, 0), address!(f_into), "INTO in 64-bit mode");
-    expect(at(address!(f_divide), 0), (0, 0), address!(f_divide_at), "DIV by zero");
+    expect(
+        at(address!(f_int3), 0),
+        (3, 0),
+        address!(f_int3) + 1,
+        "INT3",
+    );
+    expect(
+        at(address!(f_int1), 0),
+        (1, 0),
+        address!(f_int1) + 1,
+        "INT1",
+    );
+    expect(
+        at(address!(f_into), 0),
+        (6, 0),
+        address!(f_into),
+        "INTO in 64-bit mode",
+    );
+    expect(
+        at(address!(f_divide), 0),
+        (0, 0),
+        address!(f_divide_at),
+        "DIV by zero",
+    );
     expect(
         at(address!(f_divide_overflow), 0),
         (0, 0),
@@ -94,7 +105,12 @@ pub fn run() {
 
 /// Non-canonical addresses: #GP(0), by the stack #SS(0) (Vol 1 3.3.7.1).
 fn canonical() {
-    expect(at(address!(f_load), NON_CANONICAL), (13, 0), address!(f_load), "load");
+    expect(
+        at(address!(f_load), NON_CANONICAL),
+        (13, 0),
+        address!(f_load),
+        "load",
+    );
     expect(
         at(address!(f_load), u64::MAX >> 1),
         (13, 0),
@@ -103,26 +119,69 @@ fn canonical() {
     );
     let trap = at(address!(f_load_stack), NON_CANONICAL);
     check_eq!(trap.what(), (12, 0), "load by RBP");
-    expect(at(address!(f_push), NON_CANONICAL + 8), (12, 0), address!(f_push_at), "PUSH");
-    expect(at(address!(f_call), NON_CANONICAL + 8), (12, 0), address!(f_call_at), "CALL");
+    expect(
+        at(address!(f_push), NON_CANONICAL + 8),
+        (12, 0),
+        address!(f_push_at),
+        "PUSH",
+    );
+    expect(
+        at(address!(f_call), NON_CANONICAL + 8),
+        (12, 0),
+        address!(f_call_at),
+        "CALL",
+    );
     // Vol 2, JMP, RET: a target that is not canonical is #GP(0) of the branch itself.
-    expect(at(address!(f_jump), NON_CANONICAL), (13, 0), address!(f_jump), "JMP");
-    expect(at(address!(f_return), NON_CANONICAL), (13, 0), address!(f_return_at), "RET");
+    expect(
+        at(address!(f_jump), NON_CANONICAL),
+        (13, 0),
+        address!(f_jump),
+        "JMP",
+    );
+    expect(
+        at(address!(f_return), NON_CANONICAL),
+        (13, 0),
+        address!(f_return_at),
+        "RET",
+    );
 }
 
 /// Encodings (Vol 2 2.3.11, LOCK, MOV).
 fn decoding() {
-    expect(at(address!(f_lock), 0), (6, 0), address!(f_lock), "LOCK NOP");
+    expect(
+        at(address!(f_lock), 0),
+        (6, 0),
+        address!(f_lock),
+        "LOCK NOP",
+    );
     expect(
         at(address!(f_lock_register), 0),
         (6, 0),
         address!(f_lock_register),
         "LOCK ADD to a register",
     );
-    expect(at(address!(f_long), 0), (13, 0), address!(f_long), "16 bytes");
-    check!(trap::probe_at(address!(f_longest), 0).is_none(), "15 bytes are an instruction");
-    expect(at(address!(f_mov_cs), 0), (6, 0), address!(f_mov_cs), "MOV to CS");
-    expect(at(address!(f_mov_cr1), 0), (6, 0), address!(f_mov_cr1), "MOV from CR1");
+    expect(
+        at(address!(f_long), 0),
+        (13, 0),
+        address!(f_long),
+        "16 bytes",
+    );
+    check!(
+        trap::probe_at(address!(f_longest), 0).is_none(),
+        "15 bytes are an instruction"
+    );
+    expect(
+        at(address!(f_mov_cs), 0),
+        (6, 0),
+        address!(f_mov_cs),
+        "MOV to CS",
+    );
+    expect(
+        at(address!(f_mov_cr1), 0),
+        (6, 0),
+        address!(f_mov_cr1),
+        "MOV from CR1",
+    );
 }
 
 /// #NM, #MF, #XM (Tables 2-2 of 2.5; 6.15; Vol 1 8.7, 11.5).
@@ -148,8 +207,16 @@ fn floating_point() {
     cpu::write_cr0(old | cr0::MP);
     let data = runtime::memory::page();
     check_eq!(at(address!(f_unaligned_sse), data).what(), NONE, "MOVAPS");
-    check_eq!(at(address!(f_unaligned_sse), data + 8).what(), (13, 0), "MOVAPS, not aligned");
-    check_eq!(at(address!(f_cr4_movaps), cr4::OSFXSR).what(), (6, 0), "SSE without OSFXSR");
+    check_eq!(
+        at(address!(f_unaligned_sse), data + 8).what(),
+        (13, 0),
+        "MOVAPS, not aligned"
+    );
+    check_eq!(
+        at(address!(f_cr4_movaps), cr4::OSFXSR).what(),
+        (6, 0),
+        "SSE without OSFXSR"
+    );
 
     expect(
         at(address!(f_x87_error), 0),
@@ -167,7 +234,11 @@ fn floating_point() {
     reset_floating_point();
     let trap = at(address!(f_cr4_sse_error), cr4::OSXMMEXCPT);
     reset_floating_point();
-    check_eq!(trap.what(), (6, 0), "unmasked SSE exception without OSXMMEXCPT");
+    check_eq!(
+        trap.what(),
+        (6, 0),
+        "unmasked SSE exception without OSXMMEXCPT"
+    );
 }
 
 fn reset_floating_point() {
@@ -185,12 +256,24 @@ fn alignment() {
     let stack = user_stack();
     let unaligned = user_address(address!(f_unaligned));
     let old = cpu::read_cr0();
-    check_eq!(trap::user(unaligned, data, stack, AC).what(), (0x80, 0), "AC without AM");
+    check_eq!(
+        trap::user(unaligned, data, stack, AC).what(),
+        (0x80, 0),
+        "AC without AM"
+    );
     cpu::write_cr0(old | cr0::AM);
-    check_eq!(trap::user(unaligned, data, stack, 0).what(), (0x80, 0), "AM without AC");
+    check_eq!(
+        trap::user(unaligned, data, stack, 0).what(),
+        (0x80, 0),
+        "AM without AC"
+    );
     let trap = trap::user(unaligned, data, stack, AC);
     expect(trap, (17, 0), unaligned, "AM and AC at CPL 3");
     let aligned = user_address(address!(f_aligned));
-    check_eq!(trap::user(aligned, data, stack, AC).what(), (0x80, 0), "aligned");
+    check_eq!(
+        trap::user(aligned, data, stack, AC).what(),
+        (0x80, 0),
+        "aligned"
+    );
     cpu::write_cr0(old);
 }

@@ -33,27 +33,79 @@ pub fn run() {
     let (ucs, uss) = (u64::from(USER_CS), u64::from(USER_SS));
     let (kcs, kss) = (u64::from(KERNEL_CS), u64::from(KERNEL_SS));
 
-    check_eq!(to(user_rip, ucs, stack, uss, 0).what(), (0x80, 0), "to CPL 3");
-    check_eq!(to(rip, kcs, own, kss, 0).what(), (0x80, 0), "to the same level");
+    check_eq!(
+        to(user_rip, ucs, stack, uss, 0).what(),
+        (0x80, 0),
+        "to CPL 3"
+    );
+    check_eq!(
+        to(rip, kcs, own, kss, 0).what(),
+        (0x80, 0),
+        "to the same level"
+    );
     let trap = to(rip, kcs, own - 3, 0, 0);
     check_eq!(trap.what(), (0x80, 0), "to the same level with SS null");
     check_eq!(trap.frame.ss, 0, "SS null");
-    check_eq!(trap.frame.rsp, own - 3, "RSP taken without a change of level too");
+    check_eq!(
+        trap.frame.rsp,
+        own - 3,
+        "RSP taken without a change of level too"
+    );
     check_eq!(to(rip, 0, own, kss, 0).what(), (13, 0), "CS null");
-    check_eq!(to(rip, 0xfff8, own, kss, 0).what(), (13, 0xfff8), "CS beyond the GDT");
+    check_eq!(
+        to(rip, 0xfff8, own, kss, 0).what(),
+        (13, 0xfff8),
+        "CS beyond the GDT"
+    );
     check_eq!(to(rip, kss, own, kss, 0).what(), (13, kss), "CS of data");
-    check_eq!(to(rip, ucs & !3, own, kss, 0).what(), (13, ucs & !3), "CS, DPL not RPL");
-    check_eq!(to(1 << 47, kcs, own, kss, 0).what(), (13, 0), "RIP not canonical, same level");
-    check_eq!(to(1 << 47, ucs, stack, uss, 0).what(), (13, 0), "RIP not canonical, to CPL 3");
-    check_eq!(to(user_rip, ucs, stack, 0, 0).what(), (13, 0), "SS null to CPL 3");
-    check_eq!(to(user_rip, ucs, stack, uss & !3, 0).what(), (13, uss & !3), "SS, RPL not that of CS");
-    check_eq!(to(user_rip, ucs, stack, kss | 3, 0).what(), (13, kss), "SS, DPL not that of CS");
+    check_eq!(
+        to(rip, ucs & !3, own, kss, 0).what(),
+        (13, ucs & !3),
+        "CS, DPL not RPL"
+    );
+    check_eq!(
+        to(1 << 47, kcs, own, kss, 0).what(),
+        (13, 0),
+        "RIP not canonical, same level"
+    );
+    check_eq!(
+        to(1 << 47, ucs, stack, uss, 0).what(),
+        (13, 0),
+        "RIP not canonical, to CPL 3"
+    );
+    check_eq!(
+        to(user_rip, ucs, stack, 0, 0).what(),
+        (13, 0),
+        "SS null to CPL 3"
+    );
+    check_eq!(
+        to(user_rip, ucs, stack, uss & !3, 0).what(),
+        (13, uss & !3),
+        "SS, RPL not that of CS"
+    );
+    check_eq!(
+        to(user_rip, ucs, stack, kss | 3, 0).what(),
+        (13, kss),
+        "SS, DPL not that of CS"
+    );
     set_descriptor(SPARE, 0x00af_7b00_0000_ffff);
-    check_eq!(to(user_rip, SELECTOR | 3, stack, uss, 0).what(), (11, SELECTOR), "CS not present");
+    check_eq!(
+        to(user_rip, SELECTOR | 3, stack, uss, 0).what(),
+        (11, SELECTOR),
+        "CS not present"
+    );
     set_descriptor(SPARE, 0x00cf_7300_0000_ffff);
-    check_eq!(to(user_rip, ucs, stack, SELECTOR | 3, 0).what(), (12, SELECTOR), "SS not present");
+    check_eq!(
+        to(user_rip, ucs, stack, SELECTOR | 3, 0).what(),
+        (12, SELECTOR),
+        "SS not present"
+    );
     set_descriptor(SPARE, 0x00ef_fb00_0000_ffff);
-    check_eq!(to(user_rip, SELECTOR | 3, stack, uss, 0).what(), (13, SELECTOR), "CS with L and D");
+    check_eq!(
+        to(user_rip, SELECTOR | 3, stack, uss, 0).what(),
+        (13, SELECTOR),
+        "CS with L and D"
+    );
     let trap = trap::raised_at(address!(r_iret_nt), 0);
     check_eq!(trap.what(), (13, 0), "NT set in IA-32e mode");
 
@@ -70,7 +122,11 @@ pub fn run() {
 fn flags(user_rip: u64, stack: u64) {
     let all = 0x20_4cd5 | 3 << 12 | 1 << 9 | 1 << 18;
     let trap = to(user_rip, u64::from(USER_CS), stack, u64::from(USER_SS), all);
-    check_eq!(trap.frame.rflags & 0x3f_7fff, all | 2, "RFLAGS, IOPL and IF too");
+    check_eq!(
+        trap.frame.rflags & 0x3f_7fff,
+        all | 2,
+        "RFLAGS, IOPL and IF too"
+    );
 }
 
 /// Vol 2, IRET: data segments the outer level may not use are made null.
@@ -116,7 +172,11 @@ fn compatibility(stack: u64) {
     check_eq!(trap.frame.cs, u64::from(USER_CS32), "CS of 32-bit code");
     check_eq!(trap.frame.rax() & 0xffff_ffff, 4, "48h is DEC EAX");
     check_eq!(trap.frame.rcx() & 0xffff_ffff, own_stack, "ESP");
-    check!(trap.frame.rsp == own_stack, "RSP pushed, {:x}", trap.frame.rsp);
+    check!(
+        trap.frame.rsp == own_stack,
+        "RSP pushed, {:x}",
+        trap.frame.rsp
+    );
     runtime::memory::write(low, old);
     runtime::memory::write(third, third_old);
     runtime::memory::write(above, above_old);

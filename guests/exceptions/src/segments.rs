@@ -2,9 +2,7 @@
 
 use core::arch::asm;
 
-use runtime::descriptors::{
-    KERNEL_SS, SPARE, TSS, USER_CS, USER_SS, descriptor, set_descriptor,
-};
+use runtime::descriptors::{KERNEL_SS, SPARE, TSS, USER_CS, USER_SS, descriptor, set_descriptor};
 use runtime::paging::user_address;
 use runtime::trap;
 use runtime::{address, check_eq, section, skip, snippet};
@@ -45,31 +43,83 @@ pub fn run() {
     check_eq!(at(ds, 0), NONE, "DS null");
     check_eq!(at(ds, 3), NONE, "DS null with RPL 3");
     check_eq!(with(DATA, ds, SELECTOR), NONE, "DS");
-    check_eq!(with(DATA & !(1 << 47), ds, SELECTOR), (11, SELECTOR), "DS not present");
-    check_eq!(with(DATA, ds, SELECTOR | 4), (13, SELECTOR | 4), "DS by an LDT that is not there");
-    check_eq!(with(DATA, ds, SELECTOR | 3), (13, SELECTOR), "DS, RPL above DPL");
-    check_eq!(with(0x00cf_9900_0000_ffff, ds, SELECTOR), (13, SELECTOR), "DS, execute-only code");
-    check_eq!(with(0x00cf_9b00_0000_ffff, ds, SELECTOR), NONE, "DS, readable code");
-    check_eq!(with(0x00cf_9f00_0000_ffff, ds, SELECTOR | 3), NONE, "DS, conforming code, any RPL");
-    check_eq!(with(0x0000_8900_0000_0067, ds, SELECTOR), (13, SELECTOR), "DS, a TSS");
+    check_eq!(
+        with(DATA & !(1 << 47), ds, SELECTOR),
+        (11, SELECTOR),
+        "DS not present"
+    );
+    check_eq!(
+        with(DATA, ds, SELECTOR | 4),
+        (13, SELECTOR | 4),
+        "DS by an LDT that is not there"
+    );
+    check_eq!(
+        with(DATA, ds, SELECTOR | 3),
+        (13, SELECTOR),
+        "DS, RPL above DPL"
+    );
+    check_eq!(
+        with(0x00cf_9900_0000_ffff, ds, SELECTOR),
+        (13, SELECTOR),
+        "DS, execute-only code"
+    );
+    check_eq!(
+        with(0x00cf_9b00_0000_ffff, ds, SELECTOR),
+        NONE,
+        "DS, readable code"
+    );
+    check_eq!(
+        with(0x00cf_9f00_0000_ffff, ds, SELECTOR | 3),
+        NONE,
+        "DS, conforming code, any RPL"
+    );
+    check_eq!(
+        with(0x0000_8900_0000_0067, ds, SELECTOR),
+        (13, SELECTOR),
+        "DS, a TSS"
+    );
     set_descriptor(SPARE, DATA & !(1 << 40));
     at(ds, SELECTOR);
-    check_eq!(descriptor(SPARE) >> 40 & 1, 1, "3.4.5.1: accessed bit set by the load");
+    check_eq!(
+        descriptor(SPARE) >> 40 & 1,
+        1,
+        "3.4.5.1: accessed bit set by the load"
+    );
     at(ds, u64::from(KERNEL_SS));
 
     let ss = address!(s_ss);
     check_eq!(at(ss, 0), NONE, "SS null at CPL 0 of 64-bit mode");
     check_eq!(at(ss, 3), (13, 0), "SS null with RPL 3 at CPL 0");
     check_eq!(with(DATA, ss, SELECTOR), NONE, "SS");
-    check_eq!(with(DATA & !(1 << 47), ss, SELECTOR), (12, SELECTOR), "SS not present");
-    check_eq!(with(DATA, ss, SELECTOR | 3), (13, SELECTOR), "SS, RPL not CPL");
-    check_eq!(with(DATA & !(1 << 41), ss, SELECTOR), (13, SELECTOR), "SS, read-only");
-    check_eq!(with(DATA | 3 << 45, ss, SELECTOR), (13, SELECTOR), "SS, DPL not CPL");
+    check_eq!(
+        with(DATA & !(1 << 47), ss, SELECTOR),
+        (12, SELECTOR),
+        "SS not present"
+    );
+    check_eq!(
+        with(DATA, ss, SELECTOR | 3),
+        (13, SELECTOR),
+        "SS, RPL not CPL"
+    );
+    check_eq!(
+        with(DATA & !(1 << 41), ss, SELECTOR),
+        (13, SELECTOR),
+        "SS, read-only"
+    );
+    check_eq!(
+        with(DATA | 3 << 45, ss, SELECTOR),
+        (13, SELECTOR),
+        "SS, DPL not CPL"
+    );
     check_eq!(at(ss, 0xfff8), (13, 0xfff8), "SS beyond the GDT");
     set_descriptor(SPARE, DATA);
     let memory = runtime::memory::page();
     runtime::memory::write(memory + 8, 0xfff8);
-    check_eq!(at(address!(s_lss), memory), (13, 0xfff8), "LSS beyond the GDT");
+    check_eq!(
+        at(address!(s_lss), memory),
+        (13, 0xfff8),
+        "LSS beyond the GDT"
+    );
 
     from_user();
     system_segments();
@@ -86,24 +136,48 @@ fn from_user() {
     };
     let ds = address!(s_user_ds);
     check_eq!(go(ds, u64::from(USER_SS)).what(), (0x80, 0), "DS at CPL 3");
-    check_eq!(go(ds, u64::from(KERNEL_SS)).what(), (13, 0x10), "DS of DPL 0 at CPL 3");
-    check_eq!(go(ds, u64::from(KERNEL_SS) | 3).what(), (13, 0x10), "DS of DPL 0 at CPL 3, RPL 3");
+    check_eq!(
+        go(ds, u64::from(KERNEL_SS)).what(),
+        (13, 0x10),
+        "DS of DPL 0 at CPL 3"
+    );
+    check_eq!(
+        go(ds, u64::from(KERNEL_SS) | 3).what(),
+        (13, 0x10),
+        "DS of DPL 0 at CPL 3, RPL 3"
+    );
     let ss = address!(s_user_ss);
     check_eq!(go(ss, u64::from(USER_SS)).what(), (0x80, 0), "SS at CPL 3");
     check_eq!(go(ss, 0).what(), (13, 0), "SS null at CPL 3");
-    check_eq!(go(ss, u64::from(USER_SS) & !3).what(), (13, 0x20), "SS with RPL 0 at CPL 3");
+    check_eq!(
+        go(ss, u64::from(USER_SS) & !3).what(),
+        (13, 0x20),
+        "SS with RPL 0 at CPL 3"
+    );
 }
 
 /// LTR and LLDT (Vol 2).
 fn system_segments() {
     let ltr = address!(s_ltr);
     let available = descriptor(TSS) & !(2 << 40);
-    check_eq!(descriptor(TSS) >> 40 & 0xf, 11, "8.2.2: LTR made the TSS busy");
-    check_eq!(at(ltr, u64::from(TSS)), (13, u64::from(TSS)), "LTR of a busy TSS");
+    check_eq!(
+        descriptor(TSS) >> 40 & 0xf,
+        11,
+        "8.2.2: LTR made the TSS busy"
+    );
+    check_eq!(
+        at(ltr, u64::from(TSS)),
+        (13, u64::from(TSS)),
+        "LTR of a busy TSS"
+    );
     check_eq!(at(ltr, 0), (13, 0), "LTR of null");
     check_eq!(at(ltr, 0xfff8), (13, 0xfff8), "LTR beyond the GDT");
     set_descriptor(TSS, available & !(1 << 47));
-    check_eq!(at(ltr, u64::from(TSS)), (11, u64::from(TSS)), "LTR, not present");
+    check_eq!(
+        at(ltr, u64::from(TSS)),
+        (11, u64::from(TSS)),
+        "LTR, not present"
+    );
     set_descriptor(TSS, available);
     check_eq!(at(ltr, u64::from(TSS)), NONE, "LTR");
     check_eq!(descriptor(TSS) >> 40 & 0xf, 11, "LTR: busy");
@@ -124,7 +198,11 @@ fn system_segments() {
     check_eq!(at(address!(s_ds), 4), NONE, "DS by the LDT");
     check_eq!(at(address!(s_ds), 12), (13, 12), "DS beyond the LDT");
     at(lldt, 0);
-    check_eq!(at(address!(s_ds), 4), (13, 4), "DS by the LDT that was taken away");
+    check_eq!(
+        at(address!(s_ds), 4),
+        (13, 4),
+        "DS by the LDT that was taken away"
+    );
     at(address!(s_ds), u64::from(KERNEL_SS));
 }
 
@@ -136,7 +214,11 @@ fn bases() {
         SPARE,
         DATA & 0x00ff_ff00_0000_ffff | (target & 0xff_ffff) << 16 | (target >> 24 & 0xff) << 56,
     );
-    check_eq!(s_fs_base(SELECTOR), 0x1122_3344_5566_7788, "FS base of the descriptor");
+    check_eq!(
+        s_fs_base(SELECTOR),
+        0x1122_3344_5566_7788,
+        "FS base of the descriptor"
+    );
     runtime::cpu::write_msr(0xc000_0100, target + 8);
     runtime::memory::write(target + 8, 99);
     let value: u64;
@@ -155,12 +237,24 @@ fn bases() {
     if runtime::cpu::has(7, 1, 0) {
         let old = runtime::cpu::read_cr4();
         runtime::cpu::write_cr4(old & !runtime::cpu::cr4::FSGSBASE);
-        check_eq!(at(address!(g_rdgsbase), 0), (6, 0), "RDGSBASE without CR4.FSGSBASE");
+        check_eq!(
+            at(address!(g_rdgsbase), 0),
+            (6, 0),
+            "RDGSBASE without CR4.FSGSBASE"
+        );
         runtime::cpu::write_cr4(old | runtime::cpu::cr4::FSGSBASE);
         check_eq!(at(address!(g_wrgsbase), 0x1234_5678), NONE, "WRGSBASE");
         check_eq!(g_rdgsbase(0), 0x1234_5678, "RDGSBASE");
-        check_eq!(runtime::cpu::read_msr(0xc000_0101), 0x1234_5678, "IA32_GS_BASE");
-        check_eq!(at(address!(g_wrgsbase), 1 << 47), (13, 0), "WRGSBASE, not canonical");
+        check_eq!(
+            runtime::cpu::read_msr(0xc000_0101),
+            0x1234_5678,
+            "IA32_GS_BASE"
+        );
+        check_eq!(
+            at(address!(g_wrgsbase), 1 << 47),
+            (13, 0),
+            "WRGSBASE, not canonical"
+        );
         runtime::cpu::write_cr4(old);
     } else {
         skip("FSGSBASE");
@@ -170,7 +264,11 @@ fn bases() {
     // SAFETY: swaps two bases nothing else uses.
     unsafe { asm!("swapgs") };
     check_eq!(runtime::cpu::read_msr(0xc000_0101), 2, "SWAPGS: base");
-    check_eq!(runtime::cpu::read_msr(0xc000_0102), 1, "SWAPGS: kernel base");
+    check_eq!(
+        runtime::cpu::read_msr(0xc000_0102),
+        1,
+        "SWAPGS: kernel base"
+    );
 }
 
 snippet! {
@@ -210,7 +308,11 @@ fn queries() {
     check_eq!(lar(u64::from(KERNEL_SS)), Some(0xcf_9300), "LAR of data");
     check_eq!(lar(0), None, "LAR of null");
     check_eq!(lar(0xfff8), None, "LAR beyond the GDT");
-    check_eq!(lsl(u64::from(KERNEL_SS)), Some(0xffff_ffff), "LSL, granularity applied");
+    check_eq!(
+        lsl(u64::from(KERNEL_SS)),
+        Some(0xffff_ffff),
+        "LSL, granularity applied"
+    );
     check_eq!(lsl(u64::from(TSS)), Some(0x67), "LSL of a TSS");
     check_eq!(ver(u64::from(KERNEL_SS)), (1, 1), "VERR and VERW of data");
     check_eq!(ver(u64::from(USER_CS)), (1, 0), "VERR and VERW of code");

@@ -30,26 +30,45 @@ pub fn run() {
     section("5.8.8 SYSCALL and SYSRET");
     let stack = user_stack();
     let syscall = user_address(address!(y_syscall));
-    cpu::write_msr(STAR, u64::from(KERNEL_CS) << 32 | u64::from(USER_CS32) << 48);
+    cpu::write_msr(
+        STAR,
+        u64::from(KERNEL_CS) << 32 | u64::from(USER_CS32) << 48,
+    );
     cpu::write_msr(LSTAR, address!(y_entry));
     cpu::write_msr(FMASK, 0x4700);
-    check_eq!(trap::user(syscall, 0, stack, 0).what(), (6, 0), "SYSCALL without SCE");
+    check_eq!(
+        trap::user(syscall, 0, stack, 0).what(),
+        (6, 0),
+        "SYSCALL without SCE"
+    );
     cpu::write_msr(efer::MSR, cpu::read_msr(efer::MSR) | efer::SCE);
     let flags = 0x203 | 1 << 18 | 1 << 10;
     let trap = trap::user(syscall, 0, stack, flags);
     check_eq!(trap.frame.vector, 3, "SYSCALL reached LSTAR");
     check_eq!(trap.frame.rip, address!(y_entry) + 6, "entry's INT3");
     check_eq!(trap.frame.rcx(), syscall + 2, "RCX holds the next RIP");
-    check_eq!(trap.frame.r11() & 0x7fff | trap.frame.r11() & 1 << 18, flags, "R11 holds RFLAGS");
+    check_eq!(
+        trap.frame.r11() & 0x7fff | trap.frame.r11() & 1 << 18,
+        flags,
+        "R11 holds RFLAGS"
+    );
     check_eq!(trap.frame.rbx(), flags & !0x4700, "FMASK bits cleared");
     check_eq!(trap.frame.rsp, stack, "RSP unchanged");
     check_eq!(trap.frame.cs, u64::from(KERNEL_CS), "CS of STAR");
-    check_eq!(trap.frame.rax() & 0xffff, u64::from(KERNEL_CS) + 8, "SS of STAR");
+    check_eq!(
+        trap.frame.rax() & 0xffff,
+        u64::from(KERNEL_CS) + 8,
+        "SS of STAR"
+    );
 
     let trap = trap::raised_at(address!(y_sysret), user_address(address!(y_after)));
     check_eq!(trap.frame.vector, 0x80, "SYSRET to CPL 3");
     check_eq!(trap.frame.cs, u64::from(USER_CS), "CS of STAR + 16, RPL 3");
-    check_eq!(trap.frame.rax(), u64::from(USER_SS), "SS of STAR + 8, RPL 3");
+    check_eq!(
+        trap.frame.rax(),
+        u64::from(USER_SS),
+        "SS of STAR + 8, RPL 3"
+    );
     check_eq!(trap.frame.rflags & 0xffff, 0x202, "RFLAGS of R11");
     if vendor_is_intel() {
         let trap = trap::raised_at(address!(y_sysret), 1 << 47);
@@ -79,7 +98,11 @@ fn sysenter(stack: u64) {
     }
     let call = user_address(address!(y_sysenter));
     cpu::write_msr(SYSENTER_CS, 0);
-    check_eq!(trap::user(call, 0, stack, 0).what(), (13, 0), "SYSENTER, CS null");
+    check_eq!(
+        trap::user(call, 0, stack, 0).what(),
+        (13, 0),
+        "SYSENTER, CS null"
+    );
     cpu::write_msr(SYSENTER_CS, u64::from(KERNEL_CS));
     let own = runtime::memory::page() + 4096;
     cpu::write_msr(SYSENTER_ESP, own);
@@ -102,7 +125,11 @@ fn sysenter(stack: u64) {
     let trap = trap::raised_at(address!(y_sysexit), state);
     check_eq!(trap.frame.vector, 0x80, "SYSEXIT to CPL 3");
     check_eq!(trap.frame.cs, u64::from(USER_CS), "CS + 32, RPL 3");
-    check_eq!(trap.frame.rax(), u64::from(KERNEL_CS + 40) | 3, "SS + 40, RPL 3");
+    check_eq!(
+        trap.frame.rax(),
+        u64::from(KERNEL_CS + 40) | 3,
+        "SS + 40, RPL 3"
+    );
     check_eq!(trap.frame.rsp, stack, "RSP of RCX");
     runtime::memory::write(state, 1 << 47);
     let trap = trap::raised_at(address!(y_sysexit), state);

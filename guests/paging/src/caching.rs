@@ -40,8 +40,16 @@ fn changes(one: u64, two: u64) {
         (before, c_read(BASE))
     };
     check_eq!(go(0, &|| cpu::invlpg(BASE)), (1, 2), "INVLPG");
-    check_eq!(go(0, &|| cpu::invlpg(BASE + 0xfff)), (1, 2), "INVLPG of the page's last byte");
-    check_eq!(go(0, &|| cpu::write_cr3(cpu::read_cr3())), (1, 2), "MOV to CR3");
+    check_eq!(
+        go(0, &|| cpu::invlpg(BASE + 0xfff)),
+        (1, 2),
+        "INVLPG of the page's last byte"
+    );
+    check_eq!(
+        go(0, &|| cpu::write_cr3(cpu::read_cr3())),
+        (1, 2),
+        "MOV to CR3"
+    );
     check_eq!(
         go(0, &|| {
             let c4 = cpu::read_cr4();
@@ -52,11 +60,19 @@ fn changes(one: u64, two: u64) {
         "CR4.PGE changed"
     );
     // An address that is not canonical is no error.
-    check_eq!(raised_at(address!(c_invlpg), 1 << 47).frame.vector, 256, "INVLPG, not canonical");
+    check_eq!(
+        raised_at(address!(c_invlpg), 1 << 47).frame.vector,
+        256,
+        "INVLPG, not canonical"
+    );
     // 4.10.2.3: what is not present is not kept.
     map(root(), BASE, one, 1, 0);
     cpu::invlpg(BASE);
-    check_eq!(raised_at(address!(c_read), BASE).what(), (14, 0), "not present");
+    check_eq!(
+        raised_at(address!(c_read), BASE).what(),
+        (14, 0),
+        "not present"
+    );
     map(root(), BASE, one, 1, P | W);
     check_eq!(c_read(BASE), 1, "4.10.2.3: present, without invalidation");
     // Entries in the paging-structure caches as well (4.10.3).
@@ -65,7 +81,11 @@ fn changes(one: u64, two: u64) {
         let old = read(slot);
         write(slot, old & !P);
         cpu::invlpg(BASE);
-        check_eq!(raised_at(address!(c_read), BASE).what(), (14, 0), "level {level} taken away, INVLPG");
+        check_eq!(
+            raised_at(address!(c_read), BASE).what(),
+            (14, 0),
+            "level {level} taken away, INVLPG"
+        );
         write(slot, old);
         check_eq!(c_read(BASE), 1, "level {level} put back");
     }
@@ -111,14 +131,22 @@ fn faults(one: u64) {
     write(slot, read(slot) | W);
     // A fault here would be allowed once; after it the right must be seen.
     raised_at(address!(c_write), BASE);
-    check_eq!(raised_at(address!(c_write), BASE).frame.vector, 256, "write after the right was given");
+    check_eq!(
+        raised_at(address!(c_write), BASE).frame.vector,
+        256,
+        "write after the right was given"
+    );
     map(root(), BASE, one, 1, P | W | NX);
     cpu::invlpg(BASE);
     write(one + 64, 0xc3);
     check_eq!(raised_at(BASE + 64, 0).what(), (14, 0x11), "fetch");
     write(slot, read(slot) & !NX);
     raised_at(BASE + 64, 0);
-    check_eq!(raised_at(BASE + 64, 0).frame.vector, 256, "fetch after the right was given");
+    check_eq!(
+        raised_at(BASE + 64, 0).frame.vector,
+        256,
+        "fetch after the right was given"
+    );
 }
 
 /// Rights that depend on registers follow them at once.
@@ -129,7 +157,11 @@ fn modes(one: u64) {
     let (c0, c4) = (cpu::read_cr0(), cpu::read_cr4());
     for _ in 0..2 {
         cpu::write_cr0(c0 & !cr0::WP);
-        check_eq!(raised_at(address!(c_write), BASE).frame.vector, 256, "WP clear");
+        check_eq!(
+            raised_at(address!(c_write), BASE).frame.vector,
+            256,
+            "WP clear"
+        );
         cpu::write_cr0(c0 | cr0::WP);
         check_eq!(raised_at(address!(c_write), BASE).what(), (14, 3), "WP set");
     }
@@ -138,9 +170,17 @@ fn modes(one: u64) {
         cpu::invlpg(BASE);
         for _ in 0..2 {
             cpu::write_cr4(c4 & !cr4::SMAP);
-            check_eq!(raised_at(address!(c_read), BASE).frame.vector, 256, "SMAP clear");
+            check_eq!(
+                raised_at(address!(c_read), BASE).frame.vector,
+                256,
+                "SMAP clear"
+            );
             cpu::write_cr4(c4 | cr4::SMAP);
-            check_eq!(raised_at(address!(c_read), BASE).what(), (14, 1), "SMAP set");
+            check_eq!(
+                raised_at(address!(c_read), BASE).what(),
+                (14, 1),
+                "SMAP set"
+            );
         }
         cpu::write_cr4(c4);
     }
@@ -167,12 +207,28 @@ fn large() {
         let old = read(slot);
         write(slot, 0);
         cpu::invlpg(base + bytes - 1);
-        check_eq!(raised_at(address!(c_read), base + target).what(), (14, 0), "size {size}: INVLPG of another part");
-        check_eq!(raised_at(address!(c_read), base + 0x1000).what(), (14, 0), "size {size}: every part");
+        check_eq!(
+            raised_at(address!(c_read), base + target).what(),
+            (14, 0),
+            "size {size}: INVLPG of another part"
+        );
+        check_eq!(
+            raised_at(address!(c_read), base + 0x1000).what(),
+            (14, 0),
+            "size {size}: every part"
+        );
         // Small pages in its place.
         map(root(), base + target, target, 1, P | W);
-        check_eq!(c_read(base + target), 78, "size {size}: a 4-KiB page in its place");
-        check_eq!(raised_at(address!(c_read), base + target + 4096).what(), (14, 0), "size {size}: and nothing else");
+        check_eq!(
+            c_read(base + target),
+            78,
+            "size {size}: a 4-KiB page in its place"
+        );
+        check_eq!(
+            raised_at(address!(c_read), base + target + 4096).what(),
+            (14, 0),
+            "size {size}: and nothing else"
+        );
         write(slot, old);
         cpu::write_cr3(cpu::read_cr3());
     }
@@ -186,7 +242,11 @@ fn tables() {
     map(root(), BASE + 4096, memory, 1, P | W);
     cpu::write_cr3(cpu::read_cr3());
     write(BASE, 0x1234);
-    check_eq!(read(BASE + 4096), 0x1234, "written by one name, read by the other");
+    check_eq!(
+        read(BASE + 4096),
+        0x1234,
+        "written by one name, read by the other"
+    );
     // CR3 with another root.
     let other = runtime::paging::new_root();
     let memory2 = page();
@@ -195,7 +255,11 @@ fn tables() {
     let old = cpu::read_cr3();
     cpu::write_cr3(other);
     check_eq!(c_read(BASE), 0x5678, "another root");
-    check_eq!(raised_at(address!(c_read), BASE + 4096).what(), (14, 0), "another root: not mapped");
+    check_eq!(
+        raised_at(address!(c_read), BASE + 4096).what(),
+        (14, 0),
+        "another root: not mapped"
+    );
     cpu::write_cr3(old);
     check_eq!(c_read(BASE), 0x1234, "back");
 }

@@ -50,30 +50,66 @@ fn reserved() {
                     continue;
                 }
                 let value = old | 1 << bit;
-                check_eq!(with(slot, value, address, read_it), (14, RSVD | 1), "level {level} bit {bit}: read");
-                check_eq!(with(slot, value, address, write_it), (14, RSVD | 3), "level {level} bit {bit}: write");
+                check_eq!(
+                    with(slot, value, address, read_it),
+                    (14, RSVD | 1),
+                    "level {level} bit {bit}: read"
+                );
+                check_eq!(
+                    with(slot, value, address, write_it),
+                    (14, RSVD | 3),
+                    "level {level} bit {bit}: write"
+                );
                 // Not present: nothing else is looked at.
-                check_eq!(with(slot, value & !P, address, read_it), (14, 0), "level {level} bit {bit}: not present");
+                check_eq!(
+                    with(slot, value & !P, address, read_it),
+                    (14, 0),
+                    "level {level} bit {bit}: not present"
+                );
             }
         }
         let slot = entry(root(), address, 4);
-        check_eq!(with(slot, read(slot) | PS, address, read_it), (14, RSVD | 1), "bit 7 of a PML4E");
+        check_eq!(
+            with(slot, read(slot) | PS, address, read_it),
+            (14, RSVD | 1),
+            "bit 7 of a PML4E"
+        );
         let slot = entry(root(), address, size);
         let old = read(slot);
         match size {
             2 => {
                 for bit in 13..21 {
-                    check_eq!(with(slot, old | 1 << bit, address, read_it), (14, RSVD | 1), "2 MiB: bit {bit}");
+                    check_eq!(
+                        with(slot, old | 1 << bit, address, read_it),
+                        (14, RSVD | 1),
+                        "2 MiB: bit {bit}"
+                    );
                 }
-                check_eq!(with(slot, old | 1 << 12, address, read_it), (256, 0), "2 MiB: PAT");
+                check_eq!(
+                    with(slot, old | 1 << 12, address, read_it),
+                    (256, 0),
+                    "2 MiB: PAT"
+                );
             }
             3 => {
                 for bit in 13..30 {
-                    check_eq!(with(slot, old | 1 << bit, address, read_it), (14, RSVD | 1), "1 GiB: bit {bit}");
+                    check_eq!(
+                        with(slot, old | 1 << bit, address, read_it),
+                        (14, RSVD | 1),
+                        "1 GiB: bit {bit}"
+                    );
                 }
-                check_eq!(with(slot, old | 1 << 12, address, read_it), (256, 0), "1 GiB: PAT");
+                check_eq!(
+                    with(slot, old | 1 << 12, address, read_it),
+                    (256, 0),
+                    "1 GiB: PAT"
+                );
             }
-            _ => check_eq!(with(slot, old | PS, address, read_it), (256, 0), "4 KiB: PAT"),
+            _ => check_eq!(
+                with(slot, old | PS, address, read_it),
+                (256, 0),
+                "4 KiB: PAT"
+            ),
         }
         // Without NXE, bit 63 is reserved.
         let msr = cpu::read_msr(efer::MSR);
@@ -81,14 +117,22 @@ fn reserved() {
         for level in size..=4 {
             let slot = entry(root(), address, level);
             let value = read(slot) | NX;
-            check_eq!(with(slot, value, address, read_it), (14, RSVD | 1), "level {level}: NX without NXE");
+            check_eq!(
+                with(slot, value, address, read_it),
+                (14, RSVD | 1),
+                "level {level}: NX without NXE"
+            );
         }
         cpu::write_msr(efer::MSR, msr);
     }
     if !cpu::has(0x8000_0001, 3, 26) {
         let address = map_one(1, target);
         let slot = entry(root(), address, 3);
-        check_eq!(with(slot, read(slot) | PS, address, read_it), (14, RSVD | 1), "PS of a PDPTE without 1-GiB pages");
+        check_eq!(
+            with(slot, read(slot) | PS, address, read_it),
+            (14, RSVD | 1),
+            "PS of a PDPTE without 1-GiB pages"
+        );
     }
 }
 
@@ -130,24 +174,44 @@ fn accessed() {
         raised_at(address!(e_read), address);
         for level in size..=4 {
             let value = read(entry(root(), address, level));
-            check_eq!(value & A, A, "size {size}: accessed in level {level} after a read");
+            check_eq!(
+                value & A,
+                A,
+                "size {size}: accessed in level {level} after a read"
+            );
         }
         check_eq!(read(leaf) & D, 0, "size {size}: not dirty after a read");
         raised_at(address!(e_write), address);
-        check_eq!(read(leaf) & D, D, "size {size}: dirty after a write that follows a read");
+        check_eq!(
+            read(leaf) & D,
+            D,
+            "size {size}: dirty after a write that follows a read"
+        );
         clear(address, size);
         raised_at(address!(e_write), address);
-        check_eq!(read(leaf) & (A | D), A | D, "size {size}: both after a write");
+        check_eq!(
+            read(leaf) & (A | D),
+            A | D,
+            "size {size}: both after a write"
+        );
         for level in size + 1..=4 {
             let value = read(entry(root(), address, level));
-            check_eq!(value & (A | D), A, "size {size}: level {level} is not dirty");
+            check_eq!(
+                value & (A | D),
+                A,
+                "size {size}: level {level} is not dirty"
+            );
         }
         clear(address, size);
         let slot = entry(root(), address, size);
         write(slot, read(slot) & !P);
         cpu::invlpg(address);
         raised_at(address!(e_write), address);
-        check_eq!(read(slot) & (A | D), 0, "size {size}: a page that is not present");
+        check_eq!(
+            read(slot) & (A | D),
+            0,
+            "size {size}: a page that is not present"
+        );
         write(slot, read(slot) | P);
     }
 }
@@ -160,10 +224,17 @@ fn dirty() {
     clear(address, 1);
     write(leaf, read(leaf) & !W);
     cpu::invlpg(address);
-    check_eq!(raised_at(address!(e_write), address).what(), (14, 3), "read-only");
+    check_eq!(
+        raised_at(address!(e_write), address).what(),
+        (14, 3),
+        "read-only"
+    );
     check_eq!(read(leaf) & D, 0, "read-only: not dirty");
     write(leaf, read(leaf) | W);
-    for (name, function) in [("LOCK ADD 0", address!(e_locked)), ("CMPXCHG that fails", address!(e_exchange))] {
+    for (name, function) in [
+        ("LOCK ADD 0", address!(e_locked)),
+        ("CMPXCHG that fails", address!(e_exchange)),
+    ] {
         clear(address, 1);
         write(target, 5);
         raised_at(function, address);

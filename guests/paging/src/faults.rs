@@ -4,7 +4,7 @@ use runtime::cpu;
 use runtime::memory::{read, write, write_bytes};
 use runtime::paging::{NX, P, U, W, entry, map, root, user_address};
 use runtime::trap::{self, raised_at};
-use runtime::{address, check_eq, section, snippet};
+use runtime::{address, check_eq, labels, section, snippet};
 
 use crate::{memory, two_pages};
 use runtime::paging::TEST_BASE;
@@ -19,9 +19,7 @@ snippet! {
     g_modify: "add qword ptr [rdi], 1", "ret";
 }
 
-unsafe extern "C" {
-    safe fn g_copy_at();
-}
+labels! { g_copy_at }
 
 const BASE: u64 = TEST_BASE + (16 << 30);
 
@@ -45,16 +43,44 @@ fn absent() {
             let trap = raised_at(function, BASE + 0x123);
             (trap.what(), trap.cr2)
         };
-        check_eq!(go(address!(g_read)), ((14, 0), BASE + 0x123), "read, level {level}");
-        check_eq!(go(address!(g_write)), ((14, 2), BASE + 0x123), "write, level {level}");
-        check_eq!(go(address!(g_modify)), ((14, 2), BASE + 0x123), "read and write, level {level}");
+        check_eq!(
+            go(address!(g_read)),
+            ((14, 0), BASE + 0x123),
+            "read, level {level}"
+        );
+        check_eq!(
+            go(address!(g_write)),
+            ((14, 2), BASE + 0x123),
+            "write, level {level}"
+        );
+        check_eq!(
+            go(address!(g_modify)),
+            ((14, 2), BASE + 0x123),
+            "read and write, level {level}"
+        );
         let trap = raised_at(BASE + 0x123, 0);
-        check_eq!((trap.what(), trap.cr2), ((14, 0x10), BASE + 0x123), "fetch, level {level}");
+        check_eq!(
+            (trap.what(), trap.cr2),
+            ((14, 0x10), BASE + 0x123),
+            "fetch, level {level}"
+        );
         check_eq!(trap.frame.rip, BASE + 0x123, "fetch: RIP");
         let user = |function: u64| trap::user(user_address(function), BASE, stack, 0).what();
-        check_eq!(user(address!(g_read_user)), (14, 4), "user read, level {level}");
-        check_eq!(user(address!(g_write_user)), (14, 6), "user write, level {level}");
-        check_eq!(trap::user(BASE, 0, stack, 0).what(), (14, 0x14), "user fetch, level {level}");
+        check_eq!(
+            user(address!(g_read_user)),
+            (14, 4),
+            "user read, level {level}"
+        );
+        check_eq!(
+            user(address!(g_write_user)),
+            (14, 6),
+            "user write, level {level}"
+        );
+        check_eq!(
+            trap::user(BASE, 0, stack, 0).what(),
+            (14, 0x14),
+            "user fetch, level {level}"
+        );
         write(slot, old);
     }
     cpu::write_cr3(cpu::read_cr3());
@@ -72,14 +98,30 @@ fn across() {
     let edge = BASE + 4096 - 3;
     write(pages + 4088, 0);
     write(pages + 4096, 0);
-    check_eq!(raised_at(address!(g_write), edge).frame.vector, 256, "write across");
-    check_eq!(read(pages + 4088) >> 40, edge & 0xff_ffff, "its first three bytes");
-    check_eq!(read(pages + 4096) & 0xff_ffff_ffff, edge >> 24, "its last five bytes");
+    check_eq!(
+        raised_at(address!(g_write), edge).frame.vector,
+        256,
+        "write across"
+    );
+    check_eq!(
+        read(pages + 4088) >> 40,
+        edge & 0xff_ffff,
+        "its first three bytes"
+    );
+    check_eq!(
+        read(pages + 4096) & 0xff_ffff_ffff,
+        edge >> 24,
+        "its last five bytes"
+    );
     // The two pages elsewhere: not consecutive in physical memory.
     map(root(), BASE, pages + 4096, 1, P | W | U);
     map(root(), BASE + 4096, pages, 1, P | W | U);
     cpu::write_cr3(cpu::read_cr3());
-    check_eq!(g_read(edge) >> 24, read(pages) & 0xff_ffff_ffff, "read across, pages swapped");
+    check_eq!(
+        g_read(edge) >> 24,
+        read(pages) & 0xff_ffff_ffff,
+        "read across, pages swapped"
+    );
     map(root(), BASE, pages, 1, P | W | U);
 
     // The second page not writable, then not there: nothing of the first is written.
@@ -88,16 +130,28 @@ fn across() {
         cpu::write_cr3(cpu::read_cr3());
         write(pages + 4088, 0x1111_1111_1111_1111);
         let trap = raised_at(address!(g_write), edge);
-        check_eq!((trap.what(), trap.cr2), ((14, code), BASE + 4096), "write into page {flags:x}");
+        check_eq!(
+            (trap.what(), trap.cr2),
+            ((14, code), BASE + 4096),
+            "write into page {flags:x}"
+        );
         check_eq!(read(pages + 4088), 0x1111_1111_1111_1111, "nothing written");
     }
     let trap = raised_at(address!(g_read), edge);
-    check_eq!((trap.what(), trap.cr2), ((14, 0), BASE + 4096), "read into a page not present");
+    check_eq!(
+        (trap.what(), trap.cr2),
+        ((14, 0), BASE + 4096),
+        "read into a page not present"
+    );
     map(root(), BASE, pages, 1, 0);
     map(root(), BASE + 4096, pages + 4096, 1, P | W | U);
     cpu::write_cr3(cpu::read_cr3());
     let trap = raised_at(address!(g_read), edge);
-    check_eq!((trap.what(), trap.cr2), ((14, 0), edge), "read out of a page not present");
+    check_eq!(
+        (trap.what(), trap.cr2),
+        ((14, 0), edge),
+        "read out of a page not present"
+    );
     map(root(), BASE, pages, 1, P | W | U);
     cpu::write_cr3(cpu::read_cr3());
 }
@@ -118,16 +172,28 @@ fn fetches() {
         map(root(), BASE + 4096, pages + 4096, 1, flags);
         cpu::write_cr3(cpu::read_cr3());
         let trap = call(BASE + start);
-        check_eq!((trap.what(), trap.cr2), ((14, code), BASE + 4096), "second page {flags:x}");
+        check_eq!(
+            (trap.what(), trap.cr2),
+            ((14, code), BASE + 4096),
+            "second page {flags:x}"
+        );
         check_eq!(trap.frame.rip, BASE + start, "RIP of the instruction");
         // RET ends in the first page: the second does not matter.
         write_bytes(pages + 4095, &[0xc3]);
-        check_eq!(call(BASE + 4095).frame.vector, 256, "an instruction that ends before it");
+        check_eq!(
+            call(BASE + 4095).frame.vector,
+            256,
+            "an instruction that ends before it"
+        );
         write_bytes(pages + 4095, &[0x78]);
     }
     // Bytes of the first page decide what the second is asked for: an opcode that is undefined already.
     write_bytes(pages + 4094, &[0x0f, 0x0b]);
-    check_eq!(call(BASE + 4094).what(), (6, 0), "UD2 before a page that cannot be executed");
+    check_eq!(
+        call(BASE + 4094).what(),
+        (6, 0),
+        "UD2 before a page that cannot be executed"
+    );
     map(root(), BASE + 4096, pages + 4096, 1, P | W);
     cpu::write_cr3(cpu::read_cr3());
 }
@@ -146,10 +212,18 @@ fn strings() {
     }
     // 600 quadwords from page 0 to page 1: the 513th is stored to page 2.
     let trap = raised_at(address!(g_copy), BASE);
-    check_eq!((trap.what(), trap.cr2), ((14, 2), BASE + 8192), "the page not present");
+    check_eq!(
+        (trap.what(), trap.cr2),
+        ((14, 2), BASE + 8192),
+        "the page not present"
+    );
     check_eq!(trap.frame.rip, address!(g_copy_at), "RIP at REP MOVS");
     check_eq!(trap.frame.rcx(), 600 - 512, "RCX: what is left");
     check_eq!(trap.frame.gpr[8], BASE + 8192, "RDI: at the fault");
     check_eq!(trap.frame.gpr[9], BASE + 4096, "RSI: at the fault");
-    check_eq!(read(pages + 4096 + 8 * 511), 511 * 3, "what was done is done");
+    check_eq!(
+        read(pages + 4096 + 8 * 511),
+        511 * 3,
+        "what was done is done"
+    );
 }

@@ -27,7 +27,11 @@ fn run() {
 /// Pages of the sizes 4 KiB (1), 2 MiB (2), 1 GiB (3) that the processor has.
 fn sizes() -> &'static [u32] {
     // CPUID.80000001H:EDX.Page1GB
-    if cpu::has(0x8000_0001, 3, 26) { &[1, 2, 3] } else { &[1, 2] }
+    if cpu::has(0x8000_0001, 3, 26) {
+        &[1, 2, 3]
+    } else {
+        &[1, 2]
+    }
 }
 
 /// Maps the memory at physical address `target` (4 KiB aligned) with a page of `level`; the linear address

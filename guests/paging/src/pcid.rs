@@ -22,12 +22,24 @@ pub fn run() {
     let (c3, c4) = (cpu::read_cr3(), cpu::read_cr4());
     let gp = (13, 0);
     cpu::write_cr4(c4 & !cr4::PCIDE);
-    check_eq!(raised(|| cpu::write_cr3(c3 | KEEP)).what(), gp, "CR3 bit 63 without PCIDE");
+    check_eq!(
+        raised(|| cpu::write_cr3(c3 | KEEP)).what(),
+        gp,
+        "CR3 bit 63 without PCIDE"
+    );
     cpu::write_cr3(c3 | 0x18);
-    check_eq!(raised(|| cpu::write_cr4(c4 | cr4::PCIDE)).what(), gp, "PCIDE with CR3[11:0] not zero");
+    check_eq!(
+        raised(|| cpu::write_cr4(c4 | cr4::PCIDE)).what(),
+        gp,
+        "PCIDE with CR3[11:0] not zero"
+    );
     cpu::write_cr3(c3);
     cpu::write_cr4(c4 | cr4::PCIDE);
-    check_eq!(raised(|| cpu::write_cr0(cpu::read_cr0() & !cr0::PG)).what(), gp, "PG cleared with PCIDE");
+    check_eq!(
+        raised(|| cpu::write_cr0(cpu::read_cr0() & !cr0::PG)).what(),
+        gp,
+        "PG cleared with PCIDE"
+    );
     cpu::write_cr3(c3 | 5 | KEEP);
     check_eq!(cpu::read_cr3(), c3 | 5, "bit 63 is not kept in CR3");
     spaces();
@@ -57,7 +69,13 @@ fn make(flags: u64) -> Spaces {
     }
     for i in 0..2 {
         map(spaces.roots[i], BASE, spaces.pages[i], 1, P | W | flags);
-        map(spaces.roots[i], BASE + 4096, spaces.pages[i], 1, P | W | flags);
+        map(
+            spaces.roots[i],
+            BASE + 4096,
+            spaces.pages[i],
+            1,
+            P | W | flags,
+        );
     }
     spaces
 }
@@ -84,7 +102,11 @@ fn spaces() {
     s.enter(0, 0);
     s.enter(1, 0);
     for _ in 0..3 {
-        check_eq!((s.seen(0), s.seen(1)), (1, 2), "each PCID its own translations");
+        check_eq!(
+            (s.seen(0), s.seen(1)),
+            (1, 2),
+            "each PCID its own translations"
+        );
     }
     // Without bit 63, CR3 invalidates what belongs to the PCID.
     s.change(0, 0);
@@ -128,11 +150,23 @@ fn invpcid() {
     check_eq!(go(4, 0, 0), gp, "type 4");
     check_eq!(go(u64::MAX, 0, 0), gp, "type -1");
     check_eq!(go(0, 1 << 12, 0), gp, "reserved bit of the descriptor");
-    check_eq!(go(1, 1 << 63, 0), gp, "reserved bit of the descriptor, type 1");
+    check_eq!(
+        go(1, 1 << 63, 0),
+        gp,
+        "reserved bit of the descriptor, type 1"
+    );
     check_eq!(go(0, 1, 1 << 47), gp, "type 0, address not canonical");
     check_eq!(go(1, 1, 1 << 47), (256, 0), "type 1 takes no address");
-    check_eq!(raised_at(address!(i_bad), 0x7fff_ffff_0000).frame.vector, 14, "descriptor not mapped");
-    check_eq!(raised_at(address!(i_bad), 1 << 47).what(), gp, "descriptor not canonical");
+    check_eq!(
+        raised_at(address!(i_bad), 0x7fff_ffff_0000).frame.vector,
+        14,
+        "descriptor not mapped"
+    );
+    check_eq!(
+        raised_at(address!(i_bad), 1 << 47).what(),
+        gp,
+        "descriptor not canonical"
+    );
 
     let s = make(0);
     let prepare = || {
@@ -160,10 +194,18 @@ fn invpcid() {
     check_eq!(s.seen(1), 3, "type 1: the current PCID");
     prepare();
     cpu::invpcid(2, 0, 0);
-    check_eq!((s.seen(0), s.seen(1)), (3, 3), "type 2: all, global ones too");
+    check_eq!(
+        (s.seen(0), s.seen(1)),
+        (3, 3),
+        "type 2: all, global ones too"
+    );
     prepare();
     cpu::invpcid(3, 0, 0);
-    check_eq!((s.seen(0), s.seen(1)), (3, 3), "type 3: all but global ones");
+    check_eq!(
+        (s.seen(0), s.seen(1)),
+        (3, 3),
+        "type 3: all but global ones"
+    );
     cpu::write_cr4(c4 | cr4::PGE);
     let g = make(G);
     g.enter(0, 0);

@@ -154,7 +154,13 @@ fn accesses(address: u64, rights: Rights, mode: Mode, stack: u64, level: u32) {
         } else {
             (14, code(false, access))
         };
-        judge(trap, expected, address, (rights, mode, access, false, ac), level);
+        judge(
+            trap,
+            expected,
+            address,
+            (rights, mode, access, false, ac),
+            level,
+        );
     }
     for (function, access) in [
         (user_address(address!(p_user_read)), Access::Read),
@@ -167,7 +173,13 @@ fn accesses(address: u64, rights: Rights, mode: Mode, stack: u64, level: u32) {
         } else {
             (14, code(true, access))
         };
-        judge(trap, expected, address, (rights, mode, access, true, false), level);
+        judge(
+            trap,
+            expected,
+            address,
+            (rights, mode, access, true, false),
+            level,
+        );
     }
 }
 

@@ -65,6 +65,7 @@ static mut IDT: [Gate; 256] = [Gate { low: 0, high: 0 }; 256];
 static mut TASK: Tss = Tss([0; 26]);
 static mut STACKS: Stacks = Stacks([[0; STACK_BYTES]; 4]);
 
+// SAFETY: a label of `trap`'s assembly; only its address is used.
 unsafe extern "C" {
     /// 256 entry stubs, 16 bytes each.
     static trap_stubs: u8;
@@ -82,13 +83,7 @@ pub fn stack_top(number: usize) -> u64 {
 
 /// Sets gate `vector`: interrupt gate to `target` with stack `ist` (0: none) and privilege `dpl`.
 pub fn set_gate(vector: u8, target: u64, ist: u8, dpl: u8) {
-    set_raw_gate(
-        vector,
-        target,
-        KERNEL_CS,
-        ist,
-        0x8e | u64::from(dpl) << 5,
-    );
+    set_raw_gate(vector, target, KERNEL_CS, ist, 0x8e | u64::from(dpl) << 5);
 }
 
 /// Sets gate `vector` with the given selector and type byte (P, DPL, type).
@@ -118,7 +113,12 @@ pub fn set_descriptor(selector: u16, descriptor: u64) {
     let slot = usize::from(selector >> 3);
     assert!(slot < GDT_SLOTS, "selector outside of the GDT");
     // SAFETY: in the table; one flow of control.
-    unsafe { (&raw mut GDT).cast::<u64>().add(slot).write_volatile(descriptor) };
+    unsafe {
+        (&raw mut GDT)
+            .cast::<u64>()
+            .add(slot)
+            .write_volatile(descriptor)
+    };
 }
 
 /// Reads slot `selector / 8` of the GDT.
@@ -191,7 +191,10 @@ pub fn install() {
     set_descriptor(TSS + 8, tss >> 32);
     // SAFETY: the I/O map base is past the limit (no map); the tables live as long as the guest.
     unsafe {
-        (&raw mut TASK).cast::<u32>().add(25).write_volatile(0x68 << 16);
+        (&raw mut TASK)
+            .cast::<u32>()
+            .add(25)
+            .write_volatile(0x68 << 16);
         let pointer = Pointer {
             limit: (GDT_SLOTS * 8 - 1) as u16,
             base: gdt_base(),

@@ -5,6 +5,7 @@ use core::arch::{asm, global_asm};
 
 /// # Safety
 /// As C's memcpy.
+// SAFETY: the one definition of what the compiler calls by this name.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
     // SAFETY: the caller's promise.
@@ -17,6 +18,7 @@ unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut 
 
 /// # Safety
 /// As C's memmove.
+// SAFETY: the one definition of what the compiler calls by this name.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
     if (to as usize).wrapping_sub(from as usize) >= count {
@@ -36,6 +38,7 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut
 
 /// # Safety
 /// As C's memset.
+// SAFETY: the one definition of what the compiler calls by this name.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
     // SAFETY: the caller's promise.
@@ -48,6 +51,7 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
 
 /// # Safety
 /// As C's memcmp.
+// SAFETY: the one definition of what the compiler calls by this name.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
     for i in 0..count {
@@ -60,9 +64,14 @@ unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
     0
 }
 
+/// # Safety
+/// As BSD's bcmp.
+// SAFETY: the one definition of what the compiler calls by this name.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { memcmp(a, b, count) }
+}
+
 // Referred to by `core`'s unwinding tables, never called: a panic ends the guest.
-global_asm!(
-    ".globl rust_eh_personality",
-    "rust_eh_personality:",
-    "ud2"
-);
+global_asm!(".globl rust_eh_personality", "rust_eh_personality:", "ud2");

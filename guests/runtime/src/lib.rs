@@ -14,9 +14,9 @@
 pub mod apic;
 mod boot;
 mod check;
-mod intrinsics;
 pub mod cpu;
 pub mod descriptors;
+mod intrinsics;
 pub mod memory;
 pub mod paging;
 mod serial;
@@ -31,6 +31,7 @@ pub use serial::{Serial, exit};
 #[macro_export]
 macro_rules! guest {
     ($name:literal, $main:path) => {
+        // SAFETY: the one function of this name; `start` calls it.
         #[unsafe(no_mangle)]
         extern "C" fn guest_main() -> ! {
             $crate::section($name);
@@ -101,11 +102,23 @@ macro_rules! snippet {
                 $($line),+
             );
         )+
+        // SAFETY: the assembly just above keeps to the C calling convention, or ends in an exception.
         unsafe extern "C" {
             $(
                 #[allow(missing_docs, unused)]
                 safe fn $name(argument: u64) -> u64;
             )+
+        }
+    };
+}
+
+/// Declares labels inside of snippets, for [`address!`].
+#[macro_export]
+macro_rules! labels {
+    ($($name:ident),+ $(,)?) => {
+        // SAFETY: labels of this guest's own assembly; only their addresses are used.
+        unsafe extern "C" {
+            $(safe fn $name();)+
         }
     };
 }

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+// SAFETY: set by the linker script; only its address is used.
 unsafe extern "C" {
     static _end: u8;
 }

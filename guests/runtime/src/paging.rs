@@ -1,7 +1,7 @@
 //! 4-level page tables (SDM Vol 3 4.5).
 
-use crate::memory::{page, read, write};
 use crate::cpu;
+use crate::memory::{page, read, write};
 
 /// Present.
 pub const P: u64 = 1;

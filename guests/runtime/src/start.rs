@@ -3,10 +3,12 @@
 use crate::cpu::{self, cr0, cr4};
 use crate::{descriptors, paging};
 
+// SAFETY: every guest defines it by `guest!`.
 unsafe extern "C" {
     safe fn guest_main() -> !;
 }
 
+// SAFETY: the one function of this name; `boot` calls it.
 #[unsafe(no_mangle)]
 extern "C" fn runtime_start() -> ! {
     let cr0 = cpu::read_cr0() & !(cr0::EM | cr0::TS | cr0::AM);

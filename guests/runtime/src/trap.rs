@@ -99,8 +99,10 @@ static mut LAST: Trap = Trap {
     pushed_at: 0,
 };
 
+// SAFETY: the one symbol of this name, for the assembly below.
 #[unsafe(no_mangle)]
 static TRAP_RECOVER_RIP: AtomicU64 = AtomicU64::new(0);
+// SAFETY: the one symbol of this name, for the assembly below.
 #[unsafe(no_mangle)]
 static TRAP_RECOVER_RSP: AtomicU64 = AtomicU64::new(0);
 
@@ -222,11 +224,13 @@ global_asm!(
     "iretq",
 );
 
+// SAFETY: the assembly above; both keep to the C calling convention.
 unsafe extern "C" {
     safe fn trap_probe(function: u64, argument: u64) -> u64;
     safe fn trap_leave(state: &[u64; 6]);
 }
 
+// SAFETY: the one function of this name, for the assembly above.
 #[unsafe(no_mangle)]
 extern "C" fn trap_dispatch(frame: &mut Frame) {
     // SAFETY: one flow of control; handlers are set before what they handle can happen.

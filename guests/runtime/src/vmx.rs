@@ -440,6 +440,7 @@ global_asm!(
     "ret",
 );
 
+// SAFETY: the assembly above keeps to the C calling convention.
 unsafe extern "C" {
     safe fn vmx_enter(registers: &mut [u64; 16], launch: u64) -> u64;
     safe fn vmx_left();
@@ -570,7 +571,8 @@ impl Vm {
 
     /// As [`Vm::start`], for an entry that must succeed.
     pub fn run(&mut self, rip: u64, argument: u64) -> Exit {
-        self.start(rip, argument).unwrap_or_else(|said| panic!("VM entry failed: {said:?}"))
+        self.start(rip, argument)
+            .unwrap_or_else(|said| panic!("VM entry failed: {said:?}"))
     }
 
     /// Enters as the VMCS is.
@@ -631,7 +633,10 @@ pub fn remove(field: u32, bits: u32) {
 
 fn controls() {
     set(field::PIN_CONTROLS, adjust(capability(0), 0));
-    set(field::PROCESSOR_CONTROLS, adjust(capability(1), primary::SECONDARY));
+    set(
+        field::PROCESSOR_CONTROLS,
+        adjust(capability(1), primary::SECONDARY),
+    );
     if may(capability(1), primary::SECONDARY) {
         set(field::SECONDARY_CONTROLS, 0);
     }
@@ -718,7 +723,10 @@ fn guest_state(stack: u64) {
     set(field::GUEST_FS_BASE, 0);
     set(field::GUEST_GS_BASE, 0);
     set(field::GUEST_GDTR_BASE, descriptors::gdt_base());
-    set(field::GUEST_GDTR_LIMIT, (descriptors::GDT_SLOTS * 8 - 1) as u64);
+    set(
+        field::GUEST_GDTR_LIMIT,
+        (descriptors::GDT_SLOTS * 8 - 1) as u64,
+    );
     set(field::GUEST_IDTR_BASE, descriptors::idt_base());
     set(field::GUEST_IDTR_LIMIT, 0xfff);
     set(field::GUEST_SYSENTER_CS, 0);

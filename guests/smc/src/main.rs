@@ -80,15 +80,19 @@ fn next_instruction() {
         0xc6, 0x05, 0x01, 0, 0, 0, 0x42, 0xb0, 0x00, 0x0f, 0xb6, 0xc0, 0xc3,
     ];
     write_bytes(at, &code);
-    check_eq!(call(at), 0x42, "immediate of the next instruction, first run");
+    check_eq!(
+        call(at),
+        0x42,
+        "immediate of the next instruction, first run"
+    );
     write_bytes(at + 8, &[0]);
     check_eq!(call(at), 0x42, "again");
     // A loop that raises the immediate it adds: 1 + 2 + ... + 100.
     // xor eax, eax ; mov ecx, 100
     // again: inc byte ptr [rip + imm] ; add eax, imm8 ; dec ecx ; jnz again ; ret
     let code = [
-        0x31, 0xc0, 0xb9, 100, 0, 0, 0, 0xfe, 0x05, 0x02, 0, 0, 0, 0x83, 0xc0, 0x00, 0xff, 0xc9, 0x75,
-        0xf3, 0xc3,
+        0x31, 0xc0, 0xb9, 100, 0, 0, 0, 0xfe, 0x05, 0x02, 0, 0, 0, 0x83, 0xc0, 0x00, 0xff, 0xc9,
+        0x75, 0xf3, 0xc3,
     ];
     write_bytes(at + 256, &code);
     check_eq!(call(at + 256), 5050, "a loop that changes itself");
@@ -96,8 +100,8 @@ fn next_instruction() {
     // xor eax, eax ; mov ecx, 2
     // again: add eax, 1 ; mov byte ptr [rip - 8], 10 (the add's immediate) ; dec ecx ; jnz again ; ret
     let code = [
-        0x31, 0xc0, 0xb9, 2, 0, 0, 0, 0x83, 0xc0, 0x01, 0xc6, 0x05, 0xf8, 0xff, 0xff, 0xff, 10, 0xff,
-        0xc9, 0x75, 0xf2, 0xc3,
+        0x31, 0xc0, 0xb9, 2, 0, 0, 0, 0x83, 0xc0, 0x01, 0xc6, 0x05, 0xf8, 0xff, 0xff, 0xff, 10,
+        0xff, 0xc9, 0x75, 0xf2, 0xc3,
     ];
     write_bytes(at + 512, &code);
     check_eq!(call(at + 512), 11, "an earlier instruction of the block");
@@ -169,7 +173,11 @@ fn stores() {
         for round in 0..3 {
             let value = (i as u32) << 8 | round;
             call2(store, place, code(value));
-            check_eq!(call(place) & 0xffff_ffff, u64::from(value), "{name}, round {round}");
+            check_eq!(
+                call(place) & 0xffff_ffff,
+                u64::from(value),
+                "{name}, round {round}"
+            );
         }
     }
     for value in 0..3 {
@@ -255,7 +263,13 @@ fn mappings() {
     write_bytes(two, &[2, 0, 0, 0, 0xc3]);
     map(root(), at, first, 1, P | W);
     for i in 0..20u64 {
-        map(root(), at + 4096, if i % 2 == 0 { one } else { two }, 1, P | W);
+        map(
+            root(),
+            at + 4096,
+            if i % 2 == 0 { one } else { two },
+            1,
+            P | W,
+        );
         cpu::write_cr3(cpu::read_cr3());
         check_eq!(call(at + 4095), i % 2 + 1, "the second half elsewhere");
     }
@@ -265,7 +279,11 @@ fn mappings() {
     check_eq!(raised_at(at, 0).what(), (14, 0x10), "not present any more");
     map(root(), at, one, 1, P | W | runtime::paging::NX);
     cpu::invlpg(at);
-    check_eq!(raised_at(at, 0).what(), (14, 0x11), "not executable any more");
+    check_eq!(
+        raised_at(at, 0).what(),
+        (14, 0x11),
+        "not executable any more"
+    );
 }
 
 /// CALL and exceptions push onto a page that holds code.
@@ -335,7 +353,11 @@ fn modes() {
     let stack = runtime::paging::user_address(page() + 4096);
     for _ in 0..3 {
         let trap = trap::user(address, 0, stack, 0);
-        check_eq!((trap.frame.vector, trap.frame.rax()), (0x80, 0), "64-bit code");
+        check_eq!(
+            (trap.frame.vector, trap.frame.rax()),
+            (0x80, 0),
+            "64-bit code"
+        );
         let trap = trap::enter([
             low,
             u64::from(runtime::descriptors::USER_CS32),

@@ -2,7 +2,9 @@
 
 use runtime::cpu;
 use runtime::memory::page;
-use runtime::vmx::{self, Answer, Vm, add, exit, field, get, may, msr, pin, primary, remove, secondary, set};
+use runtime::vmx::{
+    self, Answer, Vm, add, exit, field, get, may, msr, pin, primary, remove, secondary, set,
+};
 use runtime::{address, check_eq, section, snippet};
 
 snippet! { k_guest: "vmcall", "ret"; }
@@ -67,14 +69,23 @@ fn addresses(vm: &mut Vm) {
         ("I/O bitmap A", primary::IO_BITMAPS, field::IO_BITMAP_A),
         ("I/O bitmap B", primary::IO_BITMAPS, field::IO_BITMAP_B),
         ("MSR bitmap", primary::MSR_BITMAPS, field::MSR_BITMAP),
-        ("virtual-APIC page", primary::TPR_SHADOW, field::VIRTUAL_APIC),
+        (
+            "virtual-APIC page",
+            primary::TPR_SHADOW,
+            field::VIRTUAL_APIC,
+        ),
     ] {
         if !may(processor, control) {
             continue;
         }
         let good = || {
             add(field::PROCESSOR_CONTROLS, control);
-            for f in [field::IO_BITMAP_A, field::IO_BITMAP_B, field::MSR_BITMAP, field::VIRTUAL_APIC] {
+            for f in [
+                field::IO_BITMAP_A,
+                field::IO_BITMAP_B,
+                field::MSR_BITMAP,
+                field::VIRTUAL_APIC,
+            ] {
                 set(f, page());
             }
             set(field::TPR_THRESHOLD, 0);
@@ -186,7 +197,10 @@ fn tables(vm: &mut Vm) {
     }
     eptp("EPTP, beyond MAXPHYADDR", root | 6 | 3 << 3 | 1 << width);
     if cpu::read_msr(msr::EPT_VPID) & 1 << 21 == 0 {
-        eptp("EPTP, accessed and dirty flags that are not there", root | 6 | 3 << 3 | 1 << 6);
+        eptp(
+            "EPTP, accessed and dirty flags that are not there",
+            root | 6 | 3 << 3 | 1 << 6,
+        );
     }
 }
 
@@ -194,9 +208,21 @@ fn tables(vm: &mut Vm) {
 fn lists(vm: &mut Vm) {
     let width = cpu::cpuid(0x8000_0008, 0)[0] & 0xff;
     for (name, count, address) in [
-        ("exit MSR-store list", field::EXIT_MSR_STORE_COUNT, field::EXIT_MSR_STORE),
-        ("exit MSR-load list", field::EXIT_MSR_LOAD_COUNT, field::EXIT_MSR_LOAD),
-        ("entry MSR-load list", field::ENTRY_MSR_LOAD_COUNT, field::ENTRY_MSR_LOAD),
+        (
+            "exit MSR-store list",
+            field::EXIT_MSR_STORE_COUNT,
+            field::EXIT_MSR_STORE,
+        ),
+        (
+            "exit MSR-load list",
+            field::EXIT_MSR_LOAD_COUNT,
+            field::EXIT_MSR_LOAD,
+        ),
+        (
+            "entry MSR-load list",
+            field::ENTRY_MSR_LOAD_COUNT,
+            field::ENTRY_MSR_LOAD,
+        ),
     ] {
         let list = page();
         // IA32_SYSENTER_CS
@@ -244,7 +270,11 @@ fn injection(vm: &mut Vm) {
     info("no error code for #PF", 3 << 8 | 14, 0);
     info("error code with an interrupt", 0x40 | CODE, 0);
     info("error code with an NMI", 2 << 8 | 2 | CODE, 0);
-    info("error code with a software interrupt", 4 << 8 | 0x40 | CODE, 2);
+    info(
+        "error code with a software interrupt",
+        4 << 8 | 0x40 | CODE,
+        2,
+    );
     info("software interrupt, length 16", 4 << 8 | 0x40, 16);
     info("software exception, length 16", 6 << 8 | 3, 16);
     info("privileged software exception, length 16", 5 << 8 | 1, 16);

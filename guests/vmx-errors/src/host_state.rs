@@ -19,16 +19,32 @@ pub fn run() {
     section("27.2.2, 27.2.3 checks on the host state");
     vmx::turn_on();
     let vm = &mut Vm::new();
-    check_eq!(vm.start(address!(h_guest), 0).map(|e| e.reason), Ok(18), "the plain VMCS");
+    check_eq!(
+        vm.start(address!(h_guest), 0).map(|e| e.reason),
+        Ok(18),
+        "the plain VMCS"
+    );
     for bit in [0, 5, 31] {
-        refused(vm, "CR0, a fixed bit clear", || set(field::HOST_CR0, get(field::HOST_CR0) & !(1 << bit)));
+        refused(vm, "CR0, a fixed bit clear", || {
+            set(field::HOST_CR0, get(field::HOST_CR0) & !(1 << bit))
+        });
     }
-    refused(vm, "CR0, bit 32", || set(field::HOST_CR0, get(field::HOST_CR0) | 1 << 32));
-    refused(vm, "CR4, VMXE clear", || set(field::HOST_CR4, get(field::HOST_CR4) & !(1 << 13)));
-    refused(vm, "CR4, a bit that does not exist", || set(field::HOST_CR4, get(field::HOST_CR4) | 1 << 31));
-    refused(vm, "CR4, PAE clear", || set(field::HOST_CR4, get(field::HOST_CR4) & !(1 << 5)));
+    refused(vm, "CR0, bit 32", || {
+        set(field::HOST_CR0, get(field::HOST_CR0) | 1 << 32)
+    });
+    refused(vm, "CR4, VMXE clear", || {
+        set(field::HOST_CR4, get(field::HOST_CR4) & !(1 << 13))
+    });
+    refused(vm, "CR4, a bit that does not exist", || {
+        set(field::HOST_CR4, get(field::HOST_CR4) | 1 << 31)
+    });
+    refused(vm, "CR4, PAE clear", || {
+        set(field::HOST_CR4, get(field::HOST_CR4) & !(1 << 5))
+    });
     let width = cpu::cpuid(0x8000_0008, 0)[0] & 0xff;
-    refused(vm, "CR3 beyond MAXPHYADDR", || set(field::HOST_CR3, get(field::HOST_CR3) | 1 << width));
+    refused(vm, "CR3 beyond MAXPHYADDR", || {
+        set(field::HOST_CR3, get(field::HOST_CR3) | 1 << width)
+    });
     for (name, canonical) in [
         ("IA32_SYSENTER_ESP", field::HOST_SYSENTER_ESP),
         ("IA32_SYSENTER_EIP", field::HOST_SYSENTER_EIP),
@@ -62,11 +78,19 @@ pub fn run() {
         });
     }
     if may(vmx::capability(2), exit::LOAD_EFER) {
-        refused(vm, "EFER, a reserved bit", || set(field::HOST_EFER, get(field::HOST_EFER) | 1 << 1));
-        refused(vm, "EFER, LMA clear", || set(field::HOST_EFER, get(field::HOST_EFER) & !(1 << 10)));
-        refused(vm, "EFER, LME clear", || set(field::HOST_EFER, get(field::HOST_EFER) & !(1 << 8)));
+        refused(vm, "EFER, a reserved bit", || {
+            set(field::HOST_EFER, get(field::HOST_EFER) | 1 << 1)
+        });
+        refused(vm, "EFER, LMA clear", || {
+            set(field::HOST_EFER, get(field::HOST_EFER) & !(1 << 10))
+        });
+        refused(vm, "EFER, LME clear", || {
+            set(field::HOST_EFER, get(field::HOST_EFER) & !(1 << 8))
+        });
     }
     section("27.2.4 address-space size");
-    refused(vm, "host address-space size 0 in IA-32e mode", || remove(field::EXIT_CONTROLS, exit::HOST_64));
+    refused(vm, "host address-space size 0 in IA-32e mode", || {
+        remove(field::EXIT_CONTROLS, exit::HOST_64)
+    });
     vmx::vmxoff();
 }

@@ -165,6 +165,9 @@ pub struct RunArgs {
     /// End after so many seconds
     #[arg(long, value_name = "S", value_parser = seconds)]
     pub timeout: Option<Duration>,
+    /// Say at the end how many instructions ran in how much time
+    #[arg(long)]
+    pub stats: bool,
 }
 
 const DOCTOR_HELP: &str = "\
@@ -202,6 +205,12 @@ pub struct ImagesArgs {
     /// More words for the kernels' command lines, at all levels
     #[arg(long, value_name = "STRING", default_value = "", hide = true)]
     pub append: String,
+    /// The virtualization the inner levels see [default: that of --virt]
+    #[arg(long, value_enum)]
+    pub nested: Option<NestedArg>,
+    /// A static program that every level runs once it is up, as FILE --level N
+    #[arg(long, value_name = "FILE")]
+    pub bench: Option<PathBuf>,
     /// The directory to write vmlinuz, initramfs.cpio and append.txt to
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
@@ -260,6 +269,18 @@ pub enum NestedArg {
     Amd,
     /// None
     Off,
+}
+
+impl NestedArg {
+    /// The word on a command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Intel => "intel",
+            Self::Amd => "amd",
+            Self::Off => "off",
+        }
+    }
 }
 
 impl From<NestedArg> for NestedChoice {
@@ -328,6 +349,14 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn the_word_of_a_value_is_what_is_parsed() {
+        for value in NestedArg::value_variants() {
+            let parsed = NestedArg::from_str(value.word(), false);
+            assert_eq!(parsed.as_ref(), Ok(value));
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl Failure {
     pub fn new(what: impl fmt::Display, why: impl fmt::Display, advice: impl fmt::Display) -> Self {
         Self {
             what: one_line(&what.to_string()),
-            why: one_line(&why.to_string()),
+            why: one_line(&without_error_numbers(&why.to_string())),
             advice: one_line(&advice.to_string()),
         }
     }
@@ -66,11 +66,26 @@ impl Failure {
 
 /// The error in words, without the number the standard library appends.
 pub fn cause(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_string(),
-        None => text,
-    }
+    without_error_numbers(&error.to_string())
+}
+
+/// `text` without the ` (os error N)` that the standard library appends to the words of an error.
+fn without_error_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let first = parts.next().unwrap_or_default().to_string();
+    parts.fold(first, |mut all, part| {
+        match part
+            .trim_start_matches(|c: char| c.is_ascii_digit())
+            .strip_prefix(')')
+        {
+            Some(rest) => all.push_str(rest),
+            None => {
+                all.push_str(" (os error ");
+                all.push_str(part);
+            }
+        }
+        all
+    })
 }
 
 /// `text` on one line and free of control characters, of bounded length.
@@ -105,6 +120,13 @@ mod tests {
     fn the_cause_has_no_error_number() {
         let error = io::Error::from_raw_os_error(2);
         assert_eq!(cause(&error), "No such file or directory");
+        let why = format!("cannot map it: {error} today");
+        assert_eq!(
+            Failure::new("x", why, "y").why,
+            "cannot map it: No such file or directory today"
+        );
+        let other = "a (os error b) c (os error 5";
+        assert_eq!(Failure::new("x", other, "y").why, other);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lifecycle::{Console, RunOptions, Vm};
+use lifecycle::{Console, RunOptions, Statistics, Vm};
 use machine::{EngineKind, Image, MachineConfig};
 use vcpu::{Capabilities, NestedVirt};
 
@@ -107,6 +107,15 @@ pub enum RunOutcome {
     Interrupted,
 }
 
+/// What is known after a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunReport {
+    /// How it ended.
+    pub outcome: RunOutcome,
+    /// Its figures.
+    pub statistics: Statistics,
+}
+
 /// Why a run could not be started or went wrong on the host's side.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
@@ -142,7 +151,7 @@ pub trait Runner {
         request: RunRequest,
         console: Box<dyn ConsoleSink>,
         input: Box<dyn Read + Send>,
-    ) -> Result<RunOutcome, RunError>;
+    ) -> Result<RunReport, RunError>;
 }
 
 /// The monitor of this program.
@@ -155,7 +164,7 @@ impl Runner for Monitor {
         request: RunRequest,
         console: Box<dyn ConsoleSink>,
         input: Box<dyn Read + Send>,
-    ) -> Result<RunOutcome, RunError> {
+    ) -> Result<RunReport, RunError> {
         let engine = machine::engine::open(request.engine.into()).map_err(refused)?;
         let interrupt = request.interrupt.clone();
         let options = RunOptions {
@@ -171,7 +180,10 @@ impl Runner for Monitor {
         interrupt.on_request(move || stopper.stop());
         let report = vm.wait().map_err(|e| RunError::Failed(e.to_string()))?;
         tracing::info!(?report, "the run ended");
-        Ok(report.outcome.into())
+        Ok(RunReport {
+            outcome: report.outcome.into(),
+            statistics: report.statistics,
+        })
     }
 }
 

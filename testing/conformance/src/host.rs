@@ -137,6 +137,8 @@ global_asm!(
     at_target = const ENDED_AT_TARGET,
 );
 
+// SAFETY: the assembly above; the first keeps to the C calling convention, of the others only the addresses
+// are used.
 unsafe extern "C" {
     fn nestling_conformance_enter();
     fn nestling_conformance_exit_target();

@@ -34,3 +34,18 @@ fn apic() {
 fn vmx_errors() {
     passes("vmx-errors", NestedVirt::Intel);
 }
+
+#[test]
+fn vmx_exits() {
+    passes("vmx-exits", NestedVirt::Intel);
+}
+
+#[test]
+fn vmx_ept() {
+    passes("vmx-ept", NestedVirt::Intel);
+}
+
+#[test]
+fn vmx_inject() {
+    passes("vmx-inject", NestedVirt::Intel);
+}

@@ -1,1 +1,15 @@
-//! See docs/architecture.md.
+//! What the end-to-end tests stand on: the program as it is built, run as a user runs it; the cache all of them
+//! share; and small made-up kernels.
+//!
+//! Invariants: a test sees the program only from outside (arguments, environment, files, streams, exit status);
+//! no test changes the shared cache; every process a test starts is ended by a deadline.
+
+pub mod cache;
+pub mod guest;
+pub mod kernel;
+pub mod program;
+
+/// Says on standard error that a test, or a part of one, did not run for want of something this machine lacks.
+pub fn skipped(why: &str) {
+    eprintln!("skipped: {why}");
+}

@@ -11,6 +11,7 @@
 //! idle, time jumps to the next deadline. With several vCPUs time is that of the one that is furthest
 //! ahead, and a run depends on the host's scheduling.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,6 +163,14 @@ impl SoftPlatform {
 }
 
 impl Platform for SoftPlatform {
+    fn seed(&mut self) -> u64 {
+        match self.board.clock.mode() {
+            ClockMode::Virtual => vcpu::REPRODUCIBLE_SEED,
+            // The standard library keys its hashers from the host's entropy.
+            ClockMode::Host => RandomState::new().hash_one(0u64),
+        }
+    }
+
     fn pio_read(&mut self, port: u16, size_bytes: u8) -> u32 {
         let mut data = [0; 4];
         let size = usize::from(size_bytes).min(data.len());

@@ -36,10 +36,14 @@ pub enum Decoded {
 /// Most instructions in a block.
 const MAX_INSTRUCTIONS: usize = 48;
 
+/// No extension that gives a reserved NOP (0F 0D, 0F 18 to 0F 1F) a meaning changes anything here: prefetches and
+/// hints do nothing, and CET and MPX are not shown, so that RDSSP, ENDBR and BND are NOPs (SDM Vol 2 A.3).
+const OPTIONS: u32 = DecoderOptions::FORCE_RESERVED_NOP;
+
 /// Decodes instructions from `bytes` until a block ends.
 pub fn decode_block(bytes: &[u8], mode: Mode, side: &mut HostSide, out: &mut Vec<Op>) -> Decoded {
     out.clear();
-    let mut decoder = Decoder::with_ip(u32::from(mode.bits), bytes, 0, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(u32::from(mode.bits), bytes, 0, OPTIONS);
     let mut insn = Instruction::default();
     let mut length = 0u32;
     let mut ended = false;
@@ -65,6 +69,10 @@ pub fn decode_block(bytes: &[u8], mode: Mode, side: &mut HostSide, out: &mut Vec
             true
         } else {
             fill_operands(&insn, &mut op);
+            let start = length as usize - insn.len();
+            if let Some(opcode) = x87_opcode(bytes.get(start..).unwrap_or_default(), mode) {
+                op.extra = opcode;
+            }
             insn::bind(&insn, mode, side, &mut op)
         };
         out.push(op);
@@ -85,6 +93,22 @@ pub fn decode_block(bytes: &[u8], mode: Mode, side: &mut HostSide, out: &mut Vec
         Decoded::NeedsMore
     } else {
         Decoded::Block(length)
+    }
+}
+
+/// What an x87 instruction records as its opcode: the low three bits of the escape byte, then the ModRM byte (SDM
+/// Vol 1 8.1.9).
+fn x87_opcode(bytes: &[u8], mode: Mode) -> Option<u16> {
+    let prefix = |b: &u8| {
+        matches!(
+            b,
+            0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3
+        ) || (mode.bits == 64 && matches!(b, 0x40..=0x4f))
+    };
+    let at = bytes.iter().position(|b| !prefix(b))?;
+    match bytes.get(at..at + 2)? {
+        [escape @ 0xd8..=0xdf, modrm] => Some(u16::from(escape & 7) << 8 | u16::from(*modrm)),
+        _ => None,
     }
 }
 
@@ -213,11 +237,13 @@ fn address_width(insn: &Instruction, code64: bool) -> u8 {
         (Register::None, Register::None) => match insn.memory_displ_size() {
             8 => 8,
             2 => 2,
+            // No displacement, or one of 32 bits that is not extended.
+            4 => 4,
             _ if code64 => 8,
             _ => 4,
         },
         (Register::None, i) if i.is_vector_register() => {
-            if code64 {
+            if code64 && insn.memory_displ_size() == 8 {
                 8
             } else {
                 4

@@ -95,6 +95,14 @@ impl Cpu {
                 error_code: exception::pushes_error_code(f.vector).then_some(f.error_code),
                 length: 0,
             };
+            // The exception bitmap is asked of the exception met, not of what the two combine to: a hypervisor
+            // without EPT repairs its own page faults and delivers the first event again.
+            self.intercept_exception(second, f.detail)?;
+            if second.vector == PF {
+                // CR2 follows every page fault, also one that ends as a double fault or in shutdown (SDM Vol 3
+                // 6.15, "Page-Fault Exception").
+                self.cr2 = f.detail;
+            }
             let next = match (class(&event), class(&second)) {
                 (Class::Double, Class::Contributory | Class::Page) => {
                     self.delivering = None;
@@ -109,10 +117,7 @@ impl Cpu {
                 },
                 _ => second,
             };
-            if next.vector == PF && next == second {
-                self.intercept_exception(next, f.detail)?;
-                self.cr2 = f.detail;
-            } else {
+            if next != second {
                 self.intercept_exception(next, 0)?;
             }
             event = next;
@@ -205,10 +210,17 @@ impl Cpu {
         } else {
             0
         };
+        let kind = (low >> 40 & 0x1f) as u8;
+        // A 16-bit gate has no upper half of the offset.
+        let upper = if kind & 8 != 0 {
+            low >> 32 & 0xffff_0000
+        } else {
+            0
+        };
         Ok(Gate {
             selector: Selector((low >> 16) as u16),
-            offset: (low & 0xffff) | (low >> 32 & 0xffff_0000) | (high & 0xffff_ffff) << 32,
-            kind: (low >> 40 & 0x1f) as u8,
+            offset: (low & 0xffff) | upper | (high & 0xffff_ffff) << 32,
+            kind,
             dpl: (low >> 45 & 3) as u8,
             present: low >> 47 & 1 != 0,
             ist: if long { (low >> 32 & 7) as u8 } else { 0 },
@@ -217,8 +229,12 @@ impl Cpu {
 
     /// RFLAGS as the handler's frame holds them: RF set for faults (SDM Vol 3 18.3.1.1).
     fn pushed_flags(&self, event: &Event) -> u64 {
+        // Of debug exceptions only general detect is a fault that sets RF; instruction breakpoints do not.
+        let general_detect =
+            self.fault.vector == exception::DB && self.fault.detail & x86defs::cr::dr::DR6_BD != 0;
         let fault_like = event.kind == EventKind::Hardware
-            && !matches!(event.vector, exception::DB | DF | exception::MC);
+            && (!matches!(event.vector, exception::DB | DF | exception::MC)
+                || (event.vector == exception::DB && general_detect));
         let rf = if fault_like { rflags::RF } else { 0 };
         self.rflags() | rf
     }
@@ -299,6 +315,11 @@ impl Cpu {
             self.write_bytes_as(at, bytes, cpl == 3)
         };
         self.long64 = long64;
+        if done == Err(Trap::Exception) && self.fault.vector == PF {
+            // The frame is pushed word by word, downwards: the highest word of the page is what faults.
+            let highest = (self.fault.detail | 0xfff) - 7;
+            self.fault.detail = highest.min(at.wrapping_add(bytes.len() as u64 - 8));
+        }
         if done == Err(Trap::Exception) && self.fault.vector == GP {
             self.fault = Fault {
                 vector: exception::SS,
@@ -367,6 +388,14 @@ impl Cpu {
                 });
             if let Err(t) = done {
                 self.seg[sreg::SS] = saved_ss;
+                if t == Trap::Exception && self.fault.vector == exception::SS {
+                    // Beyond the stack's limit: a new stack is named (SDM Vol 2, INT n).
+                    self.fault.error_code = if switch {
+                        self.selector_error(new_ss.selector)
+                    } else {
+                        self.external_bit()
+                    };
+                }
                 return Err(t);
             }
         }
@@ -409,6 +438,7 @@ impl Cpu {
         self.next_rip = self.regs[RIP];
         let flags = self.rflags() & !(rflags::IF | rflags::TF | rflags::AC | rflags::RF);
         self.set_rflags(flags);
+        self.shadow = crate::cpu::Shadow::None;
         self.mode_changed();
         Ok(())
     }

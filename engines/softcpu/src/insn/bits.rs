@@ -168,6 +168,15 @@ pub fn bind_scan(form: &Form, _: &mut Op) -> Option<Handler> {
     }
 }
 
+/// TZCNT and LZCNT on a processor that has them not; nothing for any other instruction.
+pub fn bind_without_count(form: &Form) -> Option<Handler> {
+    match form.mnemonic() {
+        Mnemonic::Tzcnt => scan_form!(form, scan, false),
+        Mnemonic::Lzcnt => scan_form!(form, scan, true),
+        _ => None,
+    }
+}
+
 /// ANDN, PDEP, PEXT: destination, first source register (`src`), second source register or memory.
 fn three<T: Int, const KIND: u8, const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
     let b = if MEMORY {

@@ -322,11 +322,28 @@ fn drop_privileged_segments(cpu: &mut Cpu) {
     }
 }
 
+/// Loads the stack pointer a return found on the stack, after SS: a 16-bit stack takes SP and keeps the upper
+/// bits.
+fn load_outer_stack<T: Int>(cpu: &mut Cpu, value: u64, to64: bool) {
+    let old = cpu.regs[gpr::RSP];
+    let narrow = !to64 && !cpu.seg[sreg::SS].access.default_big();
+    cpu.regs[gpr::RSP] = if narrow || T::SIZE == 2 {
+        (old & !0xffff) | (value & 0xffff)
+    } else if to64 {
+        value
+    } else {
+        value & 0xffff_ffff
+    };
+}
+
 /// RETF; bytes to release in `imm`.
 fn far_return<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     let rip = cpu.peek::<T>(0)?.to_u64();
     let cs = Selector(cpu.peek::<T>(T::SIZE)?.to_u64() as u16);
     if !cpu.protected() || cpu.v8086() {
+        if rip > 0xffff {
+            return cpu.gp0();
+        }
         cpu.release_stack(2 * T::SIZE + op.imm);
         cpu.seg[sreg::CS].selector = cs;
         cpu.seg[sreg::CS].base = u64::from(cs.0) << 4;
@@ -348,7 +365,8 @@ fn far_return<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
         None => cpu.release_stack(2 * T::SIZE + op.imm),
         Some((rsp, ss)) => {
             cpu.seg[sreg::SS] = ss;
-            cpu.regs[gpr::RSP] = rsp.wrapping_add(op.imm);
+            let to64 = cpu.long_mode() && d.access().long();
+            load_outer_stack::<T>(cpu, rsp.wrapping_add(op.imm), to64);
             cpu.cpl = cs.rpl();
             drop_privileged_segments(cpu);
         }
@@ -424,12 +442,8 @@ fn interrupt_return<T: Int>(cpu: &mut Cpu) -> Flow {
         None => cpu.release_stack(3 * T::SIZE),
         Some((rsp, ss)) => {
             cpu.seg[sreg::SS] = ss;
-            let old = cpu.regs[gpr::RSP];
-            // A 16-bit stack pointer keeps the upper bits.
-            cpu.regs[gpr::RSP] = match T::SIZE {
-                2 => (old & !0xffff) | rsp,
-                _ => rsp,
-            };
+            let to64 = cpu.long_mode() && d.access().long();
+            load_outer_stack::<T>(cpu, rsp, to64);
         }
     }
     if cpu.dr7 & 0xff == 0 {
@@ -613,7 +627,7 @@ fn syscall(cpu: &mut Cpu, op: &Op) -> Flow {
     let selector = (cpu.msr.star >> 32) as u16;
     cpu.cpl = 0;
     cpu.seg[sreg::CS] = flat_code(selector & !3, 0, true);
-    cpu.seg[sreg::SS] = flat_stack((selector & !3).wrapping_add(8), 0);
+    cpu.seg[sreg::SS] = flat_stack(selector.wrapping_add(8), 0);
     cpu.set_rflags(flags);
     cpu.next_rip = cpu.msr.lstar;
     cpu.mode_changed();

@@ -8,6 +8,7 @@ mod bits;
 mod control;
 mod data;
 mod far;
+mod features;
 mod form;
 mod msr;
 mod muldiv;
@@ -60,7 +61,9 @@ pub fn bind(insn: &Instruction, mode: Mode, side: &mut HostSide, op: &mut Op) ->
     let form = Form { insn, mode };
     let row = table::row(insn.mnemonic());
     let handler = match row.map(|r| r.bind) {
-        Some(Bind::Here(f)) => f(&form, op),
+        Some(Bind::Here(f)) if side.table.features.has(insn.code()) => f(&form, op),
+        // Without the extension the prefix means nothing: BSF and BSR.
+        Some(Bind::Here(_)) => bits::bind_without_count(&form),
         Some(Bind::StringOrHost(f)) if insn.is_string_instruction() => f(&form, op),
         Some(Bind::Vmx) => crate::vmx::bind(&form, op),
         Some(Bind::StringOrHost(_)) | None => vector::bind_host(&form, op, side),

@@ -53,7 +53,7 @@ impl Cpu {
             IA32_FEATURE_CONTROL if self.model.vmx => m.feature_control,
             IA32_TSC_ADJUST => m.tsc_adjust,
             IA32_SPEC_CTRL => m.spec_ctrl,
-            IA32_BIOS_SIGN_ID => 1 << 32,
+            IA32_BIOS_SIGN_ID => vcpu::cpuid::MICROCODE_REVISION,
             // Eight variable ranges, fixed ranges, write-combining.
             IA32_MTRRCAP => 0x508,
             IA32_ARCH_CAPABILITIES => self.model.arch_capabilities,
@@ -111,7 +111,8 @@ impl Cpu {
                 }
                 self.msr.feature_control = value & 0x7;
             }
-            IA32_SPEC_CTRL => self.checked(value, 0x7, |m| &mut m.spec_ctrl)?,
+            // IBRS; STIBP may be written wherever IBRS may. SSBD is not shown.
+            IA32_SPEC_CTRL => self.checked(value, 3, |m| &mut m.spec_ctrl)?,
             IA32_PRED_CMD => {
                 if value & !1 != 0 {
                     return self.gp0();
@@ -122,17 +123,34 @@ impl Cpu {
             IA32_SYSENTER_CS => self.msr.sysenter_cs = value,
             IA32_SYSENTER_ESP => self.canonical_msr(value, |m| &mut m.sysenter_esp)?,
             IA32_SYSENTER_EIP => self.canonical_msr(value, |m| &mut m.sysenter_eip)?,
-            IA32_MISC_ENABLE => self.msr.misc_enable = value,
+            IA32_MISC_ENABLE => self.write_misc_enable(value)?,
             IA32_DEBUGCTL => self.checked(value, DEBUGCTL_ALLOWED, |m| &mut m.debugctl)?,
-            0x200..=0x20f => self.msr.mtrr_variable[(msr - IA32_MTRR_PHYSBASE0) as usize] = value,
-            0x250 | 0x258 | 0x259 | 0x268..=0x26f => self.msr.mtrr_fixed[fixed_mtrr(msr)] = value,
+            0x200..=0x20f => {
+                let reserved = self.variable_mtrr_reserved(msr & 1 != 0);
+                let typed = msr & 1 != 0 || valid_mtrr_type(value as u8);
+                if value & reserved != 0 || !typed {
+                    return self.gp0();
+                }
+                self.msr.mtrr_variable[(msr - IA32_MTRR_PHYSBASE0) as usize] = value;
+            }
+            0x250 | 0x258 | 0x259 | 0x268..=0x26f => {
+                if !value.to_le_bytes().into_iter().all(valid_mtrr_type) {
+                    return self.gp0();
+                }
+                self.msr.mtrr_fixed[fixed_mtrr(msr)] = value;
+            }
             IA32_PAT => {
                 if !valid_pat(value) {
                     return self.gp0();
                 }
                 self.msr.pat = value;
             }
-            IA32_MTRR_DEF_TYPE => self.checked(value, 0xcff, |m| &mut m.mtrr_def_type)?,
+            IA32_MTRR_DEF_TYPE => {
+                if !valid_mtrr_type(value as u8) {
+                    return self.gp0();
+                }
+                self.checked(value, 0xcff, |m| &mut m.mtrr_def_type)?;
+            }
             IA32_EFER => self.write_efer(value)?,
             IA32_STAR => self.msr.star = value,
             IA32_LSTAR => self.canonical_msr(value, |m| &mut m.lstar)?,
@@ -184,6 +202,27 @@ impl Cpu {
         Ok(())
     }
 
+    /// Reserved bits of IA32_MTRR_PHYSBASEn, or of IA32_MTRR_PHYSMASKn (SDM Vol 3 12.11.2.3).
+    fn variable_mtrr_reserved(&self, mask: bool) -> u64 {
+        let low = if mask { 0x7ff } else { 0xf00 };
+        !((1u64 << self.model.maxphyaddr) - 1) | low
+    }
+
+    /// IA32_MISC_ENABLE (SDM Vol 4 Table 2-2): what says that something is missing is read-only, the rest that
+    /// can be written is kept, other bits are reserved.
+    fn write_misc_enable(&mut self, value: u64) -> Flow {
+        use misc_enable as bit;
+        let read_only = bit::BTS_UNAVAILABLE | bit::PEBS_UNAVAILABLE;
+        // Thermal control, performance monitoring, SpeedStep, leaf limit, xTPR, turbo: kept without effect.
+        let kept =
+            bit::FAST_STRINGS | 1 << 3 | 1 << 7 | 1 << 16 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 38;
+        if value & !(read_only | kept) != 0 {
+            return self.gp0();
+        }
+        self.msr.misc_enable = (value & kept) | (self.msr.misc_enable & read_only);
+        Ok(())
+    }
+
     /// An MSR the model does not have: #GP(0).
     fn unknown_msr(&mut self, msr: u32, write: bool) -> Result<u64, Trap> {
         tracing::debug!(vcpu = self.index, msr, write, "MSR the model does not have");
@@ -192,7 +231,13 @@ impl Cpu {
 
     /// IA32_EFER (SDM Vol 3 2.2.1): LMA is read-only, LME cannot change while paging.
     pub fn write_efer(&mut self, value: u64) -> Flow {
-        let allowed = efer::SCE | efer::LME | efer::LMA | efer::NXE;
+        let extended = self.model.cpuid.get(0x8000_0001, 0).unwrap_or_default().edx;
+        let nxe = if extended & 1 << 20 != 0 {
+            efer::NXE
+        } else {
+            0
+        };
+        let allowed = efer::SCE | efer::LME | efer::LMA | nxe;
         let changed = self.efer ^ value;
         if value & !allowed != 0 || (changed & efer::LME != 0 && self.cr0 & cr0::PG != 0) {
             return self.gp0();
@@ -212,6 +257,11 @@ fn fixed_mtrr(msr: u32) -> usize {
         0x259 => 2,
         _ => (msr - 0x268) as usize + 3,
     }
+}
+
+/// Memory types an MTRR may hold: UC, WC, WT, WP, WB (SDM Vol 3 Table 12-8).
+fn valid_mtrr_type(memory_type: u8) -> bool {
+    matches!(memory_type, 0 | 1 | 4 | 5 | 6)
 }
 
 /// Memory types of a PAT entry: 0, 1, 4, 5, 6, 7 (SDM Vol 3 12.12.2).

@@ -134,8 +134,13 @@ fn push_segment(cpu: &mut Cpu, op: &Op) -> Flow {
 fn pop_segment(cpu: &mut Cpu, op: &Op) -> Flow {
     let selector: u16 = cpu.peek(0)?;
     let seg = usize::from(op.dst) % 6;
-    cpu.load_segment(seg, x86defs::segment::Selector(selector))?;
+    // The stack pointer has the width of the old stack, also when SS is what is loaded.
+    let rsp = cpu.regs[gpr::RSP];
     cpu.release_stack(u64::from(op.extra));
+    if let Err(t) = cpu.load_segment(seg, x86defs::segment::Selector(selector)) {
+        cpu.regs[gpr::RSP] = rsp;
+        return Err(t);
+    }
     if seg == sreg::SS {
         cpu.shadow = Shadow::MovSs;
         cpu.pending |= pending::SHADOW;
@@ -332,7 +337,7 @@ fn enter_frame<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     // The new stack top must be writable.
     let top = cpu.regs[gpr::RSP] & cpu.stack_mask();
     let va = cpu.linear_in(sreg::SS, top, T::SIZE, true)?;
-    cpu.translate(va, crate::mem::Access::Write)?;
+    cpu.probe_write(va, T::SIZE)?;
     T::set_reg(cpu, gpr::RBP as u8, T::from_u64(frame));
     Ok(())
 }

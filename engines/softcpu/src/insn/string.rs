@@ -297,7 +297,9 @@ fn ins<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
         let at = destination(cpu, op, T::SIZE, true)?;
         cpu.intercept(Intercept::Io(io_access::<T>(cpu, op, true, at)))?;
         // The store must not fault after the device has been read.
-        cpu.translate(at, crate::mem::Access::Write)?;
+        if cpu.tlb.write_hit(at, T::SIZE).is_none() {
+            cpu.probe_write(at, T::SIZE)?;
+        }
         cpu.watch_io(port, T::SIZE as u8);
         let v = cpu.platform.pio_read(port, T::SIZE as u8);
         cpu.write_linear(at, T::from_u64(u64::from(v)))?;

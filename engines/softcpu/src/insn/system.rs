@@ -66,21 +66,26 @@ impl Cpu {
         let mut new_efer = self.efer;
         if on(cr0::PG) && old & cr0::PG == 0 {
             if self.efer & efer::LME != 0 {
-                if self.cr4 & cr4::PAE == 0 || self.seg[sreg::CS].access.long() {
+                // The TSS must have its 32-bit form, too (SDM Vol 2, MOV to control registers).
+                let tss16 = self.tr.access.segment_type() & 8 == 0;
+                if self.cr4 & cr4::PAE == 0 || self.seg[sreg::CS].access.long() || tss16 {
                     return self.gp0();
                 }
                 new_efer |= efer::LMA;
-            } else if self.cr4 & cr4::PAE != 0 {
-                let cr3 = self.cr3;
-                if !self.load_pdptes(cr3)? {
-                    return self.gp0();
-                }
             }
         } else if !on(cr0::PG) && old & cr0::PG != 0 {
             if self.long64 || self.cr4 & cr4::PCIDE != 0 {
                 return self.gp0();
             }
             new_efer &= !efer::LMA;
+        }
+        let pae = on(cr0::PG) && self.cr4 & cr4::PAE != 0 && new_efer & efer::LMA == 0;
+        if pae && (old ^ value) & (cr0::CD | cr0::NW | cr0::PG) != 0 {
+            // SDM Vol 3 4.4.1.
+            let cr3 = self.cr3;
+            if !self.load_pdptes(cr3)? {
+                return self.gp0();
+            }
         }
         self.cr0 = value;
         self.efer = new_efer;
@@ -749,7 +754,12 @@ fn segment_base<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
 
 /// CLFLUSH and friends, and prefetches that must not fault: the former check their byte like a load.
 fn clflush(cpu: &mut Cpu, op: &Op) -> Flow {
-    Mem::get::<u8>(cpu, op).map(|_| ())
+    let va = cpu.linear(op, 1, false)?;
+    if cpu.tlb.read_hit(va, 1).is_some() {
+        return Ok(());
+    }
+    // The byte is not read: it may be a device's register.
+    cpu.probe_read(va)
 }
 
 fn random<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {

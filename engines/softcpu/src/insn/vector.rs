@@ -7,6 +7,7 @@ use hostexec::{
 use x86defs::cr::{cr0, cr4};
 use x86defs::exception::{MF, NM, UD, XM};
 
+use super::features::GuestFeatures;
 use super::form::Form;
 use crate::code::{Handler, Op};
 use crate::cpu::{Cpu, Flow};
@@ -16,6 +17,8 @@ use crate::flags::Flags;
 #[derive(Default)]
 pub struct VectorTable {
     prepared: Vec<Prepared>,
+    /// What of the host's instructions, and of ours, the model shows.
+    pub(super) features: GuestFeatures,
     /// The host's code area or this table is full: every block must be dropped.
     pub full: bool,
 }
@@ -24,6 +27,14 @@ pub struct VectorTable {
 const LIMIT: usize = 1 << 18;
 
 impl VectorTable {
+    /// An empty table for a processor with these CPUID leaves.
+    pub fn new(cpuid: &vcpu::cpuid::CpuidTable) -> Self {
+        Self {
+            features: GuestFeatures::new(cpuid),
+            ..Self::default()
+        }
+    }
+
     fn add(&mut self, p: Prepared) -> u64 {
         if self.prepared.len() >= LIMIT {
             self.full = true;
@@ -49,10 +60,11 @@ pub struct HostSide<'a> {
 
 /// Binds an instruction the host executes.
 pub fn bind_host(form: &Form, op: &mut Op, side: &mut HostSide) -> Option<Handler> {
+    if !side.table.features.has_vector(form.insn.code()) {
+        return None;
+    }
     match side.host.prepare(form.insn) {
         Ok(p) => {
-            // x87 records its opcode: the low three bits of the escape byte and the ModRM byte.
-            op.extra = 0;
             op.imm = side.table.add(p);
             Some(match (p.facts().class, p.facts().memory) {
                 (Class::X87 | Class::X87NoWait, _) => x87,
@@ -246,6 +258,7 @@ fn x87(cpu: &mut Cpu, op: &Op) -> Flow {
     let context = X87Context {
         rip: cpu.regs[crate::cpu::RIP].wrapping_add(u64::from(op.offset)),
         data_address: memory.then(|| cpu.effective_address(op)),
+        // The decoder has put it there.
         opcode: op.extra,
         real_mode: !cpu.protected() || cpu.v8086(),
     };

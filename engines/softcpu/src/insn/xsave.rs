@@ -31,8 +31,16 @@ fn x87_image(ext: &ExtState, wide: bool) -> [u8; 160] {
     image
 }
 
-fn load_x87(ext: &mut ExtState, image: &[u8]) {
+fn load_x87(ext: &mut ExtState, image: &[u8], wide: bool) {
     ext.fx[..24].copy_from_slice(&image[..24]);
+    // Reserved: the byte behind the tags and the upper bits of the opcode; in the 32-bit format also what
+    // follows the offsets (selectors, which are not kept).
+    ext.fx[5] = 0;
+    ext.fx[7] &= 7;
+    if !wide {
+        ext.fx[12..16].fill(0);
+        ext.fx[20..24].fill(0);
+    }
     ext.fx[32..160].copy_from_slice(&image[32..160]);
     // The low registers' upper six bytes are reserved.
     for i in 0..8 {
@@ -40,8 +48,11 @@ fn load_x87(ext: &mut ExtState, image: &[u8]) {
     }
     let fcw = ext.fcw();
     ext.set_fcw(fcw & 0x1f3f | 0x40);
-    let fsw = ext.fsw();
-    ext.set_fsw(fsw);
+    // The summary and busy bits follow the flags and masks, whatever the image says.
+    const SUMMARY: u16 = 0x8080;
+    let pending = ext.fsw() & !ext.fcw() & 0x3f != 0;
+    let fsw = ext.fsw() & !SUMMARY;
+    ext.set_fsw(if pending { fsw | SUMMARY } else { fsw });
 }
 
 impl Cpu {
@@ -51,8 +62,10 @@ impl Cpu {
         let x87 = self.ext.fcw() != 0x37f
             || fx[2..24].iter().any(|&b| b != 0)
             || fx[32..160].iter().any(|&b| b != 0);
-        let sse = self.ext.mxcsr != MXCSR_RESET || self.ext.ymm.iter().any(|y| y[0] | y[1] != 0);
-        let avx = self.ext.ymm.iter().any(|y| y[2] | y[3] != 0);
+        // Outside 64-bit mode only eight registers count.
+        let ymm = &self.ext.ymm[..self.xmm_count()];
+        let sse = self.ext.mxcsr != MXCSR_RESET || ymm.iter().any(|y| y[0] | y[1] != 0);
+        let avx = ymm.iter().any(|y| y[2] | y[3] != 0);
         u64::from(x87) | u64::from(sse) << 1 | u64::from(avx) << 2
     }
 
@@ -135,7 +148,7 @@ fn fxrstor(cpu: &mut Cpu, op: &Op) -> Flow {
         return cpu.gp0();
     }
     cpu.ext.mxcsr = mxcsr;
-    load_x87(&mut cpu.ext, &image);
+    load_x87(&mut cpu.ext, &image, op.extra == 1);
     cpu.load_xmm(&image);
     Ok(())
 }
@@ -239,11 +252,11 @@ fn xrstor(cpu: &mut Cpu, op: &Op) -> Flow {
     }
     if rfbm & X87 != 0 {
         if bv & X87 != 0 {
-            load_x87(&mut cpu.ext, &image);
+            load_x87(&mut cpu.ext, &image, op.extra & 1 != 0);
         } else {
             let initial = ExtState::initialized();
             let fx = initial.fx;
-            load_x87(&mut cpu.ext, &fx);
+            load_x87(&mut cpu.ext, &fx, true);
         }
     }
     if rfbm & SSE != 0 {
@@ -269,7 +282,7 @@ fn xrstor(cpu: &mut Cpu, op: &Op) -> Flow {
 
 fn mxcsr_allowed(cpu: &mut Cpu, vex: bool) -> Flow {
     let undefined = if vex {
-        cpu.cr4 & cr4::OSXSAVE == 0 || cpu.xcr0 & 6 != 6
+        cpu.cr4 & cr4::OSXSAVE == 0 || cpu.xcr0 & 6 != 6 || !cpu.protected() || cpu.v8086()
     } else {
         cpu.cr0 & cr0::EM != 0 || cpu.cr4 & cr4::OSFXSR == 0
     };

@@ -281,6 +281,12 @@ impl Cpu {
         }
     }
 
+    /// Checks that the byte at `va` can be read, without reading it.
+    pub fn probe_read(&mut self, va: u64) -> Flow {
+        self.check_canonical(va, 1)?;
+        self.load_page(va, Access::Read, self.cpl == 3).map(|_| ())
+    }
+
     fn targets(&mut self, va: u64, size: u64) -> Result<(Target, Option<Target>), Trap> {
         self.check_canonical(va, size)?;
         let user = self.cpl == 3;
@@ -408,24 +414,32 @@ impl Cpu {
 
     /// Loads with supervisor rights whatever the privilege level: descriptor tables, TSS (SDM Vol 3 4.6).
     pub fn read_system<T: Word>(&mut self, va: u64) -> Result<T, Trap> {
-        let va = if self.long_mode() {
-            va
-        } else {
-            va & 0xffff_ffff
-        };
         let mut word = [0u8; 8];
-        self.read_bytes_as(va, &mut word[..T::SIZE as usize], false)?;
+        self.implicitly(va, |cpu, va| {
+            cpu.read_bytes_as(va, &mut word[..T::SIZE as usize], false)
+        })?;
         Ok(T::from_u64(u64::from_le_bytes(word)))
+    }
+
+    /// Does an implicit supervisor access: RFLAGS.AC does not open user pages (SDM Vol 3 4.6.1), and IA-32e mode
+    /// has 64-bit table addresses also where code has 32 bits.
+    fn implicitly(&mut self, va: u64, access: impl FnOnce(&mut Self, u64) -> Flow) -> Flow {
+        let long = self.long_mode();
+        let ac = self.rflags_rest & rflags::AC;
+        let long64 = std::mem::replace(&mut self.long64, long);
+        self.rflags_rest &= !rflags::AC;
+        let done = access(self, if long { va } else { va & 0xffff_ffff });
+        self.rflags_rest |= ac;
+        self.long64 = long64;
+        done
     }
 
     /// Stores with supervisor rights.
     pub fn write_system<T: Word>(&mut self, va: u64, value: T) -> Flow {
-        let va = if self.long_mode() {
-            va
-        } else {
-            va & 0xffff_ffff
-        };
-        self.write_bytes_as(va, &value.to_u64().to_le_bytes()[..T::SIZE as usize], false)
+        let bytes = value.to_u64().to_le_bytes();
+        self.implicitly(va, |cpu, va| {
+            cpu.write_bytes_as(va, &bytes[..T::SIZE as usize], false)
+        })
     }
 }
 

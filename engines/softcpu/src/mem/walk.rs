@@ -3,7 +3,7 @@
 use guestmem::{Gpa, RamOffset};
 use x86defs::cr::{cr0, cr4, efer};
 use x86defs::exception::{self, pf};
-use x86defs::paging::{A, D, G, P, PS, RW, US, XD, address_mask};
+use x86defs::paging::{A, D, P, PS, RW, US, XD, address_mask};
 use x86defs::rflags;
 
 use super::ept::Via;
@@ -150,10 +150,9 @@ impl Cpu {
     }
 
     /// Reads a paging-structure entry at a guest-physical address; also gives where it lies in RAM.
-    fn table_entry(&mut self, address: u64, va: u64) -> Result<(u64, Option<RamOffset>), Trap> {
+    fn table_entry(&mut self, address: u64, via: Via) -> Result<(u64, Option<RamOffset>), Trap> {
         let gpa = if self.tlb.space().eptp != 0 {
-            self.ept_translate(address, Access::Read, Via::Table(va))?
-                .address
+            self.ept_translate(address, Access::Read, via)?.address
         } else {
             address
         };
@@ -216,7 +215,7 @@ impl Cpu {
             for level in (0..4u32).rev() {
                 let shift = 12 + 9 * level;
                 let address = table + ((va >> shift & 0x1ff) << 3);
-                let (entry, at) = self.table_entry(address, va)?;
+                let (entry, at) = self.table_entry(address, Via::Table(va))?;
                 if entry & P == 0 {
                     return self.page_fault(va, access, user, 0);
                 }
@@ -272,7 +271,7 @@ impl Cpu {
             for level in (0..2u32).rev() {
                 let shift = 12 + 9 * level;
                 let address = table + ((va >> shift & 0x1ff) << 3);
-                let (entry, at) = self.table_entry(address, va)?;
+                let (entry, at) = self.table_entry(address, Via::Table(va))?;
                 if entry & P == 0 {
                     return self.page_fault(va, access, user, 0);
                 }
@@ -312,7 +311,7 @@ impl Cpu {
                 let shift = 12 + 10 * level;
                 let address = table + ((va >> shift & 0x3ff) << 2);
                 // The entry is the half of an aligned quadword.
-                let (pair, at) = self.table_entry(address & !7, va)?;
+                let (pair, at) = self.table_entry(address & !7, Via::Table(va))?;
                 let high = address & 4 != 0;
                 let entry = if high { pair >> 32 } else { pair & 0xffff_ffff };
                 if entry & P == 0 {
@@ -361,13 +360,13 @@ impl Cpu {
         let reserved = !address_mask(self.model.maxphyaddr) & !(P | 0x18 | 0xe00);
         let mut new = [0; 4];
         for (i, e) in new.iter_mut().enumerate() {
-            *e = self.table_entry((cr3 & 0xffff_ffe0) + 8 * i as u64, cr3)?.0;
+            let at = (cr3 & 0xffff_ffe0) + 8 * i as u64;
+            *e = self.table_entry(at, Via::Physical)?.0;
             if *e & P != 0 && *e & reserved != 0 {
                 return Ok(false);
             }
         }
         self.pdpte = new;
-        let _ = G;
         Ok(true)
     }
 }

@@ -1,6 +1,8 @@
 //! From what a user wants to the files level 1 is started with.
 
-use crate::args::{FileArgs, ImagesArgs, Vendor};
+use std::path::Path;
+
+use crate::args::{FileArgs, ImagesArgs, NestedArg, Vendor};
 use crate::artifacts::progress::Progress;
 use crate::artifacts::{self, Artifacts};
 use crate::failure::Failure;
@@ -14,12 +16,16 @@ pub struct Wanted<'a> {
     pub depth: u8,
     /// The virtualization the hypervisors among them use.
     pub virt: Vendor,
+    /// The virtualization the inner levels see, if not that one.
+    pub nested: Option<NestedArg>,
     /// The memory of level 1, if given.
     pub memory_bytes: Option<u64>,
     /// The command line of their kernels.
     pub append: &'a str,
     /// Files that replace the fetched ones.
     pub files: &'a FileArgs,
+    /// A program every level runs once it is up.
+    pub bench: Option<&'a Path>,
 }
 
 /// Gets the files and builds the images.
@@ -28,6 +34,7 @@ pub struct Wanted<'a> {
 /// Whatever keeps the files from being had, or the images from being built.
 pub fn prepare(wanted: &Wanted, interrupt: &Interrupt) -> Result<(Artifacts, Images), Failure> {
     let program = initramfs::own_program()?;
+    let bench = wanted.bench.map(initramfs::other_program).transpose()?;
     let (module, nested) = match wanted.virt {
         Vendor::Intel => ("kvm-intel", "intel"),
         Vendor::Amd => ("kvm-amd", "amd"),
@@ -42,9 +49,10 @@ pub fn prepare(wanted: &Wanted, interrupt: &Interrupt) -> Result<(Artifacts, Ima
         artifacts: &artifacts,
         program: &program,
         depth: wanted.depth,
-        nested,
+        nested: wanted.nested.map_or(nested, NestedArg::word),
         memory_bytes: wanted.memory_bytes,
         append: wanted.append,
+        bench: bench.as_deref(),
     })?;
     Ok((artifacts, images))
 }
@@ -60,9 +68,11 @@ pub fn write(args: &ImagesArgs) -> Result<(), Failure> {
     let wanted = Wanted {
         depth: args.depth,
         virt: args.virt,
+        nested: args.nested,
         memory_bytes: args.memory,
         append: &append,
         files: &args.files,
+        bench: args.bench.as_deref(),
     };
     let (artifacts, images) = prepare(&wanted, &interrupt)?;
     let folder = &args.output;

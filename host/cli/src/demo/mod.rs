@@ -19,7 +19,9 @@ use crate::initramfs::script;
 use crate::interrupt::Interrupt;
 use crate::output;
 use crate::run::{self, EXIT_TIMEOUT};
-use crate::vm::{ClockMode, ConsoleSink, Engine, NestedChoice, RunOutcome, RunRequest, Runner};
+use crate::vm::{
+    ClockMode, ConsoleSink, Engine, NestedChoice, RunOutcome, RunReport, RunRequest, Runner,
+};
 use images::Wanted;
 use levels::Levels;
 use lines::{LineSplitter, Tail};
@@ -104,9 +106,11 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     let wanted = Wanted {
         depth: args.depth,
         virt: args.virt,
+        nested: None,
         memory_bytes: args.memory,
         append: &append,
         files: &args.files,
+        bench: None,
     };
     let prepared = images::prepare(&wanted, &interrupt);
     let (artifacts, images) = match prepared {
@@ -159,7 +163,7 @@ fn perform(
     stage.finish();
     let total = stage.started.elapsed();
     let (why, outcome) = match result {
-        Ok(outcome) => (stage.levels.why_not(outcome), Some(outcome)),
+        Ok(RunReport { outcome, .. }) => (stage.levels.why_not(outcome), Some(outcome)),
         Err(error) => {
             let failure = run::run_failure(error);
             print_tail(&stage.tail.lines());

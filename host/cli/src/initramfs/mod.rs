@@ -6,6 +6,8 @@ pub mod memory;
 pub mod program;
 pub mod script;
 
+use std::path::Path;
+
 use crate::artifacts::Artifacts;
 use crate::failure::Failure;
 use script::{Inner, path};
@@ -39,6 +41,8 @@ pub struct Plan<'a> {
     pub memory_bytes: Option<u64>,
     /// The kernel command line of all levels.
     pub append: &'a str,
+    /// A static program every level runs once it is up.
+    pub bench: Option<&'a [u8]>,
 }
 
 /// What level 1 is started with.
@@ -78,7 +82,10 @@ fn memory_of_levels(plan: &Plan) -> Result<Vec<u64>, Failure> {
     /// Script, headers and padding of an image.
     const SMALL_PARTS: u64 = 16 * 1024;
     let bytes = |content: &[u8]| content.len() as u64;
-    let base = bytes(&plan.artifacts.busybox) + bytes(plan.program) + SMALL_PARTS;
+    let base = bytes(&plan.artifacts.busybox)
+        + bytes(plan.program)
+        + plan.bench.map_or(0, bytes)
+        + SMALL_PARTS;
     let modules: u64 = plan
         .artifacts
         .modules
@@ -119,11 +126,14 @@ fn one(
         nested: plan.nested,
         append: plan.append,
     });
-    let init = script::init(level, inner.as_ref());
+    let init = script::init(level, plan.bench.is_some(), inner.as_ref());
     let mut archive = cpio::Archive::new();
     archive.file(path::INIT, 0o755, init.as_bytes());
     archive.file(path::BUSYBOX, 0o755, &plan.artifacts.busybox);
     archive.file(path::PROGRAM, 0o755, plan.program);
+    if let Some(bench) = plan.bench {
+        archive.file(path::BENCH, 0o755, bench);
+    }
     for folder in ["proc", "sys", "dev", "run"] {
         archive.directory(folder);
     }
@@ -157,15 +167,29 @@ fn one(
 /// # Errors
 /// A program that cannot be read or is not static.
 pub fn own_program() -> Result<Vec<u8>, Failure> {
-    let own = std::path::Path::new("/proc/self/exe");
-    let content = std::fs::read(own).map_err(|e| Failure::reading(own, &e))?;
-    program::loaded_part(&content).map_err(|why| {
-        Failure::new(
-            "cannot put this program into a guest",
-            why,
-            "build it with the project's .cargo/config.toml, which links it statically",
-        )
-    })
+    carried(
+        Path::new("/proc/self/exe"),
+        "this program",
+        "build it with the project's .cargo/config.toml, which links it statically",
+    )
+}
+
+/// Another program as a guest carries it.
+///
+/// # Errors
+/// A program that cannot be read or is not static.
+pub fn other_program(file: &Path) -> Result<Vec<u8>, Failure> {
+    carried(
+        file,
+        &file.display().to_string(),
+        "give a statically linked program",
+    )
+}
+
+fn carried(file: &Path, name: &str, advice: &str) -> Result<Vec<u8>, Failure> {
+    let content = std::fs::read(file).map_err(|e| Failure::reading(file, &e))?;
+    program::loaded_part(&content)
+        .map_err(|why| Failure::new(format_args!("cannot put {name} into a guest"), why, advice))
 }
 
 #[cfg(test)]
@@ -184,6 +208,10 @@ mod tests {
     }
 
     fn images(depth: u8) -> Images {
+        images_with(depth, None)
+    }
+
+    fn images_with(depth: u8, bench: Option<&[u8]>) -> Images {
         let program = program::tests::made_up(1);
         build(&Plan {
             artifacts: &artifacts(),
@@ -192,6 +220,7 @@ mod tests {
             nested: "intel",
             memory_bytes: None,
             append: "quiet",
+            bench,
         })
         .expect("built")
     }
@@ -246,6 +275,22 @@ mod tests {
         let entries = cpio::tests::parse(&images(1).outermost);
         assert!(!paths(&entries).contains(&"vmlinuz"));
         assert!(!paths(&entries).contains(&"modules"));
+    }
+
+    #[test]
+    fn every_level_carries_the_program_it_shall_run() {
+        let mut image = images_with(2, Some(b"a program")).outermost;
+        for _ in 0..2 {
+            let entries = cpio::tests::parse(&image);
+            let bench = entries.iter().find(|e| e.path == "bin/bench");
+            let bench = bench.expect("every level has it");
+            assert_eq!(
+                (bench.mode, &bench.content[..]),
+                (0o100_755, &b"a program"[..])
+            );
+            let next = entries.into_iter().find(|e| e.path == "next.cpio");
+            image = next.map(|e| e.content).unwrap_or_default();
+        }
     }
 
     #[test]

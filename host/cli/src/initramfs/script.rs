@@ -16,6 +16,8 @@ pub mod path {
     pub const BUSYBOX: &str = "bin/busybox";
     /// Our program.
     pub const PROGRAM: &str = "bin/nestling";
+    /// A program for the level to run once it is up.
+    pub const BENCH: &str = "bin/bench";
     /// The folder of modules.
     pub const MODULES: &str = "modules";
     /// The next level's kernel.
@@ -50,8 +52,8 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-/// The script of `level`; `inner` says what it runs in turn.
-pub fn init(level: Level, inner: Option<&Inner>) -> String {
+/// The script of `level`. With `bench` it runs that program once it is up; `inner` says which level it runs then.
+pub fn init(level: Level, bench: bool, inner: Option<&Inner>) -> String {
     let Level { number, depth } = level;
     let head = format!(
         r#"#!/bin/busybox sh
@@ -70,6 +72,10 @@ $busybox mount -t devtmpfs devtmpfs /dev || fail mount-dev $?
 /bin/nestling guest-report --level {number} || fail report $?
 "#
     );
+    let bench = match bench {
+        true => format!("/{} --level {number} || fail bench $?\n", path::BENCH),
+        false => String::new(),
+    };
     let tail = match inner {
         None => "down 0\n".to_string(),
         Some(inner) => format!(
@@ -92,7 +98,7 @@ down $status
             append = quoted(inner.append),
         ),
     };
-    head + &tail
+    head + &bench + &tail
 }
 
 #[cfg(test)]
@@ -107,6 +113,7 @@ mod tests {
     fn hypervisor() -> String {
         init(
             LEVEL,
+            false,
             Some(&Inner {
                 modules: vec!["irqbypass", "kvm", "kvm-intel"],
                 memory_bytes: 820 << 20,
@@ -128,13 +135,25 @@ mod tests {
                 number: 2,
                 depth: 2
             },
+            false,
             None
         ));
     }
 
     #[test]
+    fn a_bench_runs_after_the_report_and_before_what_comes_then() {
+        let script = init(LEVEL, true, None);
+        let (before, after) = script
+            .split_once("/bin/bench --level 1 || fail bench $?\n")
+            .expect("it is run");
+        assert!(before.ends_with("guest-report --level 1 || fail report $?\n"));
+        assert_eq!(after, "down 0\n");
+        assert!(!init(LEVEL, false, None).contains("bench"));
+    }
+
+    #[test]
     fn the_hosts_shell_parses_the_scripts() {
-        for script in [hypervisor(), init(LEVEL, None)] {
+        for script in [hypervisor(), init(LEVEL, true, None)] {
             let file = tempfile::NamedTempFile::new().expect("a file");
             std::fs::write(file.path(), script).expect("written");
             let status = std::process::Command::new("/bin/sh")

@@ -1,6 +1,7 @@
 //! `nestling run`: one virtual machine on this terminal.
 
 pub mod console;
+pub mod stats;
 pub mod terminal;
 
 use std::io::{self, Read};
@@ -13,7 +14,7 @@ use crate::engine::{self, Needs};
 use crate::failure::{Failure, cause};
 use crate::interrupt::{Interrupt, StopReason};
 use crate::output;
-use crate::vm::{Engine, NestedChoice, RunError, RunOutcome, RunRequest, Runner};
+use crate::vm::{Engine, NestedChoice, RunError, RunOutcome, RunReport, RunRequest, Runner};
 use console::{Keys, Output};
 use terminal::RawMode;
 
@@ -110,6 +111,7 @@ pub fn amd_comes_later() -> Failure {
 /// A machine that cannot be started, or a failure while it runs.
 pub fn run(args: &RunArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     let request = request(args)?;
+    let engine = request.engine;
     let interrupt = request.interrupt.clone();
     interrupt.watch_signals()?;
     let output = Box::new(Output::new(io::stdout(), interrupt.clone()));
@@ -128,7 +130,13 @@ pub fn run(args: &RunArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     };
     let result = runner.run(request, output, input);
     drop(raw_mode);
-    let outcome = result.map_err(run_failure)?;
+    let RunReport {
+        outcome,
+        statistics,
+    } = result.map_err(run_failure)?;
+    if args.stats {
+        output::say(&stats::line(engine, &statistics));
+    }
     if let Some(text) = explanation(outcome) {
         output::say(text);
     }

@@ -131,8 +131,11 @@ impl Generator {
         if instruction.is_vsib() {
             self.solve_vsib(&instruction, &mut solving, random)?;
         } else {
+            let mut plain = true;
             for memory in &used {
-                let target = self.draw_target(&instruction, memory, random);
+                let target = self.draw_target(&instruction, memory, plain, random);
+                // Of two operands that fault, which is first is the processor's choice.
+                plain &= self.is_plain(target, access_bytes(&instruction, memory));
                 solve(memory, target, &mut solving);
             }
             for memory in &used {
@@ -226,6 +229,7 @@ impl Generator {
         &self,
         instruction: &Instruction,
         memory: &UsedMemory,
+        may_fault: bool,
         random: &mut Random,
     ) -> u64 {
         let size = access_bytes(instruction, memory);
@@ -235,7 +239,8 @@ impl Generator {
         // (SDM Vol 1 13.7, 10.5.1).
         let image = size > 64;
         let strict = instruction.is_string_instruction() && instruction.has_rep_prefix()
-            || writable_only(code);
+            || writable_only(code)
+            || !may_fault;
         let aligned_only = size >= 16 && code.encoding() == EncodingKind::Legacy || image;
         let alignment = match size {
             0 | 1 => 1,
@@ -284,6 +289,12 @@ impl Generator {
                 at.min(window + writable - size.min(writable))
             }
         }
+    }
+
+    /// Whether an access stays in the writable part of the window.
+    fn is_plain(&self, target: u64, size_bytes: u64) -> bool {
+        let offset = target.wrapping_sub(self.layout.window());
+        offset <= READ_ONLY_OFFSET as u64 - size_bytes.min(READ_ONLY_OFFSET as u64)
     }
 
     /// The operand's address, when it may be accessed.

@@ -1,3 +1,8 @@
 //! Single instructions against the manual.
 
+mod decoding;
+mod events;
 mod paging;
+mod stack;
+mod state;
+mod system;

@@ -21,3 +21,32 @@ fn invlpg_takes_all_of_a_large_page() {
     b.ok(&[0x48, 0x8b, 0x03]);
     assert_eq!(b.get(RAX), 0x2222);
 }
+
+/// SDM Vol 3 4.6.1: an implicit supervisor access never profits from RFLAGS.AC under SMAP; an explicit one does.
+#[test]
+fn smap_and_implicit_accesses() {
+    let mut b = Bench::long();
+    b.cpu().cr4 |= 1 << 21;
+    b.cpu().set_rflags(0x4_0002);
+    b.cpu().select_view();
+    // Everything is a user page here, and the explicit access is allowed.
+    b.set(RBX, DATA);
+    b.put::<u64>(DATA, 0x55);
+    // The fetch is not subject to SMAP.
+    b.ok(&[0x48, 0x8b, 0x03]);
+    assert_eq!(b.get(RAX), 0x55);
+    // mov ds, ecx reads the GDT implicitly: a page fault, whose delivery reads the IDT the same way.
+    b.set(RCX, u64::from(sel::DATA));
+    assert_eq!(b.run(&[0x8e, 0xd9]), Outcome::Shutdown);
+}
+
+/// SDM Vol 2, INS: a fault of the store comes before the port is read; the element may cross a page.
+#[test]
+fn ins_checks_both_pages() {
+    let mut b = Bench::long();
+    b.put::<u64>(PT + 8, 0);
+    b.set(RDI, SMALL + 0xffe);
+    assert_eq!(b.fault(&[0x6d], x86defs::exception::PF), 2);
+    assert_eq!(b.cpu().cr2, SMALL + 0x1000);
+    assert_eq!(b.get(RDI), SMALL + 0xffe);
+}

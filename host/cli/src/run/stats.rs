@@ -1,0 +1,51 @@
+//! The line `run --stats` ends with: the figures of the run as `key=value` words, for people and programs.
+
+use lifecycle::Statistics;
+
+use crate::vm::Engine;
+
+/// The line. The speed is over the whole run, idle time included; what the engine does not count is `unknown`.
+pub fn line(engine: Engine, statistics: &Statistics) -> String {
+    let Statistics {
+        retired,
+        wall,
+        guest_time,
+    } = statistics;
+    let count = |number: Option<u64>| number.map_or("unknown".to_string(), |n| n.to_string());
+    let a_second = retired.and_then(|retired| {
+        let a_second = u128::from(retired) * 1_000_000_000 / wall.as_nanos().max(1);
+        u64::try_from(a_second).ok()
+    });
+    format!(
+        "stats engine={engine} instructions={} wall_ms={} guest_ms={} instructions_per_second={}",
+        count(*retired),
+        wall.as_millis(),
+        guest_time.as_millis(),
+        count(a_second),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_line_has_every_figure() {
+        let mut statistics = Statistics {
+            retired: Some(3_000_000_000),
+            wall: Duration::from_millis(20_000),
+            guest_time: Duration::from_millis(24_000),
+        };
+        assert_eq!(
+            line(Engine::Soft, &statistics),
+            "stats engine=soft instructions=3000000000 wall_ms=20000 guest_ms=24000 \
+             instructions_per_second=150000000"
+        );
+        statistics.retired = None;
+        assert!(line(Engine::Kvm, &statistics).ends_with("instructions_per_second=unknown"));
+        statistics.retired = Some(u64::MAX);
+        statistics.wall = Duration::ZERO;
+        assert!(line(Engine::Soft, &statistics).ends_with("instructions_per_second=unknown"));
+    }
+}

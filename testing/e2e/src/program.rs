@@ -1,0 +1,367 @@
+//! The `nestling` program from outside: found or built, started with an environment of its own, ended by a
+//! deadline, its streams collected.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// After so long a program that runs no guest, or a tiny one, is held to hang.
+const DEADLINE: Duration = Duration::from_secs(600);
+/// How often a running program is looked at.
+const POLL: Duration = Duration::from_millis(10);
+
+/// The folder of the workspace.
+#[must_use]
+pub fn workspace() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// A folder for what the tests keep between runs, beside the build's own files.
+#[must_use]
+pub fn kept() -> PathBuf {
+    let program = path();
+    let profile = program.parent().expect("the program is in a folder");
+    profile.join("e2e")
+}
+
+/// Where the program is. It is built once in each run of the tests if it is not up to date; the profile is that of
+/// the tests.
+///
+/// # Panics
+/// The program does not build.
+#[must_use]
+pub fn path() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| build().expect("the program builds"))
+}
+
+/// Cargo only builds the programs of a package for that package's own tests, so it is asked for this one. It says
+/// itself where it put it.
+fn build() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let folders: Vec<&OsStr> = own.iter().collect();
+    let profile = match folders.iter().rev().nth(2).and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(workspace())
+        .args(["build", "--package", "nestling", "--profile", profile])
+        .arg("--message-format=json-render-diagnostics")
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
+    // The programs of a target lie one folder deeper, in a folder that is tagged as well.
+    let tagged = |folder: &&Path| folder.join("CACHEDIR.TAG").is_file();
+    let inner = own.ancestors().find(tagged);
+    let outer = inner.and_then(Path::parent).filter(tagged);
+    if let Some(target) = outer.or(inner) {
+        command.arg("--target-dir").arg(target);
+    }
+    // What cargo tells the tests about themselves would make this build differ from one started by hand.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|n| n.starts_with("CARGO_PKG_")) {
+            command.env_remove(name);
+        }
+    }
+    let output = command.output().context("cargo does not start")?;
+    ensure!(output.status.success(), "cargo build: {}", output.status);
+    for line in String::from_utf8(output.stdout)?.lines() {
+        let message: serde_json::Value = serde_json::from_str(line)?;
+        if message["target"]["name"] == "nestling"
+            && let Some(path) = message["executable"].as_str()
+        {
+            return Ok(path.into());
+        }
+    }
+    bail!("cargo names no program")
+}
+
+/// A run of the program, or of another one, to be started.
+#[derive(Debug)]
+pub struct Run {
+    command: Command,
+    input: Vec<u8>,
+    deadline: Duration,
+}
+
+/// A run that goes on.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    output: Option<JoinHandle<Vec<u8>>>,
+    messages: Option<JoinHandle<Vec<u8>>>,
+    deadline: Duration,
+    started: Instant,
+    what: String,
+}
+
+/// A run that ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// How.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub output: Vec<u8>,
+    /// Its standard error.
+    pub messages: String,
+}
+
+impl Run {
+    /// `nestling` with `arguments` and without this environment's wishes about nestling.
+    #[must_use]
+    pub fn nestling<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Self {
+        Self::program(path()).args(arguments)
+    }
+
+    /// Another program.
+    #[must_use]
+    pub fn program(program: impl AsRef<OsStr>) -> Self {
+        let mut command = Command::new(program);
+        command.env_remove("NESTLING_LOG").env_remove("APT_CONFIG");
+        Self {
+            command,
+            input: Vec::new(),
+            deadline: DEADLINE,
+        }
+    }
+
+    /// More arguments.
+    #[must_use]
+    pub fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
+    /// Sets a variable of the environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Removes a variable from the environment.
+    #[must_use]
+    pub fn without_env(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
+    /// Keeps its cache in `folder`.
+    #[must_use]
+    pub fn cache(self, folder: &Path) -> Self {
+        self.env("NESTLING_CACHE", folder)
+    }
+
+    /// What it reads from standard input, which then ends.
+    #[must_use]
+    pub fn input(mut self, input: &[u8]) -> Self {
+        self.input = input.to_vec();
+        self
+    }
+
+    /// Runs as the user and group `id`; only root can.
+    #[must_use]
+    pub fn user(mut self, id: u32) -> Self {
+        use std::os::unix::process::CommandExt;
+        self.command.uid(id).gid(id);
+        self
+    }
+
+    /// The longest it may take.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The host's refusal to start it.
+    pub fn try_start(mut self) -> std::io::Result<Running> {
+        let what = format!("{:?}", self.command);
+        let mut child = self
+            .command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        if let Some(mut pipe) = child.stdin.take() {
+            let input = self.input;
+            // A program that reads nothing ends the pipe; that is its right.
+            std::thread::spawn(move || pipe.write_all(&input));
+        }
+        Ok(Running {
+            output: child.stdout.take().map(collect),
+            messages: child.stderr.take().map(collect),
+            child,
+            deadline: self.deadline,
+            started: Instant::now(),
+            what,
+        })
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    /// The host refuses.
+    #[must_use]
+    pub fn start(self) -> Running {
+        self.try_start().expect("the program starts")
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    /// It does not start, or not end by its deadline.
+    #[must_use]
+    pub fn end(self) -> Ended {
+        self.start().end()
+    }
+}
+
+impl Running {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let id = Pid::from_child(&self.child);
+        // It may have ended by itself in between.
+        let _ = kill_process(id, signal);
+    }
+
+    /// Stops reading its standard output.
+    pub fn close_output(&mut self) {
+        self.output = None;
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// It does not end by its deadline.
+    #[must_use]
+    pub fn end(mut self) -> Ended {
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                break status;
+            }
+            if self.started.elapsed() > self.deadline {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                let messages = gathered(self.messages.take());
+                panic!(
+                    "{} did not end in {:?}; it said\n{}",
+                    self.what,
+                    self.deadline,
+                    String::from_utf8_lossy(&messages)
+                );
+            }
+            std::thread::sleep(POLL);
+        };
+        Ended {
+            status,
+            output: gathered(self.output.take()),
+            messages: String::from_utf8_lossy(&gathered(self.messages.take())).into_owned(),
+        }
+    }
+}
+
+fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What came before an error is what there is.
+        let _ = pipe.read_to_end(&mut bytes);
+        bytes
+    })
+}
+
+fn gathered(thread: Option<JoinHandle<Vec<u8>>>) -> Vec<u8> {
+    thread.map_or_else(Vec::new, |t| t.join().expect("reading does not panic"))
+}
+
+impl Ended {
+    /// Its exit status as a shell gives it: 128 and the signal's number if a signal ended it.
+    #[must_use]
+    pub fn code(&self) -> i32 {
+        let signal = || self.status.signal().map(|signal| 128 + signal);
+        self.status.code().or_else(signal).expect("it ended")
+    }
+
+    /// Checks the exit status.
+    ///
+    /// # Panics
+    /// It is another one, or the program panicked.
+    pub fn expect_code(&self, code: i32) -> &Self {
+        assert!(!self.messages.contains("panicked"), "{}", self.messages);
+        assert_eq!(self.code(), code, "it said\n{}", self.messages);
+        self
+    }
+
+    /// Its standard output as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.output).into_owned()
+    }
+
+    /// Its standard output as JSON.
+    ///
+    /// # Panics
+    /// It is none.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        let parsed = serde_json::from_slice(&self.output);
+        parsed.unwrap_or_else(|e| panic!("{e} in\n{}\nit said\n{}", self.text(), self.messages))
+    }
+
+    /// Checks that it failed as the program shall fail: status 1, and one line of standard error that says what, why
+    /// and what to do. Lines before it may tell how far it came. Gives that line.
+    ///
+    /// # Panics
+    /// It did not.
+    #[must_use]
+    pub fn failure(&self) -> &str {
+        self.expect_code(1);
+        let lines: Vec<&str> = self.messages.lines().collect();
+        let (last, before) = lines.split_last().expect("it says why it failed");
+        assert_is_failure(last);
+        for line in before {
+            let told = ["engine ", "fetching ", "the cache's ", "waiting for "];
+            let text = line.strip_prefix("nestling: ");
+            assert!(
+                text.is_some_and(|text| told.iter().any(|start| text.starts_with(start))),
+                "more than one line: {}",
+                self.messages
+            );
+        }
+        last
+    }
+}
+
+/// Checks that `line` has the form `nestling: <what>: <why>; <what to do>`.
+fn assert_is_failure(line: &str) {
+    let parts = line
+        .strip_prefix("nestling: ")
+        .and_then(|text| text.split_once(": "))
+        .and_then(|(what, rest)| Some((what, rest.rsplit_once("; ")?)));
+    let Some((what, (why, advice))) = parts else {
+        panic!("not what, why and what to do: {line}");
+    };
+    for part in [what, why, advice] {
+        assert!(part.trim().len() > 3, "an empty part: {line}");
+    }
+    assert!(
+        line.chars().all(|c| !c.is_control()) && line.len() < 2_000,
+        "not one readable line: {line:?}"
+    );
+    for unfit in ["panicked", "os error", "RUST_BACKTRACE", "Some("] {
+        assert!(!line.contains(unfit), "not for a user: {line}");
+    }
+}
