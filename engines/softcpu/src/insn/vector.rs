@@ -14,7 +14,6 @@ use crate::cpu::{Cpu, Flow};
 use crate::flags::Flags;
 
 /// Prepared instructions of the decoded blocks; an [`Op`] holds an index in `imm`.
-#[derive(Default)]
 pub struct VectorTable {
     prepared: Vec<Prepared>,
     /// What of the host's instructions, and of ours, the model shows.
@@ -30,8 +29,9 @@ impl VectorTable {
     /// An empty table for a processor with these CPUID leaves.
     pub fn new(cpuid: &vcpu::cpuid::CpuidTable) -> Self {
         Self {
+            prepared: Vec::new(),
             features: GuestFeatures::new(cpuid),
-            ..Self::default()
+            full: false,
         }
     }
 

@@ -116,6 +116,11 @@ fn non_canonical_addresses() {
     let mut b = Bench::long();
     b.set(RBP, bad);
     assert_eq!(b.fault(&[0x48, 0x8b, 0x45, 0x00], SS), 0);
+    // movsb with an override that 64-bit mode ignores
+    let mut b = Bench::long();
+    b.set(RSI, DATA);
+    b.set(RDI, bad);
+    assert_eq!(b.fault(&[0x36, 0xa4], GP), 0);
     // push [rbx] in user mode with a bad RSP
     let mut b = Bench::user();
     b.set(RBX, DATA);
