@@ -339,12 +339,16 @@ impl Cpu {
 
     /// Before a store: gives way if it would change the running block.
     fn may_store(&mut self, target: Target, len: u64) -> Flow {
-        if let Target::Ram(at) = target
-            && !self.alone
-            && self.code_pages.holds_code(at)
-            && self.code_pages.touches_running(at, len)
-        {
-            return Err(Trap::SelfModified);
+        let alone = match target {
+            Target::Ram(at) => {
+                self.code_pages.holds_code(at) && self.code_pages.touches_running(at, len)
+            }
+            Target::Device(_) => false,
+            // The VM exit of a TPR below the threshold comes before the next instruction (SDM Vol 3 30.1.2).
+            Target::ApicAccess(_) => true,
+        };
+        if alone && !self.alone {
+            return Err(Trap::Alone);
         }
         Ok(())
     }
