@@ -285,6 +285,7 @@ impl Bench {
         })
     }
 
+    /// Real-address mode; CS base is [`CODE`].
     pub fn real() -> Self {
         Self::new(false, |s| {
             let data = segment(0, 0x93, 0, 0xffff);

@@ -198,6 +198,12 @@ fn memory_instruction(
     if va & (u64::from(p.facts().alignment) - 1) != 0 {
         return cpu.gp0();
     }
+    // Alignment checking of what is not a whole vector (SDM Vol 3 Table 6-7).
+    match size {
+        2 | 4 | 8 => cpu.check_alignment(va, size as u64)?,
+        10 => cpu.check_alignment(va, 8)?,
+        _ => {}
+    }
     if !write {
         cpu.read_bytes(va, &mut bounce.0[..size])?;
         return cpu.run_on_host(p, bounce, context);
