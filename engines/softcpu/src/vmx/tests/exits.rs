@@ -385,8 +385,8 @@ fn instruction_information() {
     assert_eq!(information(&[0x6e], 0), flat, "outsb");
     assert_eq!(
         information(&[0x67, 0x2e, 0x6f], 0),
-        1 << 7 | 3 << 15,
-        "outsd from [esi]: in 64-bit mode the CS override is ignored (SDM Vol 1 3.7.4)"
+        1 << 7 | 1 << 15,
+        "outsd from cs:[esi]"
     );
 }
 
