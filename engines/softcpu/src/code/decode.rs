@@ -177,11 +177,11 @@ fn fill_operands(insn: &Instruction, op: &mut Op) {
     }
 }
 
-/// The segment of an implicit rSI or rDI operand. 64-bit mode ignores an SS override (SDM Vol 1 3.7.4): a bad
-/// address is #GP, not #SS.
+/// The segment of an implicit rSI or rDI operand: in 64-bit mode only FS and GS override (SDM Vol 1 3.7.4).
 fn string_segment(insn: &Instruction) -> u8 {
     match insn.memory_segment() {
-        Register::SS if insn.code_size() == iced_x86::CodeSize::Code64 => sreg::DS as u8,
+        s @ (Register::FS | Register::GS) => register_code(s),
+        _ if insn.code_size() == iced_x86::CodeSize::Code64 => sreg::DS as u8,
         s => register_code(s),
     }
 }
