@@ -58,8 +58,9 @@ pub enum Trap {
     Exception,
     /// A VM exit is to be taken; it stands in [`Cpu::exit`].
     VmExit,
-    /// The instruction stores into the block it belongs to: run it again alone.
-    SelfModified,
+    /// The instruction has to run by itself, not as part of its block: it stores into that block, or to the
+    /// APIC-access page. Nothing has happened yet.
+    Alone,
     /// A repeated string instruction gives way to events; registers hold its progress.
     Restart,
 }
@@ -441,7 +442,7 @@ impl Cpu {
         self.raise(x86defs::exception::UD)
     }
 
-    /// Instructions executed so far (at the start of the running block).
+    /// Instructions executed so far, the whole running block included.
     pub fn retired_now(&self) -> u64 {
         self.retired_base
             .wrapping_add((self.budget_given - self.budget) as u64)

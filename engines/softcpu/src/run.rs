@@ -163,7 +163,7 @@ impl Runner {
         } else {
             rip & 0xffff_ffff
         };
-        if trap == Trap::SelfModified {
+        if trap == Trap::Alone {
             return self.alone();
         }
         self.gave_way = trap == Trap::Restart;
@@ -182,7 +182,7 @@ impl Runner {
             other => Err(other),
         };
         match done {
-            Ok(()) | Err(Trap::Restart | Trap::SelfModified) => {}
+            Ok(()) | Err(Trap::Restart | Trap::Alone) => {}
             Err(Trap::VmExit) => cpu.take_vm_exit(),
             Err(Trap::Exception) => unreachable!("delivery resolves exceptions"),
         }
@@ -526,7 +526,9 @@ impl Runner {
         }
         let interrupt = cpu.interrupts_enabled() && cpu.platform.interrupt_pending();
         let nmi = cpu.nmi_pending && !cpu.nmi_blocked;
-        if interrupt || nmi {
+        // A VM entry into HLT may bring pending debug exceptions (SDM Vol 3 27.7.3).
+        let debug = cpu.pending & pending::DEBUG != 0;
+        if interrupt || nmi || debug {
             cpu.activity = MpState::Running;
             cpu.pending = (cpu.pending & !pending::INACTIVE) | pending::INTERRUPT | pending::SIGNAL;
             cpu.shadow = Shadow::None;

@@ -285,15 +285,6 @@ impl Bench {
         })
     }
 
-    /// 32-bit protected mode, CPL 3.
-    pub fn protected_user() -> Self {
-        Self::new(false, |s| {
-            s.system.cr0 = 0x33;
-            s.system.cr4 = 0x600;
-            Self::flat(s, sel::USER_CODE32, 0xc09b, sel::USER_DATA);
-        })
-    }
-
     /// Real-address mode; CS base is [`CODE`].
     pub fn real() -> Self {
         Self::new(false, |s| {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use guestmem::{Gpa, GuestRam};
-use vcpu::cpuid::{CpuModel, HostVector, ModelConfig, model};
+use vcpu::cpuid::{CpuModel, CpuidTable, HostVector, ModelConfig, model};
 use vcpu::{
     Attention, DescriptorTable, Engine, EngineError, InterruptFault, NestedVirt, Platform, RunExit,
     SegmentRegister, Vcpu, VcpuState, VmConfig, Wake,
@@ -63,6 +63,21 @@ pub const LOST: u8 = 255;
 
 /// Most instructions a case may take (REP counts each iteration on some engines).
 const MOST_POLLS: u32 = 1000;
+
+/// The model the tests show: everything the host lets it have.
+#[must_use]
+pub fn guest_cpuid() -> CpuidTable {
+    model(
+        CpuModel::NestlingIntel,
+        &ModelConfig {
+            vcpus: 1,
+            nested: NestedVirt::Off,
+            tsc_hz: 1_000_000_000,
+            crystal_hz: 25_000_000,
+            host: HostVector::detect(),
+        },
+    )
+}
 
 struct Board {
     attention: Attention,
@@ -171,19 +186,9 @@ impl EngineSubject {
     ) -> Result<Self, EngineError> {
         let regions = [(Gpa(0), LOW_BYTES), (Gpa(layout.slot), Layout::SLOT_BYTES)];
         let ram = Arc::new(GuestRam::new(&regions).expect("memory for a small guest"));
-        let cpuid = model(
-            CpuModel::NestlingIntel,
-            &ModelConfig {
-                vcpus: 1,
-                nested: NestedVirt::Off,
-                tsc_hz: 1_000_000_000,
-                crystal_hz: 25_000_000,
-                host: HostVector::detect(),
-            },
-        );
         let config = VmConfig {
             vcpus: 1,
-            cpuid,
+            cpuid: guest_cpuid(),
             nested: NestedVirt::Off,
             tsc_hz: 1_000_000_000,
         };

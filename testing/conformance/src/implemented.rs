@@ -8,6 +8,7 @@ use softcpu::code::{Decoded, Mode, decode_block};
 use softcpu::insn::{HostSide, VectorTable, invalid_opcode};
 
 use crate::case::Layout;
+use crate::engine::guest_cpuid;
 use crate::generate::Encodings;
 use crate::random::Random;
 
@@ -28,7 +29,7 @@ impl Implemented {
             parts: RefCell::new((
                 Encodings::new(Layout::worker(0)),
                 host,
-                VectorTable::default(),
+                VectorTable::new(&guest_cpuid()),
             )),
         }
     }

@@ -150,11 +150,11 @@ fn fill_operands(insn: &Instruction, op: &mut Op) {
             }
             OpKind::Memory => fill_memory(insn, op),
             OpKind::MemorySegSI | OpKind::MemorySegESI | OpKind::MemorySegRSI => {
-                op.seg = register_code(insn.memory_segment());
+                op.seg = string_segment(insn);
             }
             // MASKMOVQ and MASKMOVDQU: the only operand with an implicit rDI and a segment to override.
             kind @ (OpKind::MemorySegDI | OpKind::MemorySegEDI | OpKind::MemorySegRDI) => {
-                op.seg = register_code(insn.memory_segment());
+                op.seg = string_segment(insn);
                 op.base = gpr::RDI as u8;
                 let width = match kind {
                     OpKind::MemorySegRDI => 8,
@@ -174,6 +174,15 @@ fn fill_operands(insn: &Instruction, op: &mut Op) {
                 }
             }
         }
+    }
+}
+
+/// The segment of an implicit rSI or rDI operand: in 64-bit mode only FS and GS override (SDM Vol 1 3.7.4).
+fn string_segment(insn: &Instruction) -> u8 {
+    match insn.memory_segment() {
+        s @ (Register::FS | Register::GS) => register_code(s),
+        _ if insn.code_size() == iced_x86::CodeSize::Code64 => sreg::DS as u8,
+        s => register_code(s),
     }
 }
 

@@ -207,6 +207,9 @@ fn cmpxchg_pair<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     if T::SIZE == 8 && va & 15 != 0 {
         return cpu.gp0();
     }
+    if T::SIZE == 4 {
+        cpu.check_alignment(va, 8)?;
+    }
     let mut found = [0u8; 16];
     let found = &mut found[..bytes as usize];
     // The destination is written in any case, so the access faults as a write.

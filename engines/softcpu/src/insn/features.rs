@@ -4,7 +4,6 @@ use iced_x86::{Code, CpuidFeature as F};
 use vcpu::cpuid::CpuidTable;
 
 /// What the decoder's tables list an instruction under, against the model's CPUID leaves.
-#[derive(Default)]
 pub struct GuestFeatures {
     /// By the decoder's feature number.
     answers: Vec<Answer>,

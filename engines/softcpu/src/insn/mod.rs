@@ -46,7 +46,7 @@ pub fn too_long(cpu: &mut Cpu, _: &Op) -> Flow {
 
 /// The handler of an instruction that could not be prepared for want of room: decode again.
 pub fn retry(_: &mut Cpu, _: &Op) -> Flow {
-    Err(Trap::SelfModified)
+    Err(Trap::Alone)
 }
 
 /// The handler that ends a block which no branch ends: goes on behind its last instruction.

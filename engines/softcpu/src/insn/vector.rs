@@ -14,7 +14,6 @@ use crate::cpu::{Cpu, Flow};
 use crate::flags::Flags;
 
 /// Prepared instructions of the decoded blocks; an [`Op`] holds an index in `imm`.
-#[derive(Default)]
 pub struct VectorTable {
     prepared: Vec<Prepared>,
     /// What of the host's instructions, and of ours, the model shows.
@@ -30,8 +29,9 @@ impl VectorTable {
     /// An empty table for a processor with these CPUID leaves.
     pub fn new(cpuid: &vcpu::cpuid::CpuidTable) -> Self {
         Self {
+            prepared: Vec::new(),
             features: GuestFeatures::new(cpuid),
-            ..Self::default()
+            full: false,
         }
     }
 
@@ -197,6 +197,12 @@ fn memory_instruction(
     let va = cpu.linear(op, size as u64, write)?;
     if va & (u64::from(p.facts().alignment) - 1) != 0 {
         return cpu.gp0();
+    }
+    // Alignment checking of what is not a whole vector (SDM Vol 3 Table 6-7).
+    match size {
+        2 | 4 | 8 => cpu.check_alignment(va, size as u64)?,
+        10 => cpu.check_alignment(va, 8)?,
+        _ => {}
     }
     if !write {
         cpu.read_bytes(va, &mut bounce.0[..size])?;

@@ -177,7 +177,7 @@ impl Cpu {
     }
 
     /// #AC for misaligned user accesses (SDM Vol 3 6.15, "Alignment Check").
-    fn check_alignment(&mut self, va: u64, size: u64) -> Flow {
+    pub fn check_alignment(&mut self, va: u64, size: u64) -> Flow {
         let on = self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.rflags_rest & rflags::AC != 0;
         if on && va & (size - 1) != 0 {
             return self.raise_code(exception::AC, 0);
@@ -339,12 +339,16 @@ impl Cpu {
 
     /// Before a store: gives way if it would change the running block.
     fn may_store(&mut self, target: Target, len: u64) -> Flow {
-        if let Target::Ram(at) = target
-            && !self.alone
-            && self.code_pages.holds_code(at)
-            && self.code_pages.touches_running(at, len)
-        {
-            return Err(Trap::SelfModified);
+        let alone = match target {
+            Target::Ram(at) => {
+                self.code_pages.holds_code(at) && self.code_pages.touches_running(at, len)
+            }
+            Target::Device(_) => false,
+            // The VM exit of a TPR below the threshold comes before the next instruction (SDM Vol 3 30.1.2).
+            Target::ApicAccess(_) => true,
+        };
+        if alone && !self.alone {
+            return Err(Trap::Alone);
         }
         Ok(())
     }
@@ -414,23 +418,39 @@ impl Cpu {
 
     /// Loads with supervisor rights whatever the privilege level: descriptor tables, TSS (SDM Vol 3 4.6).
     pub fn read_system<T: Word>(&mut self, va: u64) -> Result<T, Trap> {
-        let mut word = [0u8; 8];
-        self.implicitly(va, |cpu, va| {
-            cpu.read_bytes_as(va, &mut word[..T::SIZE as usize], false)
-        })?;
-        Ok(T::from_u64(u64::from_le_bytes(word)))
+        self.implicitly(va, |cpu, va| match cpu.tlb.read_hit(va, T::SIZE) {
+            Some(at) => Ok(cpu.ram.load(at)),
+            None => {
+                let mut word = [0u8; 8];
+                cpu.read_bytes_as(va, &mut word[..T::SIZE as usize], false)?;
+                Ok(T::from_u64(u64::from_le_bytes(word)))
+            }
+        })
     }
 
-    /// Does an implicit supervisor access: RFLAGS.AC does not open user pages (SDM Vol 3 4.6.1), and IA-32e mode
-    /// has 64-bit table addresses also where code has 32 bits.
-    fn implicitly(&mut self, va: u64, access: impl FnOnce(&mut Self, u64) -> Flow) -> Flow {
+    /// Does an implicit supervisor access: as privilege level 0, but RFLAGS.AC does not open user pages (SDM Vol 3
+    /// 4.6.1), and IA-32e mode has 64-bit table addresses also where code has 32 bits.
+    fn implicitly<R>(
+        &mut self,
+        va: u64,
+        access: impl FnOnce(&mut Self, u64) -> Result<R, Trap>,
+    ) -> Result<R, Trap> {
+        let (cpl, ac) = (self.cpl, self.rflags_rest & rflags::AC);
         let long = self.long_mode();
-        let ac = self.rflags_rest & rflags::AC;
         let long64 = std::mem::replace(&mut self.long64, long);
-        self.rflags_rest &= !rflags::AC;
+        let other_view = cpl == 3 || ac != 0;
+        if other_view {
+            self.cpl = 0;
+            self.rflags_rest &= !rflags::AC;
+            self.select_view();
+        }
         let done = access(self, if long { va } else { va & 0xffff_ffff });
-        self.rflags_rest |= ac;
         self.long64 = long64;
+        if other_view {
+            self.cpl = cpl;
+            self.rflags_rest |= ac;
+            self.select_view();
+        }
         done
     }
 

@@ -17,8 +17,10 @@ const ENTRIES: usize = 1024;
 const VIEWS: usize = 3;
 /// Banks.
 const BANKS: usize = 16;
-/// Generations of a bank before its entries must be wiped; fits in the page-offset bits.
-const GENERATIONS: u64 = 0xfff;
+/// Generations of a bank, from 1, before its entries must be wiped; they fit in the page-offset bits.
+const GENERATIONS: u64 = 0xffe;
+/// The generation no entry has: with it nothing hits. (Zero would meet "no right" on linear page 0.)
+const NEVER: u64 = 0xfff;
 
 /// An address space: what distinguishes cached translations (SDM Vol 3 4.10.1, 29.4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -207,10 +209,9 @@ impl Tlb {
 
     fn refresh(&mut self) {
         self.base = (self.bank * VIEWS + self.view) * ENTRIES;
-        // Generation 0 is in no entry.
         self.stamp = self.banks[self.bank].stamp * VIEWS as u64 + self.view as u64;
         self.tag = if self.always_miss {
-            0
+            NEVER
         } else {
             self.banks[self.bank].generation
         };
@@ -333,5 +334,24 @@ mod tests {
             ..Space::default()
         });
         assert_eq!(t.read_hit(0x9000, 1), Some(RamOffset(39 << 12)));
+    }
+
+    #[test]
+    fn page_zero_misses_too_while_everything_misses() {
+        let mut t = Tlb::default();
+        t.select_view(true, false, false);
+        t.fill(
+            0,
+            RamOffset(0x4000),
+            Allowed {
+                read: true,
+                ..Allowed::default()
+            },
+        );
+        assert_eq!(t.write_hit(0x10, 1), None, "read only");
+        t.select_view(true, false, true);
+        assert_eq!(t.write_hit(0x10, 1), None);
+        assert_eq!(t.read_hit(0x10, 1), None);
+        assert_eq!(t.fetch_hit(0x10), None);
     }
 }

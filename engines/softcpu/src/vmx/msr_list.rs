@@ -12,11 +12,18 @@ const ENTRY_BYTES: u64 = 16;
 /// IA32_SMM_MONITOR_CTL and IA32_SMBASE exist only in SMM.
 const SMM_ONLY: [u32; 2] = [0x9b, 0x9e];
 
+/// What IA32_VMX_MISC bits 27:25 recommend as the most (SDM Vol 3 A.6): 512. More is undefined; here it fails
+/// like an entry that cannot be loaded, so that no guest can make one instruction last for ever.
+const MOST_ENTRIES: u64 = 512;
+
 impl Cpu {
     /// Loads `count` MSRs from the area at `address`. `Err` holds the 1-based number of the entry that could
     /// not be loaded.
     pub(super) fn load_msr_list(&mut self, count: F, address: F) -> Result<(), u64> {
         let (count, address) = self.msr_area(count, address);
+        if count > MOST_ENTRIES {
+            return Err(MOST_ENTRIES + 1);
+        }
         for i in 0..count {
             let (index, value) = self.msr_entry(address + i * ENTRY_BYTES);
             let loaded = index.is_some_and(|index| {
@@ -33,6 +40,9 @@ impl Cpu {
     /// could not be read.
     pub(super) fn store_msr_list(&mut self) -> Result<(), u64> {
         let (count, address) = self.msr_area(F::ExitMsrStoreCount, F::ExitMsrStoreAddress);
+        if count > MOST_ENTRIES {
+            return Err(MOST_ENTRIES + 1);
+        }
         for i in 0..count {
             let at = address + i * ENTRY_BYTES;
             let value = match self.msr_entry(at).0 {

@@ -1,8 +1,8 @@
 //! Random encodings of a form.
 
 use iced_x86::{
-    Code, Decoder, DecoderOptions, Encoder, Instruction, OpCodeInfo, OpCodeOperandKind, OpKind,
-    Register,
+    Code, Decoder, DecoderOptions, Encoder, Instruction, Mnemonic, OpCodeInfo, OpCodeOperandKind,
+    OpKind, Register,
 };
 
 use crate::case::{CODE_BYTES, Layout};
@@ -90,6 +90,11 @@ impl Encodings {
         for (i, &kind) in form.op_kinds().iter().enumerate() {
             let choice = choose(kind, random);
             self.apply(&mut instruction, i as u32, choice, rip, random);
+        }
+        if code.mnemonic() == Mnemonic::Enter && random.chance(900) {
+            // A frame that the window has room for.
+            instruction.set_immediate16(random.below(256) as u16);
+            instruction.set_immediate8_2nd(random.below(32) as u8);
         }
         if form.can_use_lock_prefix()
             && instruction.op0_kind() == OpKind::Memory

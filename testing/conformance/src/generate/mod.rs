@@ -241,7 +241,7 @@ impl Generator {
         let strict = instruction.is_string_instruction() && instruction.has_rep_prefix()
             || writable_only(code)
             || !may_fault;
-        let aligned_only = size >= 16 && code.encoding() == EncodingKind::Legacy || image;
+        let aligned_only = size >= 16 && wants_alignment(code) || image;
         let alignment = match size {
             0 | 1 => 1,
             _ if image => 64,
@@ -482,6 +482,22 @@ fn writable_only(code: Code) -> bool {
         code.mnemonic(),
         M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu | M::Popf | M::Popfd | M::Popfq
     )
+}
+
+/// Whether an operand that is not aligned is #GP (SDM Vol 1 14.9, exceptions types 1 and 4).
+fn wants_alignment(code: Code) -> bool {
+    use Mnemonic as M;
+    code.encoding() == EncodingKind::Legacy
+        || matches!(
+            code.mnemonic(),
+            M::Vmovaps
+                | M::Vmovapd
+                | M::Vmovdqa
+                | M::Vmovntps
+                | M::Vmovntpd
+                | M::Vmovntdq
+                | M::Vmovntdqa
+        )
 }
 
 /// SHA instructions check the alignment of their operand on Intel's processors (SDM Vol 2, exceptions type

@@ -1,6 +1,6 @@
 //! Delivery of events (SDM Vol 3 chapter 6).
 
-use x86defs::exception::{DF, GP, NP, PF, SS, UD};
+use x86defs::exception::{AC, DF, GP, NP, PF, SS, UD};
 
 use crate::cpu::gpr::*;
 use crate::cpu::sreg;
@@ -116,6 +116,11 @@ fn non_canonical_addresses() {
     let mut b = Bench::long();
     b.set(RBP, bad);
     assert_eq!(b.fault(&[0x48, 0x8b, 0x45, 0x00], SS), 0);
+    // movsb with an override that 64-bit mode ignores
+    let mut b = Bench::long();
+    b.set(RSI, DATA);
+    b.set(RDI, bad);
+    assert_eq!(b.fault(&[0x36, 0xa4], GP), 0);
     // push [rbx] in user mode with a bad RSP
     let mut b = Bench::user();
     b.set(RBX, DATA);
@@ -132,4 +137,32 @@ fn sixteen_bit_gate() {
     b.set(RSP, STACK);
     assert_eq!(b.run(&[0xcd, 0x50]), Outcome::Next(0x1234));
     assert_eq!(b.get(RSP), STACK - 6);
+}
+
+/// SDM Vol 3 Table 6-7: what alignment checking asks of user accesses.
+#[test]
+fn alignment_check() {
+    let checked = |bytes: &[u8], at: u64| {
+        let mut b = Bench::user();
+        b.cpu().cr0 |= 1 << 18;
+        b.cpu().set_rflags(0x4_0202);
+        b.cpu().mode_changed();
+        b.set(RBX, at);
+        b.run(bytes)
+    };
+    // mov ax / eax / rax, [rbx]; fld qword, fld tbyte, movq xmm0, cmpxchg8b
+    for (bytes, align) in [
+        (&[0x66, 0x8b, 0x03][..], 2),
+        (&[0x8b, 0x03], 4),
+        (&[0x48, 0x8b, 0x03], 8),
+        (&[0xdd, 0x03], 8),
+        (&[0xdb, 0x2b], 8),
+        (&[0xf3, 0x0f, 0x7e, 0x03], 8),
+        (&[0x0f, 0xc7, 0x0b], 8),
+    ] {
+        let next = Outcome::Next(CODE + bytes.len() as u64);
+        assert_eq!(checked(bytes, DATA + align), next, "{bytes:x?}");
+        let wrong = checked(bytes, DATA + align / 2);
+        assert_eq!(wrong, Outcome::Vector(AC), "{bytes:x?}");
+    }
 }

@@ -91,7 +91,7 @@ impl Cpu {
         match self.inject() {
             Err(Trap::VmExit) => self.take_vm_exit(),
             // Exceptions during injection are turned into events or a triple fault on the way.
-            Err(Trap::Exception | Trap::SelfModified | Trap::Restart) | Ok(()) => {}
+            Err(Trap::Exception | Trap::Alone | Trap::Restart) | Ok(()) => {}
         }
         Ok(())
     }

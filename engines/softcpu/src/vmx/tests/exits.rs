@@ -385,8 +385,8 @@ fn instruction_information() {
     assert_eq!(information(&[0x6e], 0), flat, "outsb");
     assert_eq!(
         information(&[0x67, 0x2e, 0x6f], 0),
-        1 << 7 | 1 << 15,
-        "outsd from cs:[esi]"
+        1 << 7 | 3 << 15,
+        "outsd from [esi]: 64-bit mode ignores the CS override (SDM Vol 1 3.7.4)"
     );
 }
 
