@@ -106,6 +106,20 @@ pub fn triple_fault() -> Vec<u8> {
     vec![0x6a, 0x00, 0x6a, 0x00, 0x0f, 0x01, 0x1c, 0x24, 0xcc]
 }
 
+/// Does `code` again and again.
+///
+/// # Panics
+/// The code is longer than a jump reaches.
+#[must_use]
+pub fn again_and_again(mut code: Vec<u8>) -> Vec<u8> {
+    const JUMP_BYTES: usize = 5;
+    let back = i32::try_from(code.len() + JUMP_BYTES).expect("a jump reaches 2 GByte");
+    // jmp to the start
+    code.push(0xe9);
+    code.extend((-back).to_le_bytes());
+    code
+}
+
 /// Spins for ever.
 #[must_use]
 pub fn spin() -> Vec<u8> {

@@ -3,15 +3,15 @@
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// After so long a program that runs no guest, or a tiny one, is held to hang.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -98,8 +98,8 @@ pub struct Run {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
-    output: Option<JoinHandle<Vec<u8>>>,
-    messages: Option<JoinHandle<Vec<u8>>>,
+    output: Stream,
+    messages: Stream,
     deadline: Duration,
     started: Instant,
     what: String,
@@ -172,7 +172,6 @@ impl Run {
     /// Runs as the user and group `id`; only root can.
     #[must_use]
     pub fn user(mut self, id: u32) -> Self {
-        use std::os::unix::process::CommandExt;
         self.command.uid(id).gid(id);
         self
     }
@@ -192,6 +191,8 @@ impl Run {
         let what = format!("{:?}", self.command);
         let mut child = self
             .command
+            // What it starts ends with it at the deadline.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -202,8 +203,8 @@ impl Run {
             std::thread::spawn(move || pipe.write_all(&input));
         }
         Ok(Running {
-            output: child.stdout.take().map(collect),
-            messages: child.stderr.take().map(collect),
+            output: Stream::of(child.stdout.take().expect("it is piped")),
+            messages: Stream::of(child.stderr.take().expect("it is piped")),
             child,
             deadline: self.deadline,
             started: Instant::now(),
@@ -238,9 +239,62 @@ impl Running {
         let _ = kill_process(id, signal);
     }
 
-    /// Stops reading its standard output.
-    pub fn close_output(&mut self) {
-        self.output = None;
+    /// Waits until its standard output begins with `bytes`.
+    ///
+    /// # Panics
+    /// It ends, or its deadline comes, before that.
+    pub fn await_output(&mut self, bytes: &[u8]) {
+        self.wait_until(|run| run.output.so_far().starts_with(bytes));
+    }
+
+    /// Waits until `text` is on its standard error.
+    ///
+    /// # Panics
+    /// It ends, or its deadline comes, before that.
+    pub fn await_message(&mut self, text: &str) {
+        self.wait_until(|run| run.messages.text().contains(text));
+    }
+
+    fn wait_until(&mut self, reached: impl Fn(&Self) -> bool) {
+        while !reached(self) {
+            assert!(
+                !self.has_ended(),
+                "{} ended too early; it said\n{}",
+                self.what,
+                self.messages.text()
+            );
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Whether it has ended.
+    ///
+    /// # Panics
+    /// Its deadline has come.
+    pub fn has_ended(&mut self) -> bool {
+        if self.child.try_wait().expect("it is our child").is_some() {
+            return true;
+        }
+        if self.started.elapsed() > self.deadline {
+            self.kill();
+            panic!(
+                "{} did not end in {:?}; it said\n{}",
+                self.what,
+                self.deadline,
+                self.messages.text()
+            );
+        }
+        false
+    }
+
+    /// Ends it and what it started.
+    fn kill(&mut self) {
+        // After a regular end this is in vain.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let group = Pid::from_child(&self.child);
+            let _ = kill_process_group(group, Signal::KILL);
+            let _ = self.child.wait();
+        }
     }
 
     /// Waits for its end.
@@ -249,42 +303,66 @@ impl Running {
     /// It does not end by its deadline.
     #[must_use]
     pub fn end(mut self) -> Ended {
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("it is our child") {
-                break status;
-            }
-            if self.started.elapsed() > self.deadline {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-                let messages = gathered(self.messages.take());
-                panic!(
-                    "{} did not end in {:?}; it said\n{}",
-                    self.what,
-                    self.deadline,
-                    String::from_utf8_lossy(&messages)
-                );
-            }
+        while !self.has_ended() {
             std::thread::sleep(POLL);
-        };
+        }
+        let status = self.child.wait().expect("it is our child");
+        self.output.finish();
+        self.messages.finish();
         Ended {
             status,
-            output: gathered(self.output.take()),
-            messages: String::from_utf8_lossy(&gathered(self.messages.take())).into_owned(),
+            output: self.output.so_far(),
+            messages: self.messages.text(),
         }
     }
 }
 
-fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // What came before an error is what there is.
-        let _ = pipe.read_to_end(&mut bytes);
-        bytes
-    })
+impl Drop for Running {
+    /// A test that failed leaves nothing running.
+    fn drop(&mut self) {
+        self.kill();
+    }
 }
 
-fn gathered(thread: Option<JoinHandle<Vec<u8>>>) -> Vec<u8> {
-    thread.map_or_else(Vec::new, |t| t.join().expect("reading does not panic"))
+/// What comes out of a pipe, read by a thread as it comes.
+#[derive(Debug)]
+struct Stream {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Stream {
+    fn of(mut pipe: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&bytes);
+        let thread = std::thread::spawn(move || {
+            let mut part = [0; 4096];
+            // What came before an error is what there is.
+            while let Ok(count @ 1..) = pipe.read(&mut part) {
+                let mut bytes = sink.lock().expect("no reader panics");
+                bytes.extend_from_slice(&part[..count]);
+            }
+        });
+        Self {
+            bytes,
+            thread: Some(thread),
+        }
+    }
+
+    fn so_far(&self) -> Vec<u8> {
+        self.bytes.lock().expect("no reader panics").clone()
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.so_far()).into_owned()
+    }
+
+    /// Waits for the end of the pipe.
+    fn finish(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("reading does not panic");
+        }
+    }
 }
 
 impl Ended {

@@ -5,7 +5,6 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use e2e::cache;
 use e2e::program::{Ended, Run};
@@ -326,7 +325,7 @@ fn a_whole_cache_needs_neither_apt_nor_network() {
 }
 
 #[test]
-fn two_runs_at_once_fetch_once() {
+fn a_second_run_waits_for_the_first() {
     need_apt!();
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = silent.local_addr().expect("bound").port();
@@ -335,22 +334,14 @@ fn two_runs_at_once_fetch_once() {
     let config = place.apt_with_sources(&source, "");
     let first = place.run().env("APT_CONFIG", &config).start();
     let connection = silent.accept().expect("apt connects");
-    let second = place.run().env("PATH", place.path("nothing")).start();
+    let mut second = place.run().env("PATH", place.path("nothing")).start();
     // The second one waits for the lock before it finds out that it has no apt.
-    std::thread::sleep(Duration::from_secs(2));
+    second.await_message("waiting for another nestling that fills the cache\n");
     first.signal(Signal::TERM);
     let first = first.end();
     drop(connection);
     assert_ne!(first.code(), 0);
-    let second = second.end();
-    assert_tells(&second, &["no apt"]);
-    assert!(
-        second
-            .messages
-            .starts_with("nestling: waiting for another nestling that fills the cache\n"),
-        "{}",
-        second.messages
-    );
+    assert_tells(&second.end(), &["no apt"]);
 }
 
 #[test]
