@@ -279,6 +279,8 @@ pub struct Cpu {
     pub activity: MpState,
     /// The instruction being stepped loaded RF itself (IRET, POPF of a debugger's frame).
     pub trapped_kind_sets_rf: bool,
+    /// The instruction being stepped went to a handler with TF clear (INT n, SYSCALL): no single-step trap.
+    pub step_cancelled: bool,
     /// The controller has an interrupt for us that IF, shadow or VMX held back.
     pub interrupt_waiting: bool,
     /// NMI received and not yet taken.

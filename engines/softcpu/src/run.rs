@@ -254,6 +254,7 @@ impl Runner {
         let before = cpu.retired_now();
         let held = cpu.pending_debug;
         self.gave_way = false;
+        self.cpu.step_cancelled = false;
         if let Some(index) = self.find(true) {
             self.execute(index);
         }
@@ -276,7 +277,7 @@ impl Runner {
             cpu.shadow = Shadow::None;
             cpu.pending = (cpu.pending & !pending::SHADOW) | pending::INTERRUPT | pending::VMX;
         }
-        if completed && tf && vm_level == cpu.vmx.in_guest {
+        if completed && tf && !cpu.step_cancelled && vm_level == cpu.vmx.in_guest {
             cpu.pending_debug |= dr::DR6_BS;
         }
         if cpu.pending_debug != 0 {

@@ -136,6 +136,7 @@ impl Cpu {
             pending_debug: 0,
             activity: MpState::Running,
             trapped_kind_sets_rf: false,
+            step_cancelled: false,
             interrupt_waiting: false,
             nmi_pending: false,
             alone: false,

@@ -10,9 +10,19 @@ use softcpu::SoftEngine;
 /// Forms that belong to a feature the software CPU's model does not show.
 fn not_offered(code: Code) -> bool {
     use CpuidFeature as F;
-    code.cpuid_features()
-        .iter()
-        .any(|f| matches!(f, F::SSE4A | F::CLWB | F::PREFETCHW | F::D3NOW | F::TBM))
+    code.cpuid_features().iter().any(|f| {
+        matches!(
+            f,
+            F::SSE4A
+                | F::CLWB
+                | F::PREFETCHW
+                | F::D3NOW
+                | F::TBM
+                | F::GFNI
+                | F::VAES
+                | F::VPCLMULQDQ
+        )
+    })
 }
 
 /// At least a million cases over every form that the software CPU implements and the host has.

@@ -547,6 +547,7 @@ fn software_interrupt(cpu: &mut Cpu, op: &Op, vector: u8, kind: EventKind) -> Fl
         // The run loop adds the offset itself.
         cpu.regs[RIP] = start;
     }
+    cpu.step_cancelled = done.is_ok();
     done
 }
 
@@ -628,6 +629,7 @@ fn syscall(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.cpl = 0;
     cpu.seg[sreg::CS] = flat_code(selector & !3, 0, true);
     cpu.seg[sreg::SS] = flat_stack(selector.wrapping_add(8), 0);
+    cpu.step_cancelled = flags & rflags::TF == 0;
     cpu.set_rflags(flags);
     cpu.next_rip = cpu.msr.lstar;
     cpu.mode_changed();

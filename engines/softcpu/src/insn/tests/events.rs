@@ -166,3 +166,18 @@ fn alignment_check() {
         assert_eq!(wrong, Outcome::Vector(AC), "{bytes:x?}");
     }
 }
+
+/// SDM Vol 3 18.3.1.4: INT n clears TF on its way to the handler, so it leaves no single-step trap; another
+/// instruction does.
+#[test]
+fn single_step_of_int_n() {
+    let mut b = Bench::long();
+    let flags = b.cpu().rflags();
+    b.cpu().set_rflags(flags | x86defs::rflags::TF);
+    assert_eq!(b.run(&[0xcd, 0x50]), Outcome::Vector(0x50));
+    assert_eq!(b.cpu().pending_debug, 0);
+    let mut b = Bench::long();
+    b.cpu().set_rflags(flags | x86defs::rflags::TF);
+    b.ok(&[0x90]);
+    assert_eq!(b.cpu().pending_debug, 1 << 14, "BS");
+}

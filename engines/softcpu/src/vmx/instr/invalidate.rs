@@ -78,7 +78,7 @@ pub fn invvpid(cpu: &mut Cpu, op: &Op) -> Flow {
         return Ok(());
     }
     match kind {
-        vpid_type::INDIVIDUAL_ADDRESS => cpu.tlb.flush_page(address, |s| s.vpid == vpid),
+        vpid_type::INDIVIDUAL_ADDRESS => cpu.flush_linear(address, |s| s.vpid == vpid),
         vpid_type::ALL_CONTEXT => cpu.tlb.flush(|s| s.vpid != 0),
         // Global translations may go too: an invalidation may always do more (SDM Vol 3 29.4.3.4).
         _ => cpu.tlb.flush(|s| s.vpid == vpid),
