@@ -50,7 +50,7 @@ pub fn bind_mov(form: &Form, op: &mut Op) -> Option<Handler> {
         (Kind::Reg, Kind::Imm) => sized!(form.size(0), mov, Dst, Imm),
         (Kind::Mem, Kind::Reg) => sized!(form.size(0), mov, Mem, Src),
         (Kind::Mem, Kind::Imm) => sized!(form.size(0), mov, Mem, Imm),
-        _ => super::system::bind_mov_special(form, op),
+        _ => super::segment::bind_mov_special(form, op),
     }
 }
 

@@ -6,18 +6,28 @@
 mod alu;
 mod bits;
 mod control;
+mod control_registers;
 mod data;
+mod debug_registers;
+mod descriptor_tables;
 mod far;
+mod fast_call;
 mod features;
+mod flag;
 mod form;
+mod interrupt;
 mod msr;
 mod muldiv;
 pub(crate) mod operand;
+mod port;
+mod segment;
+mod selector;
 mod shift;
 mod stack;
 mod string;
 mod system;
 pub mod table;
+mod translation;
 mod vector;
 mod xsave;
 
@@ -49,11 +59,17 @@ pub fn retry(_: &mut Cpu, _: &Op) -> Flow {
     Err(Trap::Alone)
 }
 
-/// The handler that ends a block which no branch ends: goes on behind its last instruction.
-pub fn fall_through(cpu: &mut Cpu, op: &Op) -> Flow {
+/// Handlers that end their block continue behind themselves.
+#[inline]
+fn next(cpu: &mut Cpu, op: &Op) -> Flow {
     let rip = cpu.rip_after(op);
     cpu.next_rip = if cpu.long64 { rip } else { rip & 0xffff_ffff };
     Ok(())
+}
+
+/// The handler that ends a block which no branch ends: goes on behind its last instruction.
+pub fn fall_through(cpu: &mut Cpu, op: &Op) -> Flow {
+    next(cpu, op)
 }
 
 /// Chooses the handler of a decoded instruction; true if it ends its block (and sets `next_rip` itself).

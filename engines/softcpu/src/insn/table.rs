@@ -10,7 +10,11 @@ use iced_x86::Mnemonic;
 use iced_x86::Mnemonic as M;
 
 use super::form::Form;
-use super::{alu, bits, control, data, far, msr, muldiv, shift, stack, string, system, xsave};
+use super::{
+    alu, bits, control, control_registers, data, descriptor_tables, far, fast_call, flag,
+    interrupt, msr, muldiv, port, segment, selector, shift, stack, string, system, translation,
+    xsave,
+};
 use crate::code::{Handler, Op};
 
 /// Who may execute an instruction.
@@ -146,31 +150,31 @@ static ROWS: &[Row] = rows! {
 
     [Retf] User quiet ends Helper Here(far::bind_retf);
     [Iret, Iretd, Iretq] User quiet ends Helper Here(far::bind_iret);
-    [Int, Int3, Int1, Into] User quiet ends Helper Here(far::bind_int);
-    [Bound] User quiet flows Helper Here(far::bind_bound);
-    [Syscall, Sysret, Sysretq, Sysenter, Sysexit, Sysexitq] User quiet ends Helper Here(far::bind_fast_call);
-    [Lds, Les, Lfs, Lgs, Lss] User quiet ends Helper Here(far::bind_load_far);
-    [Lar, Lsl, Verr, Verw] User quiet flows Helper Here(far::bind_probe);
-    [Arpl] User quiet flows Helper Here(far::bind_arpl);
+    [Int, Int3, Int1, Into] User quiet ends Helper Here(interrupt::bind_int);
+    [Bound] User quiet flows Helper Here(interrupt::bind_bound);
+    [Syscall, Sysret, Sysretq, Sysenter, Sysexit, Sysexitq] User quiet ends Helper Here(fast_call::bind_fast_call);
+    [Lds, Les, Lfs, Lgs, Lss] User quiet ends Helper Here(segment::bind_load_far);
+    [Lar, Lsl, Verr, Verw] User quiet flows Helper Here(selector::bind_probe);
+    [Arpl] User quiet flows Helper Here(selector::bind_arpl);
 
     [Movsb, Movsw, Movsq, Stosb, Stosw, Stosd, Stosq, Lodsb, Lodsw, Lodsd, Lodsq, Scasb, Scasw, Scasd, Scasq,
      Cmpsb, Cmpsw, Cmpsq] User quiet flows Helper Here(string::bind_string);
     [Movsd, Cmpsd] User quiet flows Helper StringOrHost(string::bind_string);
     [Insb, Insw, Insd, Outsb, Outsw, Outsd] Io exits flows Helper Here(string::bind_string);
 
-    [Clc, Stc, Cmc, Cld, Std, Lahf, Sahf] User quiet flows Native Here(system::bind_flag);
-    [Cli] Io quiet flows Helper Here(system::bind_flag);
-    [Sti] Io quiet ends Helper Here(system::bind_flag);
-    [Stac, Clac] Supervisor quiet flows Helper Here(system::bind_flag);
+    [Clc, Stc, Cmc, Cld, Std, Lahf, Sahf] User quiet flows Native Here(flag::bind_flag);
+    [Cli] Io quiet flows Helper Here(flag::bind_flag);
+    [Sti] Io quiet ends Helper Here(flag::bind_flag);
+    [Stac, Clac] Supervisor quiet flows Helper Here(flag::bind_flag);
 
-    [In, Out] Io exits ends Helper Here(system::bind_io);
+    [In, Out] Io exits ends Helper Here(port::bind_io);
     [Cpuid] User exits flows Helper Here(system::bind_plain);
     [Hlt] Supervisor exits ends Helper Here(system::bind_plain);
     [Rdtsc, Rdtscp, Rdpmc] User exits flows Helper Here(system::bind_plain);
     [Invd, Wbinvd, Wbnoinvd] Supervisor exits flows Helper Here(system::bind_plain);
     [Pause] User exits flows Helper Here(system::bind_plain);
-    [Swapgs] Supervisor quiet flows Helper Here(system::bind_plain);
-    [Rdfsbase, Rdgsbase, Wrfsbase, Wrgsbase] User quiet flows Helper Here(system::bind_plain);
+    [Swapgs] Supervisor quiet flows Helper Here(segment::bind_base);
+    [Rdfsbase, Rdgsbase, Wrfsbase, Wrgsbase] User quiet flows Helper Here(segment::bind_base);
     [Clflush, Clflushopt] User quiet flows Helper Here(system::bind_plain);
     [Rdrand, Rdseed] User exits flows Helper Here(system::bind_plain);
     [Rdpid] User quiet flows Helper Here(system::bind_plain);
@@ -178,13 +182,13 @@ static ROWS: &[Row] = rows! {
     [Nop, Endbr64, Endbr32, Lfence, Sfence, Mfence, Prefetchw, Prefetchnta, Prefetcht0, Prefetcht1,
      Prefetcht2, Reservednop] User quiet flows Native Here(system::bind_plain);
 
-    [Clts, Lmsw] Supervisor exits ends Helper Here(system::bind_msw);
-    [Smsw] User quiet flows Helper Here(system::bind_msw);
-    [Lgdt, Lidt] Supervisor exits flows Helper Here(system::bind_table);
-    [Sgdt, Sidt] User exits flows Helper Here(system::bind_table);
-    [Lldt, Ltr] Supervisor exits flows Helper Here(system::bind_system_selector);
-    [Sldt, Str] User exits flows Helper Here(system::bind_system_selector);
-    [Invlpg, Invpcid] Supervisor exits ends Helper Here(system::bind_tlb);
+    [Clts, Lmsw] Supervisor exits ends Helper Here(control_registers::bind_msw);
+    [Smsw] User quiet flows Helper Here(control_registers::bind_msw);
+    [Lgdt, Lidt] Supervisor exits flows Helper Here(descriptor_tables::bind_table);
+    [Sgdt, Sidt] User exits flows Helper Here(descriptor_tables::bind_table);
+    [Lldt, Ltr] Supervisor exits flows Helper Here(descriptor_tables::bind_system_selector);
+    [Sldt, Str] User exits flows Helper Here(descriptor_tables::bind_system_selector);
+    [Invlpg, Invpcid] Supervisor exits ends Helper Here(translation::bind_tlb);
 
     [Rdmsr] Supervisor exits flows Helper Here(msr::bind_msr);
     [Wrmsr, Xsetbv] Supervisor exits ends Helper Here(msr::bind_msr);

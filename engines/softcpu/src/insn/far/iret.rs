@@ -1,0 +1,152 @@
+//! IRET, IRETD, IRETQ (SDM Vol 2).
+
+use iced_x86::Mnemonic;
+use vcpu::SegmentRegister;
+use x86defs::exception::TS;
+use x86defs::rflags;
+use x86defs::segment::{Access, Selector};
+
+use super::ret::{drop_privileged_segments, load_outer_stack, return_stack, return_target};
+use crate::code::{Handler, Op};
+use crate::cpu::{Cpu, Flow, gpr, sreg};
+use crate::event::segment_of;
+use crate::insn::form::Form;
+use crate::insn::operand::Int;
+
+/// IRET, IRETD, IRETQ.
+fn iret<T: Int>(cpu: &mut Cpu, _: &Op) -> Flow {
+    // NMIs are unblocked even if the rest faults (SDM Vol 3 6.7.1).
+    cpu.iret_unblocks_nmi();
+    let done = interrupt_return::<T>(cpu);
+    if done.is_ok() {
+        cpu.vmx.iret_unblocked = false;
+    }
+    done
+}
+
+fn interrupt_return<T: Int>(cpu: &mut Cpu) -> Flow {
+    if !cpu.protected() || cpu.v8086() {
+        return iret_real::<T>(cpu);
+    }
+    if cpu.rflags_rest & rflags::NT != 0 {
+        if cpu.long_mode() {
+            return cpu.gp0();
+        }
+        // A return to a linked task: hardware task switches are not implemented.
+        return cpu.raise_code(TS, cpu.tr.selector.error_code());
+    }
+    let rip = cpu.peek::<T>(0)?.to_u64();
+    let cs = Selector(cpu.peek::<T>(T::SIZE)?.to_u64() as u16);
+    let image = cpu.peek::<T>(2 * T::SIZE)?.to_u64();
+    if !cpu.long_mode() && image & rflags::VM != 0 && cpu.cpl == 0 && T::SIZE == 4 {
+        return iret_to_v8086(cpu, rip, cs, image);
+    }
+    let r = return_target(cpu, cs, rip)?;
+    let outer = cs.rpl() > cpu.cpl;
+    let mut stack = None;
+    if outer || cpu.long64 {
+        let rsp = cpu.peek::<T>(3 * T::SIZE)?.to_u64();
+        let ss = Selector(cpu.peek::<T>(4 * T::SIZE)?.to_u64() as u16);
+        let to64 = cpu.long_mode() && r.code.access().long();
+        stack = Some((rsp, return_stack(cpu, ss, cs.rpl(), to64)?));
+    }
+    let d = cpu.mark_accessed(r.code, r.code_at)?;
+    let mut writable = rflags::ARITHMETIC | rflags::TF | rflags::DF | rflags::NT;
+    if T::SIZE >= 4 {
+        writable |= rflags::RF | rflags::AC | rflags::ID;
+    }
+    if cpu.cpl <= cpu.iopl() {
+        writable |= rflags::IF;
+    }
+    if cpu.cpl == 0 {
+        writable |= rflags::IOPL;
+        if T::SIZE >= 4 {
+            writable |= rflags::VIF | rflags::VIP;
+        }
+    }
+    match stack {
+        None => cpu.release_stack(3 * T::SIZE),
+        Some((rsp, ss)) => {
+            cpu.seg[sreg::SS] = ss;
+            let to64 = cpu.long_mode() && d.access().long();
+            load_outer_stack::<T>(cpu, rsp, to64);
+        }
+    }
+    if cpu.dr7 & 0xff == 0 {
+        // RF only matters to breakpoints: without any, the next instruction need not be stepped to clear it.
+        writable &= !rflags::RF;
+    }
+    let flags = (cpu.rflags() & !writable & !rflags::RF) | (image & writable);
+    cpu.trapped_kind_sets_rf = flags & rflags::RF != 0;
+    cpu.seg[sreg::CS] = segment_of(cs, d);
+    if outer {
+        cpu.cpl = cs.rpl();
+        drop_privileged_segments(cpu);
+    }
+    cpu.set_rflags(flags);
+    cpu.next_rip = r.rip;
+    cpu.mode_changed();
+    Ok(())
+}
+
+fn iret_real<T: Int>(cpu: &mut Cpu) -> Flow {
+    if cpu.v8086() && cpu.iopl() < 3 {
+        return cpu.gp0();
+    }
+    let rip = cpu.peek::<T>(0)?.to_u64();
+    let cs = Selector(cpu.peek::<T>(T::SIZE)?.to_u64() as u16);
+    let image = cpu.peek::<T>(2 * T::SIZE)?.to_u64();
+    if rip > 0xffff {
+        return cpu.gp0();
+    }
+    cpu.release_stack(3 * T::SIZE);
+    cpu.seg[sreg::CS].selector = cs;
+    cpu.seg[sreg::CS].base = u64::from(cs.0) << 4;
+    let mut writable = rflags::ARITHMETIC | rflags::TF | rflags::DF | rflags::NT | rflags::IF;
+    if !cpu.v8086() {
+        writable |= rflags::IOPL;
+    }
+    if T::SIZE >= 4 {
+        writable |= rflags::RF | rflags::AC | rflags::ID;
+    }
+    let flags = (cpu.rflags() & !writable) | (image & writable);
+    cpu.set_rflags(flags);
+    cpu.next_rip = rip;
+    cpu.mode_changed();
+    Ok(())
+}
+
+fn iret_to_v8086(cpu: &mut Cpu, rip: u64, cs: Selector, image: u64) -> Flow {
+    let mut words = [0u64; 6];
+    for (i, w) in words.iter_mut().enumerate() {
+        *w = u64::from(cpu.peek::<u32>(12 + 4 * i as u64)?);
+    }
+    cpu.set_rflags(image & rflags::DEFINED);
+    cpu.cpl = 3;
+    let v86 = |s: u64| SegmentRegister {
+        selector: Selector(s as u16),
+        base: (s & 0xffff) << 4,
+        limit: 0xffff,
+        access: Access(0xf3),
+    };
+    cpu.seg[sreg::CS] = v86(u64::from(cs.0));
+    cpu.regs[gpr::RSP] = words[0];
+    for (s, w) in [sreg::SS, sreg::ES, sreg::DS, sreg::FS, sreg::GS]
+        .into_iter()
+        .zip(&words[1..])
+    {
+        cpu.seg[s] = v86(*w);
+    }
+    cpu.next_rip = rip & 0xffff;
+    cpu.mode_changed();
+    Ok(())
+}
+
+pub fn bind_iret(form: &Form, op: &mut Op) -> Option<Handler> {
+    op.seg = sreg::SS as u8;
+    Some(match form.mnemonic() {
+        Mnemonic::Iretq => iret::<u64>,
+        Mnemonic::Iretd => iret::<u32>,
+        _ => iret::<u16>,
+    })
+}

@@ -1,0 +1,152 @@
+//! Far transfers: far JMP and CALL here, through call gates in [`gate`], far RET in [`ret`], IRET in [`iret`]
+//! (SDM Vol 2; Vol 3 5.8).
+
+mod gate;
+mod iret;
+mod ret;
+
+use iced_x86::{Code, Mnemonic};
+use vcpu::SegmentRegister;
+use x86defs::exception::{GP, NP};
+use x86defs::segment::{Access, Selector};
+
+use super::form::{Form, Kind};
+use crate::code::{Handler, Op};
+use crate::cpu::{Cpu, Flow, Trap, canonical, gpr, sreg};
+use crate::event::segment_of;
+pub use iret::bind_iret;
+pub use ret::bind_retf;
+
+/// Selector and offset of a far pointer in memory; the operand size is `size`.
+pub(super) fn far_pointer(cpu: &mut Cpu, op: &Op, size: u64) -> Result<(Selector, u64), Trap> {
+    let va = cpu.linear(op, size + 2, false)?;
+    let mut bytes = [0u8; 10];
+    cpu.read_bytes(va, &mut bytes[..size as usize + 2])?;
+    let mut offset = [0u8; 8];
+    offset[..size as usize].copy_from_slice(&bytes[..size as usize]);
+    let selector = u16::from_le_bytes([bytes[size as usize], bytes[size as usize + 1]]);
+    Ok((Selector(selector), u64::from_le_bytes(offset)))
+}
+
+/// Far JMP and CALL. `imm`/`extra` hold a direct pointer; `src` the operand size, `dst` 1 for CALL.
+fn far_direct(cpu: &mut Cpu, op: &Op) -> Flow {
+    far_transfer(
+        cpu,
+        op,
+        Selector(op.extra),
+        op.imm,
+        u64::from(op.src),
+        op.dst == 1,
+    )
+}
+
+fn far_indirect(cpu: &mut Cpu, op: &Op) -> Flow {
+    let (selector, offset) = far_pointer(cpu, op, u64::from(op.src))?;
+    far_transfer(cpu, op, selector, offset, u64::from(op.src), op.dst == 1)
+}
+
+fn push_sized(cpu: &mut Cpu, size: u64, v: u64) -> Flow {
+    match size {
+        8 => cpu.push(v),
+        4 => cpu.push(v as u32),
+        _ => cpu.push(v as u16),
+    }
+}
+
+fn far_transfer(
+    cpu: &mut Cpu,
+    op: &Op,
+    selector: Selector,
+    offset: u64,
+    size: u64,
+    call: bool,
+) -> Flow {
+    let back = cpu.rip_after(op);
+    let old_cs = u64::from(cpu.seg[sreg::CS].selector.0);
+    let rsp = cpu.regs[gpr::RSP];
+    if !cpu.protected() || cpu.v8086() {
+        if offset > 0xffff {
+            return cpu.gp0();
+        }
+        if call {
+            let done = push_sized(cpu, size, old_cs).and_then(|()| push_sized(cpu, size, back));
+            if let Err(t) = done {
+                cpu.regs[gpr::RSP] = rsp;
+                return Err(t);
+            }
+        }
+        cpu.seg[sreg::CS].selector = selector;
+        cpu.seg[sreg::CS].base = u64::from(selector.0) << 4;
+        cpu.next_rip = offset;
+        cpu.mode_changed();
+        return Ok(());
+    }
+    if selector.is_null() {
+        return cpu.gp0();
+    }
+    let (d, at) = cpu.read_descriptor(selector, GP)?;
+    let a = d.access();
+    let error = selector.error_code();
+    if !a.is_code_or_data() {
+        return gate::far_through_gate(cpu, op, selector, d, call);
+    }
+    if !a.is_code() || (cpu.long_mode() && a.long() && a.default_big()) {
+        return cpu.raise_code(GP, error);
+    }
+    let allowed = if a.is_conforming() {
+        a.dpl() <= cpu.cpl
+    } else {
+        selector.rpl() <= cpu.cpl && a.dpl() == cpu.cpl
+    };
+    if !allowed {
+        return cpu.raise_code(GP, error);
+    }
+    if !a.present() {
+        return cpu.raise_code(NP, error);
+    }
+    let to64 = cpu.long_mode() && a.long();
+    let ok = if to64 {
+        canonical(offset)
+    } else {
+        offset <= u64::from(d.limit())
+    };
+    if !ok {
+        return cpu.gp0();
+    }
+    if call {
+        let done = push_sized(cpu, size, old_cs).and_then(|()| push_sized(cpu, size, back));
+        if let Err(t) = done {
+            cpu.regs[gpr::RSP] = rsp;
+            return Err(t);
+        }
+    }
+    let d = cpu.mark_accessed(d, at)?;
+    let new = Selector((selector.0 & !3) | u16::from(cpu.cpl));
+    cpu.seg[sreg::CS] = segment_of(new, d);
+    cpu.next_rip = offset;
+    cpu.mode_changed();
+    Ok(())
+}
+
+fn null_stack(cpl: u8) -> SegmentRegister {
+    SegmentRegister {
+        selector: Selector(u16::from(cpl)),
+        base: 0,
+        limit: 0,
+        access: Access(Access::UNUSABLE.0 | u32::from(cpl) << 5),
+    }
+}
+
+pub fn bind_far(form: &Form, op: &mut Op) -> Option<Handler> {
+    op.dst = u8::from(form.mnemonic() == Mnemonic::Call);
+    op.src = match form.insn.code() {
+        Code::Jmp_m1664 | Code::Call_m1664 => 8,
+        Code::Jmp_m1632 | Code::Call_m1632 | Code::Jmp_ptr1632 | Code::Call_ptr1632 => 4,
+        _ => 2,
+    };
+    Some(if form.kind(0) == Kind::Mem {
+        far_indirect
+    } else {
+        far_direct
+    })
+}
