@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use bus::VirtualTime;
+use guestmem::Gpa;
 
 use crate::config::ConfigSpace;
 
@@ -75,11 +76,16 @@ pub trait EndpointFunction: Send {
     /// Bytes `offset` to `offset + len` of the configuration space were written.
     fn config_written(&mut self, _offset: u16, _len: usize, _now: VirtualTime) {}
 
-    /// A read from base address register `bar`; `data` arrives filled with ones.
+    /// A read from base address register `bar`, or [`crate::ROM_BAR`]; `data` arrives filled with ones.
     fn bar_read(&mut self, _bar: u8, _offset: u64, _data: &mut [u8], _now: VirtualTime) {}
 
     /// A write to base address register `bar`.
     fn bar_write(&mut self, _bar: u8, _offset: u64, _data: &[u8], _now: VirtualTime) {}
+
+    /// Where the function has the host decode ECAM, and how many bytes of it; only a host bridge has a say.
+    fn ecam(&self) -> Option<(Gpa, u64)> {
+        None
+    }
 
     /// Does everything that is due at `now`.
     fn advance(&mut self, _now: VirtualTime) {}

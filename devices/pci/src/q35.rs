@@ -1,7 +1,7 @@
 //! The two functions every board of the q35 kind has: the memory controller's host bridge and the ISA bridge.
 //!
 //! Sources: Intel 3 Series Express Chipset datasheet (82G33, 316966); ICH9 datasheet chapter 13. Both are as firmware leaves
-//! them: ECAM and the power-management block are decoded where the board has them, and cannot be moved.
+//! them. Firmware may move ECAM; the power-management block is decoded where the board has it, and cannot be moved.
 
 use std::sync::Arc;
 
@@ -10,10 +10,18 @@ use guestmem::Gpa;
 
 use crate::config::{ConfigSpace, Identity};
 use crate::function::{Bdf, EndpointFunction};
+use crate::host::ECAM_BYTES;
 use crate::intx::{IntxRouter, PIRQS};
 
 /// Host bridge: where PCIEXBAR is (82G33 datasheet 5.1.14).
 const PCIEXBAR: u16 = 0x60;
+/// PCIEXBAR: ECAM decodes.
+const PCIEXBAR_ENABLE: u64 = 1;
+/// PCIEXBAR: where the length is, and how many lengths there are: 256, 128, 64 MByte.
+const PCIEXBAR_LENGTH_SHIFT: u64 = 1;
+const PCIEXBAR_LENGTHS: u64 = 3;
+/// PCIEXBAR: the bits software may set: 35:26 and 2:0. Bits 27:26 are the address only with a shorter length.
+const PCIEXBAR_WRITABLE: u64 = 0xf_fc00_0007;
 /// ISA bridge: power-management base (ICH9 13.1.11).
 const PMBASE: u16 = 0x40;
 /// ISA bridge: ACPI control (ICH9 13.1.12).
@@ -32,7 +40,7 @@ impl HostBridge {
     /// Its place.
     pub const BDF: Bdf = Bdf::new(0, 0, 0);
 
-    /// A host bridge that says ECAM is at `ecam`, with 256 buses.
+    /// A host bridge that has ECAM at `ecam`, with 256 buses.
     #[must_use]
     pub fn new(ecam: Gpa) -> Self {
         let mut config = ConfigSpace::new(Identity {
@@ -44,7 +52,9 @@ impl HostBridge {
             subsystem: 0,
         });
         // Enabled, 256 buses.
-        config.define(PCIEXBAR, &(ecam.0 & !0x0fff_ffff | 1).to_le_bytes());
+        let ecam = ecam.0 & !(ECAM_BYTES - 1) | PCIEXBAR_ENABLE;
+        config.define(PCIEXBAR, &ecam.to_le_bytes());
+        config.allow(PCIEXBAR, &PCIEXBAR_WRITABLE.to_le_bytes());
         Self { config }
     }
 }
@@ -64,6 +74,15 @@ impl EndpointFunction for HostBridge {
 
     fn reset(&mut self) {
         self.config.reset();
+    }
+
+    fn ecam(&self) -> Option<(Gpa, u64)> {
+        let low = self.config.dword(PCIEXBAR);
+        let register = u64::from(self.config.dword(PCIEXBAR + 4)) << 32 | u64::from(low);
+        let length = register >> PCIEXBAR_LENGTH_SHIFT & 3;
+        let enabled = register & PCIEXBAR_ENABLE != 0 && length < PCIEXBAR_LENGTHS;
+        let bytes = ECAM_BYTES >> length;
+        enabled.then(|| (Gpa(register & !(bytes - 1)), bytes))
     }
 }
 
@@ -88,6 +107,8 @@ impl IsaBridge {
             subsystem_vendor: 0,
             subsystem: 0,
         });
+        // The SATA function and others are further functions of the device.
+        config.set_multifunction();
         // I/O, memory and bus master are always on (ICH9 13.1.3).
         config.define(crate::regs::COMMAND, &[0x07, 0x00]);
         config.allow(crate::regs::COMMAND, &[0x40, 0x01]);

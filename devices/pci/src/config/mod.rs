@@ -34,10 +34,13 @@ pub enum BarKind {
     Memory64,
 }
 
+/// The number under which the expansion ROM's base address register goes.
+pub const ROM_BAR: u8 = 6;
+
 /// A base address register that decodes now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bar {
-    /// Its number, 0 to 5.
+    /// Its number, 0 to 5, or [`ROM_BAR`].
     pub index: u8,
     /// What it decodes.
     pub kind: BarKind,
@@ -64,6 +67,9 @@ pub enum ConfigError {
     /// The first 256 bytes have no room for the capability.
     #[error("no room for capability {0:#04x}")]
     NoRoom(u8),
+    /// Message-signalled interrupts cannot be laid out for so many vectors.
+    #[error("{0} interrupt vectors cannot be laid out")]
+    Vectors(u16),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +89,8 @@ pub struct ConfigSpace {
     writable: Box<[u8; regs::SIZE]>,
     cleared: Box<[u8; regs::SIZE]>,
     bars: [BarSlot; 6],
+    /// Size of the expansion ROM; zero for none.
+    rom_bytes: u64,
     /// Where the next capability goes.
     free: u16,
     /// Where the pointer to the next capability goes.
@@ -100,6 +108,7 @@ impl ConfigSpace {
             writable: zero(),
             cleared: zero(),
             bars: [BarSlot::Free; 6],
+            rom_bytes: 0,
             free: regs::HEADER_END,
             link: regs::CAPABILITIES,
         };
@@ -184,6 +193,26 @@ impl ConfigSpace {
         self.bars[at] = BarSlot::Base(kind, size_bytes);
         self.define(offset, &flags.to_le_bytes());
         self.allow(offset, &(mask as u32).to_le_bytes());
+        Ok(())
+    }
+
+    /// Adds the expansion ROM's base address register (6.2.5.2). The function answers reads of [`ROM_BAR`].
+    ///
+    /// # Errors
+    /// [`ConfigError::BarTaken`], [`ConfigError::BarSize`].
+    pub fn add_rom(&mut self, size_bytes: u64) -> Result<(), ConfigError> {
+        if self.rom_bytes != 0 {
+            return Err(ConfigError::BarTaken(ROM_BAR));
+        }
+        if !size_bytes.is_power_of_two() || !(2 << 10..=16 << 20).contains(&size_bytes) {
+            return Err(ConfigError::BarSize {
+                index: ROM_BAR,
+                size_bytes,
+            });
+        }
+        self.rom_bytes = size_bytes;
+        let mask = !(size_bytes - 1) as u32 | regs::ROM_ENABLE;
+        self.allow(regs::ROM, &mask.to_le_bytes());
         Ok(())
     }
 
@@ -290,5 +319,19 @@ impl ConfigSpace {
                     size_bytes,
                 })
             })
+            .chain(self.rom())
+    }
+
+    /// The expansion ROM, where it decodes: memory space and the register's own bit are enabled.
+    fn rom(&self) -> Option<Bar> {
+        let register = self.dword(regs::ROM);
+        let enabled =
+            self.command() & regs::COMMAND_MEMORY != 0 && register & regs::ROM_ENABLE != 0;
+        (self.rom_bytes != 0 && enabled).then_some(Bar {
+            index: ROM_BAR,
+            kind: BarKind::Memory32,
+            base: u64::from(register & !regs::ROM_ENABLE),
+            size_bytes: self.rom_bytes,
+        })
     }
 }

@@ -21,6 +21,10 @@ pub const HEADER_TYPE: u16 = 0x0e;
 pub const BAR: u16 = 0x10;
 /// Subsystem vendor ID; the subsystem ID follows.
 pub const SUBSYSTEM: u16 = 0x2c;
+/// Expansion ROM base address register.
+pub const ROM: u16 = 0x30;
+/// In it: the ROM decodes.
+pub const ROM_ENABLE: u32 = 1;
 /// Capabilities pointer.
 pub const CAPABILITIES: u16 = 0x34;
 /// Interrupt line.

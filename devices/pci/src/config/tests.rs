@@ -132,3 +132,32 @@ fn capabilities_are_a_list() {
     assert_eq!(c.dword(0x40), 0x0003_4801);
     assert_eq!(c.dword(0x44), 0x0000_00ff);
 }
+
+#[test]
+fn expansion_rom_sizes_and_decodes() {
+    // 6.2.5.2: bit 0 enables; bits 31:11 are the address, of which those below the size read as zero.
+    let mut c = config();
+    assert_eq!(
+        c.add_rom(1024),
+        Err(ConfigError::BarSize {
+            index: ROM_BAR,
+            size_bytes: 1024
+        })
+    );
+    c.add_rom(0x1_0000).expect("free");
+    assert_eq!(c.add_rom(0x1_0000), Err(ConfigError::BarTaken(ROM_BAR)));
+    c.write(0x30, &0xffff_fffeu32.to_le_bytes());
+    assert_eq!(c.dword(0x30), 0xffff_0000);
+    c.write(0x30, &0xc001_0001u32.to_le_bytes());
+    assert_eq!(c.bars().count(), 0, "memory space is off");
+    c.write(regs::COMMAND, &[2, 0]);
+    let rom = Bar {
+        index: ROM_BAR,
+        kind: BarKind::Memory32,
+        base: 0xc001_0000,
+        size_bytes: 0x1_0000,
+    };
+    assert_eq!(c.bars().collect::<Vec<_>>(), [rom]);
+    c.write(0x30, &0xc001_0000u32.to_le_bytes());
+    assert_eq!(c.bars().count(), 0, "the ROM is off");
+}

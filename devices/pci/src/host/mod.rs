@@ -1,7 +1,8 @@
 //! The PCI host: configuration mechanisms and address windows, as one device on the bus.
 //!
 //! Configuration mechanism #1 (PCI Local Bus 3.0 3.2.2.3.2) takes doublewords at CF8h; bytes 1 to 3 of that port are
-//! left to others. ECAM is PCI Express Base 4.0 7.2.2. A function that is not there reads as ones.
+//! left to others. ECAM is PCI Express Base 4.0 7.2.2; the host bridge says where it is, inside the memory windows. A
+//! function that is not there reads as ones.
 
 #[cfg(test)]
 mod tests;
@@ -25,12 +26,12 @@ const REGION_MEMORY64: u8 = 5;
 /// CONFIG_ADDRESS: accesses to CONFIG_DATA are configuration accesses.
 const ADDRESS_ENABLE: u32 = 1 << 31;
 /// Bytes of ECAM for 256 buses.
-const ECAM_BYTES: u64 = 256 << 20;
+pub(crate) const ECAM_BYTES: u64 = 256 << 20;
 
 /// Where the host decodes. The same ranges belong in ACPI's MCFG and _CRS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostConfig {
-    /// ECAM for 256 buses: 256 MiB.
+    /// ECAM for 256 buses: 256 MiB. It is a memory window too, for software that moves ECAM elsewhere.
     pub ecam: Gpa,
     /// First port of the I/O window.
     pub io_start: u16,
@@ -75,6 +76,14 @@ pub struct PciHost {
     /// CONFIG_ADDRESS.
     address: u32,
     decodes: Vec<Decode>,
+    /// Where ECAM is decoded: first and last address.
+    ecam: Option<(u64, u64)>,
+}
+
+/// Where an access through a window ends.
+enum Target<'a> {
+    Config(Bdf, u16),
+    Bar(&'a Decode, u64),
 }
 
 fn lock(function: &SharedFunction) -> MutexGuard<'_, dyn EndpointFunction + 'static> {
@@ -90,6 +99,7 @@ impl PciHost {
             functions: BTreeMap::new(),
             address: 0,
             decodes: Vec::new(),
+            ecam: None,
         }
     }
 
@@ -144,10 +154,14 @@ impl PciHost {
         ranges
     }
 
-    /// Gathers the base address registers that decode.
+    /// Gathers what decodes: base address registers and ECAM.
     fn decode(&mut self) {
         self.decodes.clear();
+        self.ecam = None;
         for function in self.functions.values() {
+            if let Some((base, bytes)) = lock(function).ecam() {
+                self.ecam = Some((base.0, base.0.saturating_add(bytes - 1)));
+            }
             for bar in lock(function).config().bars() {
                 let Some(last) = bar.base.checked_add(bar.size_bytes - 1) else {
                     continue;
@@ -186,19 +200,27 @@ impl PciHost {
             function.config_mut().write(offset, data);
             function.config_written(offset, data.len(), now);
         }
-        if offset < regs::HEADER_END {
+        if offset < regs::HEADER_END || bdf == Bdf::new(0, 0, 0) {
             self.decode();
         }
     }
 
-    /// The register that decodes an address, and the offset in it. A write that reaches past a register's end is cut
-    /// by the function, which knows its layout.
-    fn target(&self, io: bool, at: u64) -> Option<(&Decode, u64)> {
+    /// What an offset in a window leads to. A write that reaches past a register's end is cut by the function, which
+    /// knows its layout.
+    fn target(&self, region: Region, offset: u64) -> Option<Target<'_>> {
+        let (io, at) = self.window(region, offset)?;
+        if let Some((first, last)) = self.ecam
+            && !io
+            && (first..=last).contains(&at)
+        {
+            let (bdf, register) = ecam(at - first);
+            return Some(Target::Config(bdf, register));
+        }
         let d = self
             .decodes
             .iter()
             .find(|d| d.io == io && d.start <= at && at <= d.last)?;
-        Some((d, at - d.start))
+        Some(Target::Bar(d, at - d.start))
     }
 
     /// The address of an offset in a window; whether it is a port.
@@ -206,6 +228,7 @@ impl PciHost {
         let c = &self.config;
         let (io, start) = match region.0 {
             REGION_IO => (true, u64::from(c.io_start)),
+            REGION_ECAM => (false, c.ecam.0),
             REGION_MEMORY32 => (false, c.memory32_start.0),
             REGION_MEMORY64 => (false, c.memory64_start.0),
             _ => return None,
@@ -244,16 +267,13 @@ impl Device for PciHost {
                     self.config_read(bdf, register, data);
                 }
             }
-            REGION_ECAM => {
-                let (bdf, register) = ecam(offset);
-                self.config_read(bdf, register, data);
-            }
-            _ => {
-                let at = self.window(region, offset);
-                if let Some((d, offset)) = at.and_then(|(io, at)| self.target(io, at)) {
+            _ => match self.target(region, offset) {
+                Some(Target::Config(bdf, register)) => self.config_read(bdf, register, data),
+                Some(Target::Bar(d, offset)) => {
                     lock(&d.function).bar_read(d.bar, offset, data, now);
                 }
-            }
+                None => {}
+            },
         }
     }
 
@@ -270,16 +290,15 @@ impl Device for PciHost {
                     self.config_write(bdf, register, data, now);
                 }
             }
-            REGION_ECAM => {
-                let (bdf, register) = ecam(offset);
-                self.config_write(bdf, register, data, now);
-            }
-            _ => {
-                let at = self.window(region, offset);
-                if let Some((d, offset)) = at.and_then(|(io, at)| self.target(io, at)) {
+            _ => match self.target(region, offset) {
+                Some(Target::Config(bdf, register)) => {
+                    self.config_write(bdf, register, data, now);
+                }
+                Some(Target::Bar(d, offset)) => {
                     lock(&d.function).bar_write(d.bar, offset, data, now);
                 }
-            }
+                None => {}
+            },
         }
     }
 

@@ -260,6 +260,33 @@ fn base_address_registers_decode_where_they_point() {
 }
 
 #[test]
+fn software_may_move_ecam() {
+    // 82G33 5.1.14: bit 0 enables, bits 2:1 are the length, bits 35:28 the address of 256 MByte.
+    let mut b = Board::new();
+    b.write_ecam(0, 0x60, 0xd000_0001);
+    assert_eq!(
+        b.read(REGION_ECAM, 0, 4),
+        0xffff_ffff,
+        "no longer where it was"
+    );
+    assert_eq!(b.read(REGION_MEMORY32, 0x1000_0000, 4), 0x29c0_8086);
+    assert_eq!(
+        b.read(REGION_MEMORY32, 0x1000_0000 + (31 << 15), 4),
+        0x2918_8086
+    );
+    b.outl(REGION_MEMORY32, 0x1000_0000 | 3 << 15 | 0x3c, 0x0b);
+    assert_eq!(b.config(Bdf::new(0, 3, 0), 0x3c, 1), 0x0b);
+    // Half the length: 128 buses.
+    b.outl(REGION_MEMORY32, 0x1000_0060, 0xd000_0003);
+    assert_eq!(b.read(REGION_MEMORY32, 0x1000_0000, 4), 0x29c0_8086);
+    b.outl(REGION_MEMORY32, 0x1000_0060, 0xd000_0000);
+    assert_eq!(b.read(REGION_MEMORY32, 0x1000_0000, 4), 0xffff_ffff, "off");
+    assert_eq!(b.config(HostBridge::BDF, 0x60, 4), 0xd000_0000);
+    b.host.reset();
+    assert_eq!(b.ecam(HostBridge::BDF, 0, 4), 0x29c0_8086);
+}
+
+#[test]
 fn a_place_can_be_taken_once() {
     let mut b = Board::new();
     let again = b
