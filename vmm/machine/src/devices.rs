@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use bus::{Bus, BusBuilder, Device, IrqLine, LineSink, Region};
+use bus::{Bus, BusBuilder, Device, IrqLine, LineSink, MsiSink, Region};
 use chipset::SystemControl;
 use chipset::acpi_pm::{self, AcpiPmDevice, ResetPort};
 use chipset::debug_ports::{self, DebugExit, PostCode};
@@ -15,17 +15,17 @@ use chipset::pit::PitDevice;
 use chipset::rtc::{self, RtcDevice};
 use chipset::serial::{self, Serial, SerialInput, SerialOutput};
 use guestmem::Gpa;
-use pci::{HostBridge, HostConfig, IntxRouter, IsaBridge, PciHost};
 
-use crate::memory::{
-    ECAM_BASE, FOUR_GIB, MemoryMap, PCI_IO_PORTS, PCI_IO_START, PCI_MMIO_LAST, PCI_MMIO_START,
-};
+use crate::functions::Functions;
+use crate::memory::{FOUR_GIB, MemoryMap};
 use crate::ports;
 
 /// What devices are connected to.
 pub(crate) struct DeviceWiring<'a> {
     /// Takes the global system interrupts' lines.
     pub lines: Arc<dyn LineSink>,
+    /// Takes message-signalled interrupts.
+    pub messages: Arc<dyn MsiSink>,
     /// The software interrupt controllers, unless the engine has its own.
     pub fabric: Option<&'a Arc<InterruptFabric>>,
     /// Takes the guest's requests.
@@ -34,8 +34,10 @@ pub(crate) struct DeviceWiring<'a> {
     pub console: Box<dyn SerialOutput>,
     /// Whether there is a debug-exit port.
     pub debug_exit: bool,
-    /// RAM, for the CMOS.
+    /// Where RAM is, for the CMOS and the PCI windows.
     pub memory: MemoryMap,
+    /// Bits of a guest-physical address.
+    pub physical_bits: u8,
     /// What the clock shows at time zero, in seconds since 1970.
     pub epoch_s: i64,
 }
@@ -99,7 +101,9 @@ pub(crate) fn build(wiring: DeviceWiring<'_>) -> (Bus, SerialInput) {
         Arc::clone(&wiring.control),
     );
     bus.add(keyboard, &I8042Device::PORTS, &[]);
-    let pci = pci_host(lines);
+    let messages = Arc::clone(&wiring.messages);
+    let functions = Functions::new(lines, messages, &wiring.memory, wiring.physical_bits);
+    let pci = functions.finish();
     let (pci_ports, pci_mmio) = (pci.ports(), pci.mmio());
     bus.add(pci, &pci_ports, &pci_mmio);
     if wiring.debug_exit {
@@ -113,26 +117,6 @@ fn interrupt_controllers(bus: &mut Adder, fabric: &Arc<InterruptFabric>) {
     bus.add(PicDevice::new(Arc::clone(fabric)), &PicDevice::PORTS, &[]);
     let ioapic = IoApicDevice::new(Arc::clone(fabric));
     bus.add_mmio(ioapic, ioapic::regs::BASE, ioapic::regs::MMIO_SIZE);
-}
-
-/// The PCI host with the two bridges of the chipset.
-fn pci_host(lines: &Arc<dyn LineSink>) -> PciHost {
-    let mut host = PciHost::new(HostConfig {
-        ecam: ECAM_BASE,
-        io_start: PCI_IO_START,
-        io_ports: PCI_IO_PORTS,
-        memory32_start: Gpa(PCI_MMIO_START),
-        memory32_bytes: PCI_MMIO_LAST - PCI_MMIO_START + 1,
-        memory64_start: Gpa(0),
-        memory64_bytes: 0,
-    });
-    let intx = IntxRouter::new(Arc::clone(lines));
-    let isa = IsaBridge::new(acpi_pm::regs::PORT, intx);
-    let bridge = HostBridge::new(ECAM_BASE);
-    host.add(HostBridge::BDF, Arc::new(Mutex::new(bridge)))
-        .and_then(|()| host.add(IsaBridge::BDF, Arc::new(Mutex::new(isa))))
-        .unwrap_or_else(|e| unreachable!("the chipset's own functions: {e}"));
-    host
 }
 
 /// The clock with the memory sizes that firmware of a PC reads from its RAM.

@@ -12,6 +12,7 @@ pub mod config;
 mod control;
 mod devices;
 pub mod engine;
+mod functions;
 mod machine;
 pub mod memory;
 mod parking;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bus::{Clock, ClockMode, LineSink};
+use bus::{Clock, ClockMode, LineSink, Msi, MsiSink};
 use chipset::fabric::{FabricConfig, InterruptFabric};
 use chipset::serial::{SerialInput, SerialOutput};
 use guestmem::{GuestRam, RamError};
@@ -80,12 +80,18 @@ pub struct Machine {
     pub console_input: SerialInput,
 }
 
-/// Interrupt lines of an engine with interrupt controllers of its own.
+/// Interrupt lines and messages of an engine with interrupt controllers of its own.
 struct EngineLines(Arc<dyn Vm>);
 
 impl LineSink for EngineLines {
     fn set_line(&self, line: u32, high: bool) {
         self.0.set_irq_line(line, high);
+    }
+}
+
+impl MsiSink for EngineLines {
+    fn signal(&self, msi: Msi) {
+        self.0.signal_msi(msi.address, msi.data);
     }
 }
 
@@ -110,6 +116,7 @@ impl Machine {
         for table in acpi::build(&AcpiConfig {
             vcpus: config.vcpus,
             hpet: !own_controllers,
+            pci_high: map.pci_high_window(physical_bits(&cpuid)),
         }) {
             ram.write(table.gpa, &table.bytes)?;
         }
@@ -135,17 +142,22 @@ impl Machine {
         )?;
         let lines: Vec<Arc<VcpuLine>> = (0..config.vcpus).map(|_| Arc::default()).collect();
         let fabric = (!own_controllers).then(|| new_fabric(config, &cpuid, &lines));
-        let sink: Arc<dyn LineSink> = match &fabric {
-            Some(fabric) => Arc::clone(fabric) as _,
-            None => Arc::new(EngineLines(Arc::clone(&vm))),
+        let (lines_sink, messages): (Arc<dyn LineSink>, Arc<dyn MsiSink>) = match &fabric {
+            Some(fabric) => (Arc::clone(fabric) as _, Arc::clone(fabric) as _),
+            None => {
+                let engine = Arc::new(EngineLines(Arc::clone(&vm)));
+                (Arc::clone(&engine) as _, engine)
+            }
         };
         let (bus, console_input) = devices::build(DeviceWiring {
-            lines: sink,
+            lines: lines_sink,
+            messages,
             fabric: fabric.as_ref(),
             control: Arc::new(Control::new(lines.clone(), wiring.requests)),
             console: wiring.console,
             debug_exit: config.debug_exit,
             memory: map,
+            physical_bits: physical_bits(&cpuid),
             epoch_s: config
                 .epoch_s
                 .unwrap_or_else(|| default_epoch_s(config.clock)),

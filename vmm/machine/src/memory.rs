@@ -10,10 +10,13 @@
 //! FED0_0000                HPET
 //! FEE0_0000                local APIC
 //! 1_0000_0000 ..           the rest of RAM
+//! .. physical address bits PCI memory window
 //! ```
 //!
 //! The legacy area stays inside the one low RAM region so that guest-physical and host addresses stay
 //! congruent modulo large pages.
+
+use std::ops::Range;
 
 use guestmem::Gpa;
 
@@ -114,6 +117,15 @@ impl MemoryMap {
         regions
     }
 
+    /// The PCI memory window above 4 GByte: from behind RAM, on a 1-GByte boundary, to where `physical_bits` of address end.
+    /// Empty if nothing is left.
+    #[must_use]
+    pub fn pci_high_window(&self, physical_bits: u8) -> Range<u64> {
+        let start = (FOUR_GIB + self.high_bytes).next_multiple_of(1 << 30);
+        let end = 1u64 << physical_bits.min(63);
+        start..end.max(start)
+    }
+
     /// The map the guest is told, in ascending order without overlaps.
     #[must_use]
     pub fn e820(&self) -> Vec<MapEntry> {
@@ -182,6 +194,14 @@ mod tests {
             MemoryMap::new(0xb000_1000).ram_regions()[1],
             (Gpa(4 * GIB), 0x1000)
         );
+    }
+
+    #[test]
+    fn the_high_pci_window_is_behind_ram() {
+        let window = |bytes, bits| MemoryMap::new(bytes).pci_high_window(bits);
+        assert_eq!(window(512 << 20, 46), 4 * GIB..1 << 46);
+        assert_eq!(window(4 * GIB, 36), 6 * GIB..1 << 36);
+        assert!(window(4 * GIB, 32).is_empty());
     }
 
     #[test]

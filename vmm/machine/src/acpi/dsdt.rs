@@ -85,7 +85,7 @@ pub(super) fn build(config: &AcpiConfig) -> Vec<u8> {
     let mut aml = Vec::new();
     soft_off(&mut aml);
     processors(config.vcpus, &mut aml);
-    pci_root(&mut aml);
+    pci_root(config, &mut aml);
     isa_devices(&mut aml);
     if config.hpet {
         hpet(&mut aml);
@@ -137,7 +137,7 @@ fn interrupt_routing() -> PackageBuilder {
     table
 }
 
-fn pci_root(sink: &mut dyn AmlSink) {
+fn pci_root(config: &AcpiConfig, sink: &mut dyn AmlSink) {
     let memory = |first, last| {
         boxed(AddressSpace::<u32>::new_memory(
             AddressSpaceCacheable::NotCacheable,
@@ -147,7 +147,7 @@ fn pci_root(sink: &mut dyn AmlSink) {
             None,
         ))
     };
-    let windows = [
+    let mut windows = vec![
         boxed(AddressSpace::<u16>::new_bus_number(0, 255)),
         // The configuration ports themselves are consumed, the rest is passed to the bus.
         boxed(IO::new(0xcf8, 0xcf8, 1, 8)),
@@ -156,6 +156,15 @@ fn pci_root(sink: &mut dyn AmlSink) {
         memory(LEGACY_START as u32, VIDEO_LAST),
         memory(PCI_MMIO_START as u32, PCI_MMIO_LAST as u32),
     ];
+    if !config.pci_high.is_empty() {
+        windows.push(boxed(AddressSpace::<u64>::new_memory(
+            AddressSpaceCacheable::Cacheable,
+            true,
+            config.pci_high.start,
+            config.pci_high.end - 1,
+            None,
+        )));
+    }
     let crs = ResourceTemplate::new(borrow(&windows));
     let routing = interrupt_routing();
     let express = EISAName::new("PNP0A08");

@@ -6,6 +6,8 @@
 mod dsdt;
 mod fixed;
 
+use std::ops::Range;
+
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, facs::FACS, mcfg::MCFG, rsdp::Rsdp, xsdt::XSDT};
 use guestmem::Gpa;
@@ -22,12 +24,14 @@ pub const SCI_GSI: u32 = chipset::acpi_pm::regs::SCI_IRQ;
 const IOAPIC_ID: u8 = 0;
 
 /// What the tables depend on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcpiConfig {
     /// Number of vCPUs; their APIC ids are 0 to `vcpus - 1`.
     pub vcpus: u32,
     /// Whether the board has an HPET.
     pub hpet: bool,
+    /// The PCI memory window above 4 GByte; may be empty.
+    pub pci_high: Range<u64>,
 }
 
 /// A table and where it goes.

@@ -4,7 +4,11 @@ use super::*;
 use crate::ports;
 
 fn tables(vcpus: u32) -> Vec<Table> {
-    build(&AcpiConfig { vcpus, hpet: true })
+    build(&AcpiConfig {
+        vcpus,
+        hpet: true,
+        pci_high: 0x1_0000_0000..1 << 46,
+    })
 }
 
 fn find<'a>(tables: &'a [Table], signature: &[u8]) -> &'a Table {
@@ -124,6 +128,7 @@ fn a_board_without_hpet_does_not_announce_one() {
     let all = build(&AcpiConfig {
         vcpus: 1,
         hpet: false,
+        pci_high: 0..0,
     });
     assert!(!all.iter().any(|t| t.bytes.starts_with(b"HPET")));
     let dsdt = find(&all, b"DSDT");

@@ -1,0 +1,85 @@
+//! The functions on PCI bus 0 and where they are.
+//!
+//! ```text
+//! 00:00.0   host bridge
+//! 00:01.0   display
+//! 00:1f.0   ISA bridge
+//! ```
+
+use std::sync::{Arc, Mutex};
+
+use bus::{LineSink, MsiSink};
+use chipset::acpi_pm;
+use guestmem::Gpa;
+use pci::{
+    Bdf, FunctionWiring, HostBridge, HostConfig, INTA, IntxRouter, IsaBridge, PciHost,
+    SharedFunction,
+};
+
+use crate::memory::{
+    ECAM_BASE, MemoryMap, PCI_IO_PORTS, PCI_IO_START, PCI_MMIO_LAST, PCI_MMIO_START,
+};
+
+/// The PCI host while functions are being added to it.
+#[allow(
+    dead_code,
+    reason = "the bridges do not interrupt; what does is added next"
+)]
+pub(crate) struct Functions {
+    host: PciHost,
+    intx: Arc<IntxRouter>,
+    messages: Arc<dyn MsiSink>,
+}
+
+impl Functions {
+    /// The host with the two bridges of the chipset. Pins end in `lines`, messages in `messages`; the memory window
+    /// above 4 GiB goes from the end of RAM to what `physical_bits` of address reach.
+    pub(crate) fn new(
+        lines: &Arc<dyn LineSink>,
+        messages: Arc<dyn MsiSink>,
+        memory: &MemoryMap,
+        physical_bits: u8,
+    ) -> Self {
+        let high = memory.pci_high_window(physical_bits);
+        let host = PciHost::new(HostConfig {
+            ecam: ECAM_BASE,
+            io_start: PCI_IO_START,
+            io_ports: PCI_IO_PORTS,
+            memory32_start: Gpa(PCI_MMIO_START),
+            memory32_bytes: PCI_MMIO_LAST - PCI_MMIO_START + 1,
+            memory64_start: Gpa(high.start),
+            memory64_bytes: high.end - high.start,
+        });
+        let intx = IntxRouter::new(Arc::clone(lines));
+        let isa = IsaBridge::new(acpi_pm::regs::PORT, Arc::clone(&intx));
+        let mut functions = Self {
+            host,
+            intx,
+            messages,
+        };
+        functions.add(
+            HostBridge::BDF,
+            Arc::new(Mutex::new(HostBridge::new(ECAM_BASE))),
+        );
+        functions.add(IsaBridge::BDF, Arc::new(Mutex::new(isa)));
+        functions
+    }
+
+    /// What the function at `bdf` interrupts through, with pin INTA.
+    #[allow(dead_code, reason = "see above")]
+    pub(crate) fn wiring(&self, bdf: Bdf) -> FunctionWiring {
+        FunctionWiring::new(&self.intx, Arc::clone(&self.messages), bdf, INTA)
+    }
+
+    /// Adds a function at a place that is the board's own and cannot clash.
+    pub(crate) fn add(&mut self, bdf: Bdf, function: SharedFunction) {
+        self.host
+            .add(bdf, function)
+            .unwrap_or_else(|e| unreachable!("the board's PCI functions: {e}"));
+    }
+
+    /// The host, to go on the bus.
+    pub(crate) fn finish(self) -> PciHost {
+        self.host
+    }
+}
