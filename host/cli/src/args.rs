@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::artifacts::OwnFiles;
 use crate::initramfs::DEEPEST;
-use crate::vm::{ClockMode, EngineChoice, NestedChoice};
+use crate::vm::{ClockMode, Confinement, EngineChoice, NestedChoice};
 
 /// A virtual machine monitor whose guests can be hypervisors.
 #[derive(Debug, Parser)]
@@ -77,6 +77,9 @@ pub struct DemoArgs {
     /// What runs level 1; the inner levels are always run by KVM in their outer level
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub engine: EngineArg,
+    /// How far this process gives up what a running machine does not need of the host
+    #[arg(long, value_enum, default_value_t = ConfineArg::Auto, hide = true)]
+    pub confine: ConfineArg,
     /// More words for the kernels' command lines, at all levels
     #[arg(long, value_name = "STRING", default_value = "", hide = true)]
     pub append: String,
@@ -165,6 +168,9 @@ pub struct RunArgs {
     /// End after so many seconds
     #[arg(long, value_name = "S", value_parser = seconds)]
     pub timeout: Option<Duration>,
+    /// How far this process gives up what a running machine does not need of the host
+    #[arg(long, value_enum, default_value_t = ConfineArg::Auto)]
+    pub confine: ConfineArg,
     /// Say at the end how many instructions ran in how much time
     #[arg(long)]
     pub stats: bool,
@@ -308,6 +314,27 @@ impl From<ClockArg> for ClockMode {
         match arg {
             ClockArg::Host => Self::Host,
             ClockArg::Virtual => Self::Virtual,
+        }
+    }
+}
+
+/// `--confine`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ConfineArg {
+    /// As far as the host can (seccomp, Landlock); what it cannot is told
+    Auto,
+    /// In full, or the machine is not started
+    Require,
+    /// Not at all
+    Off,
+}
+
+impl From<ConfineArg> for Confinement {
+    fn from(arg: ConfineArg) -> Self {
+        match arg {
+            ConfineArg::Auto => Self::Auto,
+            ConfineArg::Require => Self::Require,
+            ConfineArg::Off => Self::Off,
         }
     }
 }

@@ -5,10 +5,11 @@
 //! given back.
 
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::failure::{Failure, cause};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
+use signal_hook::iterator::Signals;
 
 /// Why a command was asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,8 @@ type Waker = Box<dyn Fn() + Send + Sync>;
 struct Shared {
     reason: OnceLock<StopReason>,
     wakers: Mutex<Vec<Waker>>,
+    /// Signals that are caught and that no thread hears yet.
+    caught: Mutex<Option<Signals>>,
 }
 
 /// A request to stop, shared by those who may ask and those who must obey. Clones are the same request.
@@ -93,18 +96,36 @@ impl Interrupt {
     /// # Errors
     /// The host's refusal to install the handlers.
     pub fn watch_signals(&self) -> Result<(), Failure> {
-        self.start_watching().map_err(|e| {
-            Failure::new(
-                "cannot watch for signals",
-                cause(&e),
-                "check this process's limits",
-            )
-        })
+        self.catch_signals()?;
+        self.hear_signals().map_err(|e| cannot_watch(&e))
     }
 
-    fn start_watching(&self) -> io::Result<()> {
+    /// The first half of [`Interrupt::watch_signals`]: from now on signals wait for the second half. A thread that
+    /// is started before the process is confined would not be confined in full.
+    ///
+    /// # Errors
+    /// The host's refusal to install the handlers.
+    pub fn catch_signals(&self) -> Result<(), Failure> {
         let watched = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT];
-        let mut signals = signal_hook::iterator::Signals::new(watched)?;
+        let signals = Signals::new(watched).map_err(|e| cannot_watch(&e))?;
+        *self.caught() = Some(signals);
+        Ok(())
+    }
+
+    fn caught(&self) -> MutexGuard<'_, Option<Signals>> {
+        let caught = &self.shared.caught;
+        caught.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The second half of [`Interrupt::watch_signals`]: starts the thread that hears the signals. No effect where it
+    /// has been started.
+    ///
+    /// # Errors
+    /// The host's refusal to start a thread.
+    pub fn hear_signals(&self) -> io::Result<()> {
+        let Some(mut signals) = self.caught().take() else {
+            return Ok(());
+        };
         let interrupt = self.clone();
         std::thread::Builder::new()
             .name("signals".into())
@@ -132,6 +153,11 @@ impl Interrupt {
             _ => self.request(StopReason::Signal(signal)),
         }
     }
+}
+
+fn cannot_watch(error: &io::Error) -> Failure {
+    let advice = "check this process's limits";
+    Failure::new("cannot watch for signals", cause(error), advice)
 }
 
 #[cfg(test)]

@@ -6,11 +6,13 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lifecycle::confine::{Confine, Confined, calls::CallSet};
 use lifecycle::{Console, RunOptions, Statistics, Vm};
 use machine::{EngineKind, Image, MachineConfig};
 use vcpu::{Capabilities, NestedVirt};
 
 use crate::interrupt::Interrupt;
+use crate::output;
 
 /// Which way guest code is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +56,33 @@ pub enum ClockMode {
     Virtual,
 }
 
+/// Whether the process gives up what a running VM does not need of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confinement {
+    /// As far as the host can; what it cannot is told.
+    Auto,
+    /// In full, or the VM is not started.
+    Require,
+    /// Not at all.
+    Off,
+}
+
+impl Confinement {
+    /// What the monitor is asked for, with a VM on `engine`.
+    fn on(self, engine: Engine) -> Option<Confine> {
+        let calls = match engine {
+            Engine::Soft => CallSet::Soft,
+            Engine::Kvm => CallSet::Kvm,
+        };
+        let confine = |required| Some(Confine { calls, required });
+        match self {
+            Self::Auto => confine(false),
+            Self::Require => confine(true),
+            Self::Off => None,
+        }
+    }
+}
+
 impl fmt::Display for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -86,6 +115,8 @@ pub struct RunRequest {
     pub debug_exit: bool,
     /// Ends the run after so much of the host's time.
     pub timeout: Option<Duration>,
+    /// Whether the process is confined while it runs.
+    pub confinement: Confinement,
     /// Ends the run when somebody asks for it.
     pub interrupt: Interrupt,
 }
@@ -169,6 +200,7 @@ impl Runner for Monitor {
         let interrupt = request.interrupt.clone();
         let options = RunOptions {
             timeout: request.timeout,
+            confine: request.confinement.on(request.engine),
         };
         let config = machine_config(request, &engine.capabilities());
         let console = Console {
@@ -176,9 +208,16 @@ impl Runner for Monitor {
             input: Some(input),
         };
         let vm = Vm::start(&*engine, &config, console, options).map_err(refused)?;
+        interrupt.hear_signals().map_err(failed)?;
+        if let Some(why) = vm.confined().and_then(Confined::shortfall) {
+            let advice = "see `nestling doctor`, or give --confine off";
+            output::say(&format!(
+                "the process is not confined in full: {why}; {advice}"
+            ));
+        }
         let stopper = vm.stopper();
         interrupt.on_request(move || stopper.stop());
-        let report = vm.wait().map_err(|e| RunError::Failed(e.to_string()))?;
+        let report = vm.wait().map_err(failed)?;
         tracing::info!(?report, "the run ended");
         Ok(RunReport {
             outcome: report.outcome.into(),
@@ -246,6 +285,10 @@ fn refused(error: impl fmt::Display) -> RunError {
     }
 }
 
+fn failed(error: impl fmt::Display) -> RunError {
+    RunError::Failed(error.to_string())
+}
+
 /// A console as a place to write to.
 struct SinkWriter(Box<dyn ConsoleSink>);
 
@@ -287,6 +330,7 @@ mod tests {
             clock: ClockMode::Host,
             debug_exit: false,
             timeout: None,
+            confinement: Confinement::Auto,
             interrupt: Interrupt::new(),
         };
         let can = |nested_intel, nested_amd| Capabilities {

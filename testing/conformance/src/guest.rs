@@ -176,6 +176,7 @@ pub fn run(engine: &dyn Engine, name: &str, nested: NestedVirt) -> Result<GuestR
     };
     let options = RunOptions {
         timeout: Some(Duration::from_secs(60)),
+        confine: None,
     };
     let vm = Vm::start(engine, &config, console, options).map_err(|e| e.to_string())?;
     let outcome = vm.wait().map(|r| r.outcome).map_err(|e| e.to_string());

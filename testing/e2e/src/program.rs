@@ -232,6 +232,12 @@ impl Run {
 }
 
 impl Running {
+    /// The number of its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         let id = Pid::from_child(&self.child);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use machine::{Machine, MachineConfig, MachineError, Wiring};
 use vcpu::Engine;
 
+use crate::confine::{self, Confine, Confined};
 use crate::console::{self, Output, OutputEnd};
 use crate::driver::{Driver, Message, RunError, RunReport};
 use crate::threads::panic_text;
@@ -28,6 +29,8 @@ pub struct Console {
 pub struct RunOptions {
     /// Ends the run after so much real time.
     pub timeout: Option<Duration>,
+    /// Confines this process before the guest runs. It cannot be undone.
+    pub confine: Option<Confine>,
 }
 
 /// Why a VM could not be started.
@@ -44,6 +47,9 @@ pub enum StartError {
         /// The host's error.
         source: std::io::Error,
     },
+    /// The host cannot confine this process, and it was asked to be.
+    #[error("this host cannot confine the process: {0}; see `nestling doctor`")]
+    Unconfined(String),
 }
 
 type RunResult = Result<RunReport, RunError>;
@@ -69,6 +75,7 @@ pub struct VmHandle {
     shared: Arc<Shared>,
     stopper: Stopper,
     engine: &'static str,
+    confined: Option<Confined>,
 }
 
 /// Stops a VM from anywhere.
@@ -83,10 +90,11 @@ impl Stopper {
 }
 
 impl Vm {
-    /// Builds the machine on `engine` and starts it.
+    /// Builds the machine on `engine` and starts it. If it is asked to, it confines the process in between: once
+    /// all files are open and before the guest's first instruction.
     ///
     /// # Errors
-    /// [`StartError`] when it cannot be built or started.
+    /// [`StartError`] when it cannot be built, confined or started.
     pub fn start(
         engine: &dyn Engine,
         config: &MachineConfig,
@@ -107,7 +115,15 @@ impl Vm {
             },
         )?;
         let over = Arc::new(AtomicBool::new(false));
+        let without_files = options.confine.map(|_| confine::files::shut().err());
         start_console(&machine, console, &output, &over)?;
+        let confined = match (options.confine, without_files) {
+            (Some(confine), Some(without_files)) => {
+                let confined = confine_calls(confine, without_files);
+                Some(confined.inspect_err(|_| output.end())?)
+            }
+            (None, _) | (_, None) => None,
+        };
 
         let shared = Arc::new(Shared::default());
         let driver = Driver::new(
@@ -135,7 +151,20 @@ impl Vm {
             shared,
             stopper: Stopper(to_driver),
             engine: engine.capabilities().name,
+            confined,
         })
+    }
+}
+
+/// The second half of the confinement; the first one said what it lacks.
+fn confine_calls(confine: Confine, without_files: Option<String>) -> Result<Confined, StartError> {
+    let confined = Confined {
+        without_files,
+        without_calls: confine::calls::limit(confine.calls).err(),
+    };
+    match confined.shortfall() {
+        Some(why) if confine.required => Err(StartError::Unconfined(why)),
+        Some(_) | None => Ok(confined),
     }
 }
 
@@ -202,6 +231,12 @@ impl VmHandle {
     #[must_use]
     pub fn engine(&self) -> &'static str {
         self.engine
+    }
+
+    /// How the process is confined; `None` if it was not asked to be.
+    #[must_use]
+    pub fn confined(&self) -> Option<&Confined> {
+        self.confined.as_ref()
     }
 }
 

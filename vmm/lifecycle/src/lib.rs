@@ -14,6 +14,7 @@
 //! always returns; a panic on any of its threads becomes an error of the run.
 
 pub mod admission;
+pub mod confine;
 mod console;
 mod driver;
 mod handle;

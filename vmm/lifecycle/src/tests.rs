@@ -258,6 +258,7 @@ fn start_with(config: &MachineConfig, console: Console, program: Program) -> VmH
         console,
         RunOptions {
             timeout: Some(Duration::from_secs(30)),
+            confine: None,
         },
     )
     .expect("it starts")
@@ -359,6 +360,7 @@ fn the_time_limit_ends_a_guest_that_hangs() {
         Screen::default().console(),
         RunOptions {
             timeout: Some(Duration::from_millis(50)),
+            confine: None,
         },
     )
     .expect("it starts");
@@ -645,6 +647,7 @@ fn the_timekeeper_serves_devices_of_an_engine_with_interrupt_controllers() {
     };
     let options = RunOptions {
         timeout: Some(Duration::from_secs(10)),
+        confine: None,
     };
     let vm =
         Vm::start(&engine, &config(), Screen::default().console(), options).expect("it starts");

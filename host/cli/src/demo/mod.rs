@@ -133,6 +133,7 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
         clock: clock(decision.engine),
         debug_exit: false,
         timeout: Some(args.timeout),
+        confinement: args.confine.into(),
         interrupt,
     };
     perform(request, args.depth, decision, args.format, view, runner)

@@ -1,7 +1,7 @@
 //! The demo with a runner that plays a recorded console.
 
 use super::*;
-use crate::vm::RunError;
+use crate::vm::{Confinement, RunError};
 use lifecycle::Statistics;
 use std::io::Read;
 
@@ -69,6 +69,7 @@ fn play(console: &[u8], end: Result<RunOutcome, RunError>) -> (Result<u8, Failur
         clock: ClockMode::Virtual,
         debug_exit: false,
         timeout: Some(Duration::from_secs(600)),
+        confinement: Confinement::Off,
         interrupt: Interrupt::new(),
     };
     let decision = Decision {

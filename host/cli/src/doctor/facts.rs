@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use lifecycle::confine;
 use serde::Serialize;
 
 use crate::artifacts::apt::is_on_path;
@@ -29,6 +30,8 @@ pub struct HostFacts {
     pub kvm: KvmFacts,
     /// The kernel's lockdown mode; `None` if it has no lockdown.
     pub lockdown: Option<String>,
+    /// What confines a running VM.
+    pub confinement: ConfinementFacts,
     /// The memory.
     pub memory: MemoryFacts,
     /// Whether apt is there, to fetch the demo's files.
@@ -46,6 +49,15 @@ pub struct ProcessorFacts {
     pub vmx: bool,
     /// AMD-V.
     pub svm: bool,
+}
+
+/// What the kernel has to confine a process with; where something is missing, why.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ConfinementFacts {
+    /// Why there are no seccomp filters.
+    pub no_seccomp: Option<String>,
+    /// Why there is no Landlock.
+    pub no_landlock: Option<String>,
 }
 
 /// The memory in KiB; `None` if Linux does not say.
@@ -112,6 +124,10 @@ pub fn gather() -> HostFacts {
         hypervisor: hypervisor(),
         kvm: kvm(),
         lockdown: parse_lockdown(&text_of("/sys/kernel/security/lockdown")),
+        confinement: ConfinementFacts {
+            no_seccomp: confine::calls::offered().err(),
+            no_landlock: confine::files::offered().err(),
+        },
         memory: parse_memory(&text_of("/proc/meminfo")),
         apt: is_on_path("apt-get") && is_on_path("apt-cache"),
     }

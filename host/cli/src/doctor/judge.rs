@@ -87,6 +87,8 @@ pub fn judge(facts: &HostFacts) -> Diagnosis {
         guest_virtualization(facts),
         nested_state(facts),
         lockdown(facts),
+        seccomp(facts),
+        landlock(facts),
         memory(facts),
         apt(facts),
     ];
@@ -266,6 +268,30 @@ fn lockdown(facts: &HostFacts) -> Finding {
     }
 }
 
+fn seccomp(facts: &HostFacts) -> Finding {
+    let item = "seccomp";
+    match &facts.confinement.no_seccomp {
+        None => yes(item, "a running VM keeps the system calls it needs"),
+        Some(why) => no(
+            item,
+            why,
+            "use a kernel of Linux 4.14 or later with CONFIG_SECCOMP_FILTER",
+        ),
+    }
+}
+
+fn landlock(facts: &HostFacts) -> Finding {
+    let item = "Landlock";
+    match &facts.confinement.no_landlock {
+        None => yes(item, "a running VM keeps the files that are open"),
+        Some(why) => no(
+            item,
+            why,
+            "use Linux 5.13 or later with CONFIG_SECURITY_LANDLOCK and `landlock` in its lsm= parameter",
+        ),
+    }
+}
+
 fn memory(facts: &HostFacts) -> Finding {
     let item = "memory";
     let mib = |kib: u64| kib / 1024;
@@ -305,7 +331,7 @@ fn apt(facts: &HostFacts) -> Finding {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::doctor::facts::{MemoryFacts, ProcessorFacts};
+    use crate::doctor::facts::{ConfinementFacts, MemoryFacts, ProcessorFacts};
     use crate::engine::tests::{good, missing, module};
     use crate::vm::Engine;
 
@@ -323,6 +349,7 @@ pub mod tests {
             hypervisor: None,
             kvm: good(),
             lockdown: Some("none".into()),
+            confinement: ConfinementFacts::default(),
             memory: MemoryFacts {
                 total_kib: Some(16 << 20),
                 available_kib: Some(12 << 20),
@@ -344,6 +371,10 @@ pub mod tests {
             hypervisor: Some("KVMKVMKVM".into()),
             kvm: missing(),
             lockdown: None,
+            confinement: ConfinementFacts {
+                no_seccomp: Some("this kernel does not say that it has seccomp filters".into()),
+                no_landlock: Some("this kernel has no Landlock".into()),
+            },
             memory: MemoryFacts {
                 total_kib: Some(1 << 20),
                 available_kib: Some(1 << 19),

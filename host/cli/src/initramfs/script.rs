@@ -88,6 +88,7 @@ say enter
     --nested {nested} --append {append} </dev/null 2>/run/messages
 status=$?
 [ $status = 0 ] || $busybox tail -n 5 /run/messages
+$busybox grep "not confined" /run/messages
 down $status
 "#,
             modules = inner.modules.join(" "),

@@ -113,7 +113,7 @@ pub fn run(args: &RunArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     let request = request(args)?;
     let engine = request.engine;
     let interrupt = request.interrupt.clone();
-    interrupt.watch_signals()?;
+    interrupt.catch_signals()?;
     let output = Box::new(Output::new(io::stdout(), interrupt.clone()));
     let (raw_mode, input): (_, Box<dyn Read + Send>) = if terminal::input_is_terminal() {
         let raw_mode = RawMode::enter().map_err(|e| {
@@ -171,6 +171,7 @@ fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
         clock: needs.clock,
         debug_exit: args.debug_exit,
         timeout: args.timeout,
+        confinement: args.confine.into(),
         interrupt: Interrupt::new(),
     })
 }
