@@ -10,7 +10,9 @@
 //! references into it.
 
 mod addr;
+mod code_map;
 mod ram;
 
 pub use addr::{Gpa, Gva, L2Gpa, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE};
+pub use code_map::{CodeMap, CodeWatcher, WatcherId};
 pub use ram::{GuestRam, RamError, RamOffset, RamRegion, Word};

@@ -1,9 +1,10 @@
 //! The RAM mapping.
 
+use std::arch::asm;
 use std::ptr;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use crate::{Gpa, PAGE_MASK, PAGE_SIZE};
+use crate::{CodeMap, Gpa, PAGE_MASK, PAGE_SIZE};
 
 /// Byte offset into the RAM mapping; valid for the [`GuestRam`] that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,13 +58,17 @@ pub struct GuestRam {
     host: *mut u8,
     size: u64,
     regions: Vec<RamRegion>,
+    code: CodeMap,
 }
 
 // SAFETY: the mapping is plain memory that outlives `self`; all access goes through raw pointers with
 // volatile or atomic operations, never through references, so sharing between threads is sound.
 unsafe impl Send for GuestRam {}
-// SAFETY: see above; no interior state but the mapped bytes is shared.
+// SAFETY: see above; the rest is shareable by itself.
 unsafe impl Sync for GuestRam {}
+
+/// Bytes in a line: what the host's processor accesses atomically whatever the alignment.
+const LINE: u64 = 64;
 
 /// An integer that guest RAM can hold: `u8`, `u16`, `u32`, `u64`.
 pub trait Word: Copy + 'static {
@@ -73,16 +78,16 @@ pub trait Word: Copy + 'static {
     fn to_u64(self) -> u64;
     /// Truncates from 64 bits.
     fn from_u64(v: u64) -> Self;
-    /// Compare and exchange at a pointer.
+    /// Compare and exchange at a pointer of any alignment.
     ///
     /// # Safety
-    /// `p` is aligned and points into a live mapping.
+    /// `p` points to as many bytes of a live mapping as the word has, all in one line of 64 bytes.
     #[doc(hidden)]
     unsafe fn compare_exchange(p: *mut Self, old: Self, new: Self) -> Result<Self, Self>;
 }
 
 macro_rules! word {
-    ($t:ty, $a:ty) => {
+    ($t:ty, $a:ty, $unaligned:expr) => {
         impl Word for $t {
             const SIZE: u64 = size_of::<$t>() as u64;
             #[inline(always)]
@@ -96,21 +101,73 @@ macro_rules! word {
             // SAFETY: the contract is the trait's.
             #[inline(always)]
             unsafe fn compare_exchange(p: *mut Self, old: Self, new: Self) -> Result<Self, Self> {
-                // SAFETY: the caller passes an aligned pointer into the live mapping.
-                unsafe { <$a>::from_ptr(p) }.compare_exchange(
-                    old,
-                    new,
-                    Ordering::SeqCst,
-                    Ordering::SeqCst,
-                )
+                const ORDER: Ordering = Ordering::SeqCst;
+                if p.is_aligned() {
+                    // SAFETY: the caller passes a pointer into the live mapping, and it is aligned.
+                    return unsafe { <$a>::from_ptr(p) }.compare_exchange(old, new, ORDER, ORDER);
+                }
+                let found = $unaligned(p, old, new);
+                if found == old { Ok(old) } else { Err(found) }
             }
         }
     };
 }
-word!(u8, AtomicU8);
-word!(u16, AtomicU16);
-word!(u32, AtomicU32);
-word!(u64, AtomicU64);
+
+/// A locked compare-and-exchange at any alignment: the language's atomics want it natural, the processor does
+/// not (SDM Vol 3 9.1.2.2).
+macro_rules! unaligned {
+    ($t:ty, $instruction:literal) => {
+        |p: *mut $t, old: $t, new: $t| {
+            let found: $t;
+            // SAFETY: used by `compare_exchange` only, whose caller passes a pointer to mapped bytes.
+            unsafe {
+                asm!($instruction, p = in(reg) p, new = in(reg) new, inout("rax") old => found,
+                    options(nostack));
+            }
+            found
+        }
+    };
+}
+word!(u8, AtomicU8, |_, _, _| unreachable!("bytes are aligned"));
+word!(
+    u16,
+    AtomicU16,
+    unaligned!(u16, "lock cmpxchg word ptr [{p}], {new:x}")
+);
+word!(
+    u32,
+    AtomicU32,
+    unaligned!(u32, "lock cmpxchg dword ptr [{p}], {new:e}")
+);
+word!(
+    u64,
+    AtomicU64,
+    unaligned!(u64, "lock cmpxchg qword ptr [{p}], {new:r}")
+);
+
+/// What was at `p`, which is now `new` if it was `old`.
+///
+/// # Safety
+/// `p` is a multiple of 16 and points to 16 mapped bytes; the host has CMPXCHG16B.
+unsafe fn compare_exchange_16(p: *mut u128, old: u128, new: u128) -> u128 {
+    let (mut low, mut high) = (old as u64, (old >> 64) as u64);
+    // SAFETY: the caller's promise is what the instruction asks for. RBX, which the compiler keeps for itself, is
+    // given back.
+    unsafe {
+        asm!(
+            "xchg rbx, {new_low}",
+            "lock cmpxchg16b xmmword ptr [rdi]",
+            "mov rbx, {new_low}",
+            new_low = inout(reg) new as u64 => _,
+            in("rcx") (new >> 64) as u64,
+            in("rdi") p,
+            inout("rax") low,
+            inout("rdx") high,
+            options(nostack),
+        );
+    }
+    u128::from(high) << 64 | u128::from(low)
+}
 
 #[repr(C, packed)]
 struct Unaligned<T>(T);
@@ -176,7 +233,14 @@ impl GuestRam {
             host: p.cast(),
             size,
             regions,
+            code: CodeMap::new(size / PAGE_SIZE),
         })
+    }
+
+    /// Which of its bytes are decoded.
+    #[inline(always)]
+    pub fn code(&self) -> &CodeMap {
+        &self.code
     }
 
     /// The regions, in the order given.
@@ -240,13 +304,42 @@ impl GuestRam {
         }
     }
 
-    /// Atomically replaces `old` by `new`; `Err` holds what was there instead. A naturally aligned
-    /// `offset` is required (callers split other locked accesses); panics otherwise.
+    /// Whether an access of `size` bytes lies in one line of 64 bytes, so that it can be atomic.
+    #[inline(always)]
+    #[must_use]
+    pub fn in_one_line(offset: RamOffset, size: u64) -> bool {
+        (offset.0 & (LINE - 1)) + size <= LINE
+    }
+
+    /// Atomically replaces `old` by `new`; `Err` holds what was there instead. Panics unless the word lies
+    /// [in one line](GuestRam::in_one_line).
     #[inline(always)]
     pub fn compare_exchange<T: Word>(&self, offset: RamOffset, old: T, new: T) -> Result<T, T> {
-        assert!(offset.0.is_multiple_of(T::SIZE), "unaligned atomic access");
-        // SAFETY: in the mapping (checked by `at`) and aligned (just checked; the mapping is page aligned).
+        assert!(
+            Self::in_one_line(offset, T::SIZE),
+            "atomic access across lines"
+        );
+        // SAFETY: in the mapping (checked by `at`) and in one line (just checked; the mapping is page aligned).
         unsafe { T::compare_exchange(self.at::<T>(offset), old, new) }
+    }
+
+    /// The same for 16 bytes at a multiple of 16; panics elsewhere. `None` on a host without CMPXCHG16B.
+    #[inline]
+    pub fn compare_exchange_16(
+        &self,
+        offset: RamOffset,
+        old: u128,
+        new: u128,
+    ) -> Option<Result<u128, u128>> {
+        assert!(offset.0.is_multiple_of(16), "unaligned atomic access");
+        assert!(offset.0 <= self.size - 16, "offset outside guest RAM");
+        if !std::is_x86_feature_detected!("cmpxchg16b") {
+            return None;
+        }
+        // SAFETY: the host has the instruction, and the aligned range was just checked to be mapped.
+        let found =
+            unsafe { compare_exchange_16(self.host.add(offset.0 as usize).cast(), old, new) };
+        Some(if found == old { Ok(old) } else { Err(found) })
     }
 
     /// Copies guest bytes out. Panics if the range does not lie in RAM.
@@ -323,7 +416,7 @@ impl GuestRam {
         Ok(())
     }
 
-    /// Copies bytes to a guest-physical address.
+    /// Copies bytes to a guest-physical address. If they are decoded somewhere, whoever did is told.
     ///
     /// # Errors
     /// [`RamError::NotRam`] when the range is not RAM of one region.
@@ -333,6 +426,7 @@ impl GuestRam {
             len: data.len(),
         })?;
         self.write_at(at, data);
+        self.code.stored(at, data.len() as u64, None);
         Ok(())
     }
 
@@ -378,6 +472,46 @@ mod tests {
             r.compare_exchange(RamOffset(8), r.load::<u16>(RamOffset(8)), 7),
             Ok(0x2233)
         );
+    }
+
+    /// Two threads count at every alignment a line has for them, beside a neighbour that must not change.
+    #[test]
+    fn compare_and_exchange_is_atomic_at_any_alignment() {
+        const COUNT: u32 = 20_000;
+        fn add(r: &GuestRam, at: RamOffset) {
+            let mut old = r.load::<u32>(at);
+            while let Err(now) = r.compare_exchange(at, old, old + 1) {
+                old = now;
+            }
+        }
+        let r = ram();
+        for within in [0, 1, 2, 3, 57, 60] {
+            let at = RamOffset(0x1000 + within);
+            r.store(RamOffset(at.0 + 4), 0xabu8);
+            std::thread::scope(|s| {
+                for _ in 0..2 {
+                    s.spawn(|| (0..COUNT).for_each(|_| add(&r, at)));
+                }
+            });
+            assert_eq!(r.load::<u32>(at), 2 * COUNT, "at {within}");
+            assert_eq!(r.load::<u8>(RamOffset(at.0 + 4)), 0xab);
+            r.fill(RamOffset(0x1000), 0, 0x80);
+        }
+        let (old, new) = (5u128 << 100 | 1, 6u128 << 90 | 2);
+        r.write_at(RamOffset(0x20), &old.to_le_bytes());
+        if let Some(done) = r.compare_exchange_16(RamOffset(0x20), old, new) {
+            assert_eq!(done, Ok(old));
+            assert_eq!(
+                r.compare_exchange_16(RamOffset(0x20), old, 0),
+                Some(Err(new))
+            );
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "across lines")]
+    fn no_atomic_access_crosses_a_line() {
+        let _ = ram().compare_exchange::<u32>(RamOffset(0x103d), 0, 1);
     }
 
     #[test]
