@@ -18,6 +18,7 @@ use crate::flags::Flags;
 use crate::insn::VectorTable;
 use crate::mem::{CodePages, LargePages, Tlb};
 use crate::vmx::{ExitRequest, Vmx};
+use crate::world::World;
 
 /// Index in [`Cpu::regs`] of the RIP of the first instruction of the running block.
 pub const RIP: usize = 16;
@@ -253,6 +254,12 @@ pub struct Cpu {
     pub bounce: Bounce,
     /// Pages of RAM that hold decoded code.
     pub code_pages: CodePages,
+    /// There are other vCPUs: stores have to look for code of theirs.
+    pub shared: bool,
+    /// Before they look they have to be visible ([`guestmem::CodeMap::writers_fence`]).
+    pub stores_fence: bool,
+    /// What the vCPUs do together.
+    pub world: Arc<World>,
     /// The board.
     pub platform: Box<dyn Platform>,
     /// How others reach this vCPU.
@@ -285,6 +292,12 @@ pub struct Cpu {
     pub interrupt_waiting: bool,
     /// NMI received and not yet taken.
     pub nmi_pending: bool,
+    /// INIT received and not yet taken: it is blocked in VMX root operation.
+    pub init_pending: bool,
+    /// Start-up IPI received and not yet looked at.
+    pub sipi_pending: Option<u8>,
+    /// PAUSEs executed; every so often one lets others have the host's processor.
+    pub pauses: u32,
     /// Stores may hit the running block: it is a single instruction that is not cached.
     pub alone: bool,
     /// Guest TSC minus platform TSC (IA32_TSC writes, IA32_TSC_ADJUST).
@@ -448,6 +461,15 @@ impl Cpu {
     pub fn retired_now(&self) -> u64 {
         self.retired_base
             .wrapping_add((self.budget_given - self.budget) as u64)
+    }
+
+    /// A PAUSE: whoever spins most likely waits for a vCPU that the host has not scheduled.
+    pub fn paused(&mut self) {
+        const PAUSES_A_YIELD: u32 = 16;
+        self.pauses = self.pauses.wrapping_add(1);
+        if self.shared && self.pauses.is_multiple_of(PAUSES_A_YIELD) {
+            std::thread::yield_now();
+        }
     }
 
     /// A random number for RDRAND and RDSEED.

@@ -11,6 +11,10 @@ use x86defs::cr::cr4;
 
 use crate::cpu::{Cpu, Model};
 use crate::run::Runner;
+use crate::world::World;
+
+/// The most vCPUs of a VM.
+const MAX_VCPUS: u32 = 64;
 
 /// The software engine: there on every x86-64 host.
 #[derive(Debug, Default)]
@@ -27,6 +31,8 @@ impl SoftEngine {
 struct SoftVm {
     model: Arc<Model>,
     ram: Arc<GuestRam>,
+    world: Arc<World>,
+    vcpus: u32,
 }
 
 struct SoftVcpu {
@@ -40,7 +46,7 @@ impl Engine for SoftEngine {
             own_interrupt_controllers: false,
             nested_intel: true,
             nested_amd: false,
-            max_vcpus: 1,
+            max_vcpus: MAX_VCPUS,
         }
     }
 
@@ -50,8 +56,9 @@ impl Engine for SoftEngine {
             what: what.to_owned(),
             advice: advice.to_owned(),
         };
-        if config.vcpus != 1 {
-            return Err(unsupported("run more than one vCPU yet", "use --cpus 1"));
+        if !(1..=MAX_VCPUS).contains(&config.vcpus) {
+            let advice = format!("use --cpus 1 to {MAX_VCPUS}");
+            return Err(unsupported("run that many vCPUs", &advice));
         }
         if config.nested == NestedVirt::Amd {
             return Err(unsupported("show AMD-V yet", "use --nested intel"));
@@ -59,6 +66,8 @@ impl Engine for SoftEngine {
         Ok(Arc::new(SoftVm {
             model: Arc::new(model(config)),
             ram,
+            world: Arc::default(),
+            vcpus: config.vcpus,
         }))
     }
 }
@@ -115,14 +124,16 @@ impl Vm for SoftVm {
             what: "cannot make memory for vector instructions",
             source: std::io::Error::other(e),
         })?;
-        let cpu = Cpu::new(
+        let mut cpu = Cpu::new(
             self.model.clone(),
             self.ram.clone(),
             platform,
             attention,
             index,
             host,
+            Arc::clone(&self.world),
         );
+        cpu.shared = self.vcpus > 1;
         Ok(Box::new(SoftVcpu {
             runner: Runner::new(cpu),
         }))

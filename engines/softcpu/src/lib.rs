@@ -16,5 +16,6 @@ mod state;
 #[cfg(test)]
 mod testing;
 pub mod vmx;
+pub mod world;
 
 pub use engine::SoftEngine;

@@ -1,6 +1,8 @@
 //! The run loop: events at block boundaries, then a block.
 
-use guestmem::RamOffset;
+use std::sync::Arc;
+
+use guestmem::{GuestRam, RamOffset};
 use vcpu::{Attention, MpState, RunExit, Wake};
 use x86defs::cr::dr;
 use x86defs::exception;
@@ -47,6 +49,14 @@ impl Runner {
 
     /// Runs until something the monitor must decide.
     pub fn run(&mut self) -> RunExit {
+        let world = Arc::clone(&self.cpu.world);
+        world.enter();
+        let exit = self.run_inside();
+        world.leave();
+        exit
+    }
+
+    fn run_inside(&mut self) -> RunExit {
         loop {
             let cpu = &self.cpu;
             let quiet = cpu.pending == 0 && cpu.budget > 0 && cpu.attention.get() == 0;
@@ -344,10 +354,13 @@ impl Runner {
             table: &mut cpu.vectors,
         };
         let index = match decode_block(bytes, mode, &mut side, &mut ops) {
-            Decoded::Block(length) => Some(self.insert(at, mode, length, None, &ops)),
+            Decoded::Block(length) => {
+                let decoded = &bytes[..length as usize];
+                self.insert(at, mode, decoded, None, &ops)
+            }
             Decoded::NeedsMore => {
                 let mut few = [0u8; 15];
-                self.gather(va, at, &mut few).map(|(n, second)| {
+                self.gather(va, at, &mut few).and_then(|(n, second)| {
                     let cpu = &mut self.cpu;
                     let mut side = HostSide {
                         host: &mut cpu.host,
@@ -367,7 +380,7 @@ impl Runner {
                             n as u32
                         }
                     };
-                    self.insert(at, mode, length, second, &ops)
+                    self.insert(at, mode, &few[..length as usize], second, &ops)
                 })
             }
         };
@@ -375,32 +388,43 @@ impl Runner {
         index
     }
 
+    /// Caches a block decoded from `bytes`. Nothing if they are no longer what RAM holds: another vCPU has stored
+    /// there before it could know that they were decoded. Then they are to be read again.
     fn insert(
         &mut self,
         at: RamOffset,
         mode: Mode,
-        length: u32,
+        bytes: &[u8],
         second: Option<RamOffset>,
         ops: &[Op],
-    ) -> u32 {
-        let in_page = 4096 - (at.0 & 0xfff);
-        let first_bytes = u64::from(length).min(in_page);
-        let pages = &mut self.cpu.code_pages;
-        if pages.add(at, first_bytes) {
-            self.cpu.tlb.protect_page((at.0 >> 12) as u32);
+    ) -> Option<u32> {
+        let in_page = (4096 - (at.0 & 0xfff)) as usize;
+        let (first_bytes, rest) = bytes.split_at(bytes.len().min(in_page));
+        self.now_code(at, first_bytes);
+        if let Some(s) = second {
+            self.now_code(s, rest);
         }
-        if let Some(s) = second
-            && pages.add(s, u64::from(length) - first_bytes)
-        {
-            self.cpu.tlb.protect_page((s.0 >> 12) as u32);
-        }
-        self.cache.insert(
+        let index = self.cache.insert(
             BlockKey::new(at, mode.code()),
             at,
-            first_bytes as u32,
+            first_bytes.len() as u32,
             second,
             ops,
-        )
+        );
+        let still = |at, bytes| !self.cpu.shared || holds(&self.cpu.ram, at, bytes);
+        if still(at, first_bytes) && second.is_none_or(|s| still(s, rest)) {
+            return Some(index);
+        }
+        self.cache.invalidate(at, 1, &mut self.cpu.code_pages);
+        None
+    }
+
+    /// Says that bytes of one page are decoded.
+    fn now_code(&mut self, at: RamOffset, bytes: &[u8]) {
+        let cpu = &mut self.cpu;
+        if cpu.code_pages.add(at, bytes.len() as u64) {
+            cpu.tlb.protect_page((at.0 >> 12) as u32);
+        }
     }
 
     /// Up to 15 instruction bytes from `va` on, across the page border; faults are delivered here.
@@ -441,7 +465,9 @@ impl Runner {
     fn drop_stale(&mut self) {
         let cpu = &mut self.cpu;
         cpu.pending &= !pending::CODE;
-        let stale = std::mem::take(&mut cpu.code_pages.stale);
+        cpu.attention.clear(Attention::CODE);
+        let mut stale = std::mem::take(&mut cpu.code_pages.stale);
+        stale.extend(cpu.code_pages.mailbox.take());
         if stale.len() > STALE_LIMIT {
             self.clear_code();
         } else {
@@ -465,14 +491,18 @@ impl Runner {
     #[cold]
     #[inline(never)]
     fn boundary(&mut self) -> Boundary {
-        if self.cpu.pending & pending::CODE != 0 {
+        let attention = self.cpu.attention.get();
+        if self.cpu.pending & pending::CODE != 0 || attention & Attention::CODE != 0 {
             self.drop_stale();
         }
         let cpu = &mut self.cpu;
+        if attention & Attention::PAUSE != 0 {
+            cpu.attention.clear(Attention::PAUSE);
+            cpu.world.give_way();
+        }
         if cpu.budget <= 0 {
             refill(cpu);
         }
-        let attention = cpu.attention.get();
         if attention & Attention::STOP != 0 {
             cpu.attention.clear(Attention::STOP);
             return Boundary::Leave(RunExit::Stopped);
@@ -520,6 +550,9 @@ impl Runner {
         collect_signals(cpu);
         if self.exit_while_inactive() {
             return true;
+        }
+        if self.init_or_sipi() {
+            return self.cpu.activity == MpState::Running;
         }
         let cpu = &mut self.cpu;
         if cpu.activity != MpState::Halted {
@@ -580,7 +613,10 @@ impl Runner {
             return Boundary::Again;
         }
         let retired = cpu.retired_now();
-        match cpu.platform.idle(retired) {
+        cpu.world.leave();
+        let wake = cpu.platform.idle(retired);
+        cpu.world.enter();
+        match wake {
             Wake::Stop => {
                 cpu.attention.clear(Attention::STOP);
                 Boundary::Leave(RunExit::Stopped)
@@ -596,6 +632,10 @@ impl Runner {
     fn events(&mut self) {
         let cpu = &mut self.cpu;
         collect_signals(cpu);
+        if self.init_or_sipi() {
+            return;
+        }
+        let cpu = &mut self.cpu;
         if cpu.pending & pending::VMX != 0 && cpu.vmx_before_debug() {
             return self.take(Trap::VmExit, &Op::default());
         }
@@ -655,12 +695,47 @@ impl Runner {
         }
     }
 
+    /// Follows an INIT or a start-up IPI; true if the processor's state is another now.
+    fn init_or_sipi(&mut self) -> bool {
+        let cpu = &mut self.cpu;
+        if cpu.init_pending && !cpu.vmx_blocks_init() {
+            cpu.init_pending = false;
+            if cpu.vmx_init() {
+                self.take(Trap::VmExit, &Op::default());
+            } else {
+                cpu.init();
+            }
+            return true;
+        }
+        // A processor that does not wait for a start-up IPI drops it (SDM Vol 3 9.4.4.1).
+        let Some(vector) = cpu.sipi_pending.take() else {
+            return false;
+        };
+        if cpu.activity != MpState::WaitForSipi {
+            return false;
+        }
+        if cpu.vmx_sipi(vector) {
+            self.take(Trap::VmExit, &Op::default());
+        } else {
+            cpu.start_up(vector);
+        }
+        true
+    }
+
     fn deliver(&mut self, event: Event) {
         match self.cpu.deliver(event) {
             Ok(()) => {}
             Err(trap) => self.take(trap, &Op::default()),
         }
     }
+}
+
+/// Whether RAM holds `bytes` at `at`, in one page.
+fn holds(ram: &GuestRam, at: RamOffset, bytes: &[u8]) -> bool {
+    let mut now = [0; 4096];
+    let now = &mut now[..bytes.len()];
+    ram.read_at(at, now);
+    now == bytes
 }
 
 /// Linear address of the next instruction.
@@ -770,5 +845,12 @@ fn collect_signals(cpu: &mut Cpu) {
     cpu.pending &= !pending::SIGNAL;
     if cpu.platform.take_nmi() {
         cpu.nmi_pending = true;
+    }
+    if cpu.platform.take_init() {
+        cpu.init_pending = true;
+        cpu.sipi_pending = None;
+    }
+    if let Some(vector) = cpu.platform.take_sipi() {
+        cpu.sipi_pending = Some(vector);
     }
 }

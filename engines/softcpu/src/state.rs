@@ -17,6 +17,7 @@ use crate::insn::{DEBUGCTL_ALLOWED, FEATURE_CONTROL_LOCKED_VMX, VectorTable};
 use crate::mem::{CodePages, LargePages, Tlb};
 use crate::vmx::caps::Features;
 use crate::vmx::{ExitRequest, Vmx};
+use crate::world::World;
 
 /// MSRs that are saved beside the ones with fields of their own.
 const SAVED_MSRS: &[u32] = &[
@@ -73,10 +74,13 @@ impl Cpu {
         attention: Attention,
         index: u32,
         host: HostExec,
+        world: Arc<World>,
     ) -> Self {
         let mut regs = [0; 32];
         regs[TWO_GIB] = 1 << 31;
-        let code_pages = CodePages::new(ram.page_count());
+        let code_pages = CodePages::new(&ram, &attention);
+        let stores_fence = ram.code().writers_fence();
+        world.join(attention.clone());
         let mut platform = platform;
         let random_state = platform.seed().wrapping_add(u64::from(index));
         let vmx = Vmx::new(vmx_features(&model));
@@ -123,6 +127,9 @@ impl Cpu {
             vectors: VectorTable::new(&model.cpuid),
             bounce: Bounce::new(),
             code_pages,
+            shared: false,
+            stores_fence,
+            world,
             platform,
             attention,
             model,
@@ -139,6 +146,9 @@ impl Cpu {
             step_cancelled: false,
             interrupt_waiting: false,
             nmi_pending: false,
+            init_pending: false,
+            sipi_pending: None,
+            pauses: 0,
             alone: false,
             tsc_offset: 0,
             retired_base: 0,
@@ -192,7 +202,7 @@ impl Cpu {
         }
     }
 
-    fn save_extended(&self) -> ExtendedState {
+    pub(crate) fn save_extended(&self) -> ExtendedState {
         let mut e = ExtendedState::default();
         let image = &mut e.legacy;
         image[..24].copy_from_slice(&self.ext.fx[..24]);
@@ -270,7 +280,7 @@ impl Cpu {
         } else {
             0
         };
-        self.pending = pending::INTERRUPT | pending::SIGNAL;
+        self.pending = (self.pending & pending::CODE) | pending::INTERRUPT | pending::SIGNAL;
         if self.shadow != Shadow::None {
             self.pending |= pending::SHADOW;
         }

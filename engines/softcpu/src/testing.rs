@@ -212,6 +212,7 @@ impl Bench {
             Attention::new(),
             0,
             host,
+            Arc::default(),
         );
         let mut bench = Self {
             runner: Runner::new(cpu),

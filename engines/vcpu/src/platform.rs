@@ -57,8 +57,10 @@ pub trait Platform: Send {
     fn acknowledge_interrupt(&mut self) -> Option<u8>;
     /// Takes a pending NMI.
     fn take_nmi(&mut self) -> bool;
-    /// Takes a pending INIT.
+    /// Takes a pending INIT. It changes nothing yet: it may be held back or become a VM exit.
     fn take_init(&mut self) -> bool;
+    /// The processor follows an INIT: so does its local APIC (SDM Vol 3 11.4.7.3).
+    fn init_accepted(&mut self) {}
     /// Takes a pending start-up IPI: its vector.
     fn take_sipi(&mut self) -> Option<u8>;
 
@@ -93,6 +95,12 @@ impl Attention {
     pub const INTERRUPT: u32 = 1;
     /// The monitor wants [`crate::Vcpu::run`] to return.
     pub const STOP: u32 = 2;
+    /// For engines: code this vCPU has decoded may have changed. Nothing an idle vCPU has to wake for.
+    pub const CODE: u32 = 4;
+    /// For engines: another vCPU wants to be alone for a moment. Nothing an idle vCPU has to wake for.
+    pub const PAUSE: u32 = 8;
+    /// What ends [`Platform::idle`].
+    pub const WAKES: u32 = Self::INTERRUPT | Self::STOP;
 
     /// A word with nothing set.
     #[must_use]

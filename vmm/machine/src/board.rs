@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bus::{Bus, Clock, ClockMode, VirtualTime};
 use chipset::fabric::InterruptFabric;
+use vcpu::Attention;
 
 use crate::parking::Parking;
 use crate::signal::VcpuLine;
@@ -101,7 +102,8 @@ impl Board {
 
     /// Whether no vCPU runs or is about to.
     pub(crate) fn all_idle(&self) -> bool {
-        self.busy.load(Ordering::SeqCst) == 0 && self.lines.iter().all(|l| l.attention().get() == 0)
+        let rests = |l: &Arc<VcpuLine>| l.attention().get() & Attention::WAKES == 0;
+        self.busy.load(Ordering::SeqCst) == 0 && self.lines.iter().all(rests)
     }
 
     /// Whether devices need a thread that lives through [`Board::keep_time`]: with an engine whose idle

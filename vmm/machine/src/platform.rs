@@ -118,7 +118,7 @@ impl SoftPlatform {
     /// One step of waiting in host mode.
     fn sleep(&self) {
         self.advance_own(self.now());
-        if self.line.attention().get() == 0 {
+        if self.line.attention().get() & Attention::WAKES == 0 {
             let timeout = self.own_deadline().map(|d| self.board.until(d));
             self.line.park(timeout);
         }
@@ -128,7 +128,7 @@ impl SoftPlatform {
     fn jump(&self) {
         let board = &self.board;
         self.advance_own(self.now());
-        if self.line.attention().get() != 0 {
+        if self.line.attention().get() & Attention::WAKES != 0 {
             return;
         }
         if !board.all_idle() {
@@ -147,7 +147,7 @@ impl SoftPlatform {
 
     fn wait(&self) -> Wake {
         loop {
-            let attention = self.line.attention().get();
+            let attention = self.line.attention().get() & Attention::WAKES;
             if attention & Attention::STOP != 0 {
                 return Wake::Stop;
             }
@@ -240,12 +240,12 @@ impl Platform for SoftPlatform {
     }
 
     fn take_init(&mut self) -> bool {
-        let taken = self.fabric.take_init(self.index);
-        if taken {
-            self.fabric.init_reset(self.index);
-            self.find_apic_page();
-        }
-        taken
+        self.fabric.take_init(self.index)
+    }
+
+    fn init_accepted(&mut self) {
+        self.fabric.init_reset(self.index);
+        self.find_apic_page();
     }
 
     fn take_sipi(&mut self) -> Option<u8> {

@@ -36,9 +36,10 @@ impl VcpuLine {
         self.parking.wake();
     }
 
-    /// Sleeps until the attention word is set, the time is over, or somebody nudges.
+    /// Sleeps until the attention word has something to wake for, the time is over, or somebody nudges.
     pub(crate) fn park(&self, timeout: Option<Duration>) {
-        self.parking.park(timeout, || self.attention.get() != 0);
+        let wanted = || self.attention.get() & Attention::WAKES != 0;
+        self.parking.park(timeout, wanted);
     }
 }
 

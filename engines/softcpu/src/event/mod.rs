@@ -1,6 +1,7 @@
 //! Delivery of exceptions and interrupts through the IDT (SDM Vol 3 chapter 6), and segment loading.
 
 mod deliver;
+mod init;
 mod segments;
 
 pub use segments::read_descriptor_access;

@@ -1,7 +1,7 @@
 //! ADD, ADC, SUB, SBB, AND, OR, XOR, CMP, TEST, INC, DEC, NEG, NOT (SDM Vol 2).
 
 use super::form::{Form, Kind};
-use super::operand::{Dst, Imm, Int, Mem, Place, Source, Src, sized};
+use super::operand::{Dst, Imm, Int, Locked, Mem, Place, Source, Src, sized};
 use crate::code::{Handler, Op};
 use crate::cpu::{Cpu, Flow};
 
@@ -118,6 +118,12 @@ macro_rules! binary {
             (Kind::Reg, Kind::Reg) => sized!($form.size(0), $f, $o, Dst, Src),
             (Kind::Reg, Kind::Mem) => sized!($form.size(0), $f, $o, Dst, Mem),
             (Kind::Reg, Kind::Imm) => sized!($form.size(0), $f, $o, Dst, Imm),
+            (Kind::Mem, Kind::Reg) if $form.locked() => {
+                sized!($form.size(0), $f, $o, Locked, Src)
+            }
+            (Kind::Mem, Kind::Imm) if $form.locked() => {
+                sized!($form.size(0), $f, $o, Locked, Imm)
+            }
             (Kind::Mem, Kind::Reg) => sized!($form.size(0), $f, $o, Mem, Src),
             (Kind::Mem, Kind::Imm) => sized!($form.size(0), $f, $o, Mem, Imm),
             _ => None,
@@ -129,6 +135,7 @@ macro_rules! unary {
     ($form:expr, $f:ident) => {
         match $form.kind(0) {
             Kind::Reg => sized!($form.size(0), $f, Dst),
+            Kind::Mem if $form.locked() => sized!($form.size(0), $f, Locked),
             Kind::Mem => sized!($form.size(0), $f, Mem),
             _ => None,
         }

@@ -57,12 +57,20 @@ fn bit_in_memory<T: Int, const KIND: u8, const IMMEDIATE: bool>(cpu: &mut Cpu, o
         cpu.flags.set_cf(v.to_u64() >> bit & 1 != 0);
         return Ok(());
     }
-    cpu.modify_linear::<T>(va, |cpu, v| {
+    let f = |cpu: &mut Cpu, v: T| {
         let v = v.to_u64();
         cpu.flags.set_cf(v >> bit & 1 != 0);
         T::from_u64(change::<KIND>(v, bit))
-    })
+    };
+    if op.extra == LOCKED {
+        cpu.lock_linear(va, f)
+    } else {
+        cpu.modify_linear(va, f)
+    }
 }
+
+/// In [`Op::extra`]: the instruction has a LOCK prefix.
+const LOCKED: u16 = 1;
 
 /// A slot of `Cpu::regs` no guest register uses.
 const SCRATCH: u8 = 20;
@@ -95,7 +103,8 @@ macro_rules! bit_form {
     };
 }
 
-pub fn bind_bt(form: &Form, _: &mut Op) -> Option<Handler> {
+pub fn bind_bt(form: &Form, op: &mut Op) -> Option<Handler> {
+    op.extra = if form.locked() { LOCKED } else { 0 };
     match form.mnemonic() {
         Mnemonic::Bt => bit_form!(form, TEST),
         Mnemonic::Bts => bit_form!(form, SET),

@@ -4,7 +4,7 @@
 use iced_x86::{Mnemonic, OpKind};
 
 use super::form::{Form, Kind};
-use super::operand::{Dst, Imm, Int, Mem, Place, Source, Src, sized, sized_wide};
+use super::operand::{Dst, Imm, Int, Locked, Mem, Place, Source, Src, sized, sized_wide};
 use crate::code::{Ea, Handler, Op};
 use crate::cpu::{Cpu, Flow, gpr};
 
@@ -105,11 +105,11 @@ fn xchg_reg<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     Ok(())
 }
 
-/// XCHG with memory; the register is `src`.
+/// XCHG with memory, locked with or without the prefix (SDM Vol 3 9.1.2.1); the register is `src`.
 fn xchg_mem<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     let mut old = T::from_u64(0);
     let new = T::reg(cpu, op.src);
-    Mem::modify::<T>(cpu, op, |_, m| {
+    Locked::modify::<T>(cpu, op, |_, m| {
         old = m;
         new
     })?;
@@ -157,6 +157,7 @@ pub fn bind_xadd(form: &Form, op: &mut Op) -> Option<Handler> {
             op.extra = if op.dst == op.src { SAME_REGISTER } else { 0 };
             sized!(form.size(0), xadd, Dst)
         }
+        Kind::Mem if form.locked() => sized!(form.size(0), xadd, Locked),
         Kind::Mem => sized!(form.size(0), xadd, Mem),
         _ => None,
     }
@@ -195,58 +196,58 @@ fn cmpxchg_reg<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
 pub fn bind_cmpxchg(form: &Form, _: &mut Op) -> Option<Handler> {
     match form.kind(0) {
         Kind::Reg => sized!(form.size(0), cmpxchg_reg),
+        Kind::Mem if form.locked() => sized!(form.size(0), cmpxchg, Locked),
         Kind::Mem => sized!(form.size(0), cmpxchg, Mem),
         _ => None,
     }
 }
 
-/// CMPXCHG8B (`T` = u32) and CMPXCHG16B (`T` = u64).
-fn cmpxchg_pair<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let bytes = 2 * T::SIZE;
-    let va = cpu.linear(op, bytes, true)?;
-    if T::SIZE == 8 && va & 15 != 0 {
+/// CMPXCHG8B; atomic with or without the prefix, which costs nothing.
+fn cmpxchg8b(cpu: &mut Cpu, op: &Op) -> Flow {
+    let join =
+        |cpu: &Cpu, high: usize, low: usize| cpu.regs[high] << 32 | cpu.regs[low] & 0xffff_ffff;
+    let expected = join(cpu, gpr::RDX, gpr::RAX);
+    let new = join(cpu, gpr::RCX, gpr::RBX);
+    let mut found = expected;
+    let va = cpu.linear(op, 8, true)?;
+    // The destination is written in any case (SDM Vol 2, CMPXCHG8B).
+    cpu.lock_linear::<u64>(va, |_, m| {
+        found = m;
+        if m == expected { new } else { m }
+    })?;
+    cpu.flags.set_zf(found == expected);
+    if found != expected {
+        u32::set_reg(cpu, gpr::RAX as u8, found as u32);
+        u32::set_reg(cpu, gpr::RDX as u8, (found >> 32) as u32);
+    }
+    Ok(())
+}
+
+/// CMPXCHG16B.
+fn cmpxchg16b(cpu: &mut Cpu, op: &Op) -> Flow {
+    let join = |cpu: &Cpu, high: usize, low: usize| {
+        u128::from(cpu.regs[high]) << 64 | u128::from(cpu.regs[low])
+    };
+    let expected = join(cpu, gpr::RDX, gpr::RAX);
+    let new = join(cpu, gpr::RCX, gpr::RBX);
+    let va = cpu.linear(op, 16, true)?;
+    if va & 15 != 0 {
         return cpu.gp0();
     }
-    if T::SIZE == 4 {
-        cpu.check_alignment(va, 8)?;
-    }
-    let mut found = [0u8; 16];
-    let found = &mut found[..bytes as usize];
-    // The destination is written in any case, so the access faults as a write.
-    if cpu.tlb.write_hit(va, bytes).is_none() {
-        cpu.probe_write(va, bytes)?;
-    }
-    cpu.read_bytes(va, found)?;
-    let half = |i: usize| {
-        let mut w = [0u8; 8];
-        w[..T::SIZE as usize].copy_from_slice(&found[i * T::SIZE as usize..][..T::SIZE as usize]);
-        T::from_u64(u64::from_le_bytes(w))
-    };
-    let (low, high) = (half(0), half(1));
-    let equal = low.to_u64() == T::reg(cpu, gpr::RAX as u8).to_u64()
-        && high.to_u64() == T::reg(cpu, gpr::RDX as u8).to_u64();
-    let mut stored = [0u8; 16];
-    stored[..bytes as usize].copy_from_slice(found);
-    if equal {
-        let size = T::SIZE as usize;
-        stored[..size].copy_from_slice(&T::reg(cpu, gpr::RBX as u8).to_u64().to_le_bytes()[..size]);
-        stored[size..2 * size]
-            .copy_from_slice(&T::reg(cpu, gpr::RCX as u8).to_u64().to_le_bytes()[..size]);
-    }
-    cpu.write_bytes(va, &stored[..bytes as usize])?;
-    cpu.flags.set_zf(equal);
-    if !equal {
-        T::set_reg(cpu, gpr::RAX as u8, low);
-        T::set_reg(cpu, gpr::RDX as u8, high);
+    let found = cpu.lock_pair(va, expected, new)?;
+    cpu.flags.set_zf(found == expected);
+    if found != expected {
+        cpu.regs[gpr::RAX] = found as u64;
+        cpu.regs[gpr::RDX] = (found >> 64) as u64;
     }
     Ok(())
 }
 
 pub fn bind_cmpxchg_pair(form: &Form, _: &mut Op) -> Option<Handler> {
     Some(if form.mnemonic() == Mnemonic::Cmpxchg16b {
-        cmpxchg_pair::<u64>
+        cmpxchg16b
     } else {
-        cmpxchg_pair::<u32>
+        cmpxchg8b
     })
 }
 

@@ -72,6 +72,11 @@ impl Form<'_> {
         }
     }
 
+    /// It has a LOCK prefix.
+    pub fn locked(&self) -> bool {
+        self.insn.has_lock_prefix()
+    }
+
     /// 64-bit mode.
     pub fn long64(&self) -> bool {
         self.mode.bits == 64

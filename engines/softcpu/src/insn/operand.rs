@@ -74,8 +74,9 @@ pub trait Source {
 pub trait Place: Source {
     /// Writes it.
     fn set<T: Int>(cpu: &mut Cpu, op: &Op, value: T) -> Flow;
-    /// Reads, applies `f`, writes; `f` runs only if the write cannot fault.
-    fn modify<T: Int>(cpu: &mut Cpu, op: &Op, f: impl FnOnce(&mut Cpu, T) -> T) -> Flow;
+    /// Reads, applies `f`, writes; `f` runs only if the write cannot fault. It may run again, with the flags of
+    /// before, when another vCPU came between.
+    fn modify<T: Int>(cpu: &mut Cpu, op: &Op, f: impl FnMut(&mut Cpu, T) -> T) -> Flow;
 }
 
 /// The register in [`Op::dst`].
@@ -86,6 +87,8 @@ pub struct Src;
 pub struct Imm;
 /// The memory operand.
 pub struct Mem;
+/// The memory operand of an instruction that changes it in one piece: LOCK, or XCHG.
+pub struct Locked;
 
 impl Source for Dst {
     #[inline(always)]
@@ -101,7 +104,7 @@ impl Place for Dst {
         Ok(())
     }
     #[inline(always)]
-    fn modify<T: Int>(cpu: &mut Cpu, op: &Op, f: impl FnOnce(&mut Cpu, T) -> T) -> Flow {
+    fn modify<T: Int>(cpu: &mut Cpu, op: &Op, mut f: impl FnMut(&mut Cpu, T) -> T) -> Flow {
         let v = T::reg(cpu, op.dst);
         let v = f(cpu, v);
         T::set_reg(cpu, op.dst, v);
@@ -138,9 +141,28 @@ impl Place for Mem {
         cpu.write_linear(va, value)
     }
     #[inline(always)]
-    fn modify<T: Int>(cpu: &mut Cpu, op: &Op, f: impl FnOnce(&mut Cpu, T) -> T) -> Flow {
+    fn modify<T: Int>(cpu: &mut Cpu, op: &Op, f: impl FnMut(&mut Cpu, T) -> T) -> Flow {
         let va = cpu.linear(op, T::SIZE, true)?;
         cpu.modify_linear(va, f)
+    }
+}
+
+impl Source for Locked {
+    #[inline(always)]
+    fn get<T: Int>(cpu: &mut Cpu, op: &Op) -> Result<T, Trap> {
+        Mem::get(cpu, op)
+    }
+}
+
+impl Place for Locked {
+    #[inline(always)]
+    fn set<T: Int>(cpu: &mut Cpu, op: &Op, value: T) -> Flow {
+        Mem::set(cpu, op, value)
+    }
+    #[inline(always)]
+    fn modify<T: Int>(cpu: &mut Cpu, op: &Op, f: impl FnMut(&mut Cpu, T) -> T) -> Flow {
+        let va = cpu.linear(op, T::SIZE, true)?;
+        cpu.lock_linear(va, f)
     }
 }
 

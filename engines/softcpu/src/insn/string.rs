@@ -153,6 +153,7 @@ fn movs_bulk<T: Int>(cpu: &mut Cpu, op: &Op) -> bool {
         return false;
     }
     cpu.ram.copy_within(a, b, bytes);
+    cpu.stored(b, bytes);
     after_bulk::<T>(cpu, op, n, true);
     true
 }
@@ -189,6 +190,7 @@ fn stos_bulk<T: Int>(cpu: &mut Cpu, op: &Op) -> bool {
                 .store(guestmem::RamOffset(at.0 + i * T::SIZE), T::from_u64(v));
         }
     }
+    cpu.stored(at, n * T::SIZE);
     after_bulk::<T>(cpu, op, n, false);
     true
 }

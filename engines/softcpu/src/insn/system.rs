@@ -95,7 +95,9 @@ fn invd(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 fn pause(cpu: &mut Cpu, _: &Op) -> Flow {
-    cpu.intercept(Intercept::Pause)
+    cpu.intercept(Intercept::Pause)?;
+    cpu.paused();
+    Ok(())
 }
 
 fn nothing(_: &mut Cpu, _: &Op) -> Flow {

@@ -1,5 +1,7 @@
 //! Loads and stores by linear address: the hit path and everything else.
 
+use std::sync::atomic::{Ordering, fence};
+
 use guestmem::{Gpa, PAGE_MASK, RamOffset, Word};
 use x86defs::cr::{cr0, efer};
 use x86defs::exception;
@@ -12,7 +14,7 @@ use crate::cpu::{Cpu, Flow, Trap, canonical, pending, sreg};
 
 /// Where a checked store goes.
 #[derive(Clone, Copy)]
-enum Target {
+pub(super) enum Target {
     Ram(RamOffset),
     Device(Gpa),
     /// The APIC-access page of VMX non-root operation, at this offset.
@@ -116,6 +118,7 @@ impl Cpu {
         match self.tlb.write_hit(va, T::SIZE) {
             Some(at) => {
                 self.ram.store(at, value);
+                self.stored(at, T::SIZE);
                 Ok(())
             }
             None => self.write_slow(va, value),
@@ -125,12 +128,17 @@ impl Cpu {
     /// Loads, applies `f`, stores; faults as a store before `f` runs (SDM Vol 3 4.6: a read-modify-write is a
     /// write access).
     #[inline(always)]
-    pub fn modify_linear<T: Word>(&mut self, va: u64, f: impl FnOnce(&mut Self, T) -> T) -> Flow {
+    pub fn modify_linear<T: Word>(
+        &mut self,
+        va: u64,
+        mut f: impl FnMut(&mut Self, T) -> T,
+    ) -> Flow {
         match self.tlb.write_hit(va, T::SIZE) {
             Some(at) => {
                 let old = self.ram.load(at);
                 let new = f(self, old);
                 self.ram.store(at, new);
+                self.stored(at, T::SIZE);
                 Ok(())
             }
             None => {
@@ -144,7 +152,7 @@ impl Cpu {
     /// Checks that a write would succeed, then reads.
     #[cold]
     #[inline(never)]
-    fn read_for_write<T: Word>(&mut self, va: u64) -> Result<T, Trap> {
+    pub(super) fn read_for_write<T: Word>(&mut self, va: u64) -> Result<T, Trap> {
         self.check_alignment(va, T::SIZE)?;
         let mut word = [0u8; 8];
         let word = &mut word[..T::SIZE as usize];
@@ -167,7 +175,7 @@ impl Cpu {
 
     #[cold]
     #[inline(never)]
-    fn write_slow<T: Word>(&mut self, va: u64, value: T) -> Flow {
+    pub(super) fn write_slow<T: Word>(&mut self, va: u64, value: T) -> Flow {
         self.check_alignment(va, T::SIZE)?;
         self.write_bytes_as(
             va,
@@ -203,6 +211,7 @@ impl Cpu {
         match self.tlb.write_hit(va, data.len() as u64) {
             Some(at) => {
                 self.ram.write_at(at, data);
+                self.stored(at, data.len() as u64);
                 Ok(())
             }
             None => self.write_bytes_as(va, data, self.cpl == 3),
@@ -287,7 +296,7 @@ impl Cpu {
         self.load_page(va, Access::Read, self.cpl == 3).map(|_| ())
     }
 
-    fn targets(&mut self, va: u64, size: u64) -> Result<(Target, Option<Target>), Trap> {
+    pub(super) fn targets(&mut self, va: u64, size: u64) -> Result<(Target, Option<Target>), Trap> {
         self.check_canonical(va, size)?;
         let user = self.cpl == 3;
         let first = self.load_page(va, Access::Write, user)?;
@@ -338,7 +347,7 @@ impl Cpu {
     }
 
     /// Before a store: gives way if it would change the running block.
-    fn may_store(&mut self, target: Target, len: u64) -> Flow {
+    pub(super) fn may_store(&mut self, target: Target, len: u64) -> Flow {
         let alone = match target {
             Target::Ram(at) => {
                 self.code_pages.holds_code(at) && self.code_pages.touches_running(at, len)
@@ -387,14 +396,34 @@ impl Cpu {
             2 => self.ram.store(at, from_bytes(data) as u16),
             _ => self.ram.write_at(at, data),
         }
-        if self.code_pages.holds_code(at) {
-            self.note_store(at, data.len() as u64);
+        self.note_store(at, data.len() as u64);
+    }
+
+    /// Follows a store that hit the TLB, so to a page without code of this vCPU: others may have some.
+    #[inline(always)]
+    pub fn stored(&mut self, at: RamOffset, len: u64) {
+        if self.shared {
+            if self.stores_fence {
+                fence(Ordering::SeqCst);
+            }
+            if self.ram.code().holds(at) {
+                self.tell_others(at, len);
+            }
         }
     }
 
-    /// Remembers a store into a page with code, to be acted on before the next block.
+    #[cold]
+    #[inline(never)]
+    fn tell_others(&mut self, at: RamOffset, len: u64) {
+        self.ram
+            .code()
+            .stored(at, len, Some(self.code_pages.watcher));
+    }
+
+    /// Follows any store: one to code of this vCPU is acted on before the next block, others hear of theirs.
     pub fn note_store(&mut self, at: RamOffset, len: u64) {
-        if self.code_pages.touches(at, len) {
+        self.stored(at, len);
+        if self.code_pages.holds_code(at) && self.code_pages.touches(at, len) {
             if self.code_pages.stale.len() <= STALE_LIMIT {
                 self.code_pages.stale.push(Stale { start: at, len });
             }

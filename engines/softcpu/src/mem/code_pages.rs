@@ -1,8 +1,14 @@
-//! Which bytes of RAM have been decoded, so that stores to them are noticed.
+//! Which bytes of RAM this vCPU has decoded, so that stores to them are noticed.
+//!
+//! Two kinds of stores. Those of this vCPU itself have to be known before they are done if they hit the running
+//! block; for them there is a map of our own. Those of other vCPUs and of devices come in through the map all
+//! share ([`guestmem::CodeMap`]) and lie in the [`Mailbox`] until this vCPU looks between two blocks.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use guestmem::RamOffset;
+use guestmem::{CodeWatcher, GuestRam, RamOffset, WatcherId};
+use vcpu::Attention;
 
 /// A store that reached decoded code; blocks overlapping it are dropped before the next block runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,12 +19,40 @@ pub struct Stale {
     pub len: u64,
 }
 
+/// Stores of others to code of this vCPU.
+pub struct Mailbox {
+    stores: Mutex<Vec<Stale>>,
+    attention: Attention,
+}
+
+impl Mailbox {
+    /// Takes what has come.
+    pub fn take(&self) -> Vec<Stale> {
+        std::mem::take(&mut self.stores.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl CodeWatcher for Mailbox {
+    fn changed(&self, start: RamOffset, len: u64) {
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        if stores.len() <= STALE_LIMIT {
+            stores.push(Stale { start, len });
+        }
+        self.attention.raise(Attention::CODE);
+    }
+}
+
 /// Pages with code, at a grain of 64 bytes.
 pub struct CodePages {
     /// One bit a page of RAM.
     has_code: Vec<u64>,
     /// One bit for each 64 bytes of a page with code.
     chunks: HashMap<u32, u64>,
+    ram: Arc<GuestRam>,
+    /// This vCPU in the map all share.
+    pub watcher: WatcherId,
+    /// Stores of others.
+    pub mailbox: Arc<Mailbox>,
     /// Stores to be acted on.
     pub stale: Vec<Stale>,
     /// First byte of the running block.
@@ -33,11 +67,18 @@ pub struct CodePages {
 pub const STALE_LIMIT: usize = 256;
 
 impl CodePages {
-    /// For a RAM of `pages` pages.
-    pub fn new(pages: u64) -> Self {
+    /// For the code of one vCPU, which others reach through `attention`.
+    pub fn new(ram: &Arc<GuestRam>, attention: &Attention) -> Self {
+        let mailbox = Arc::new(Mailbox {
+            stores: Mutex::default(),
+            attention: attention.clone(),
+        });
         Self {
-            has_code: vec![0; (pages as usize).div_ceil(64)],
+            has_code: vec![0; (ram.page_count() as usize).div_ceil(64)],
             chunks: HashMap::new(),
+            watcher: ram.code().watch(mailbox.clone()),
+            ram: Arc::clone(ram),
+            mailbox,
             stale: Vec::new(),
             running_start: u64::MAX,
             running_len: 0,
@@ -54,14 +95,20 @@ impl CodePages {
             .is_some_and(|w| w >> (page % 64) & 1 != 0)
     }
 
-    /// Notes that `len` bytes of one page are decoded; true if the page held no code before.
+    /// Notes that `len` bytes of one page are decoded; true if the page held no code before. What others store
+    /// there from now on comes to the mailbox.
     pub fn add(&mut self, start: RamOffset, len: u64) -> bool {
         let page = (start.0 >> 12) as u32;
         let first = !self.holds_code(start);
         if let Some(w) = self.has_code.get_mut(page as usize / 64) {
             *w |= 1 << (page % 64);
         }
-        *self.chunks.entry(page).or_insert(0) |= chunk_mask(start, len);
+        let mask = chunk_mask(start, len);
+        let chunks = self.chunks.entry(page).or_insert(0);
+        if first || *chunks & mask != mask {
+            *chunks |= mask;
+            self.ram.code().add(start, len, first);
+        }
         first
     }
 
@@ -70,13 +117,17 @@ impl CodePages {
         if let Some(w) = self.has_code.get_mut(page as usize / 64) {
             *w &= !(1 << (page % 64));
         }
-        self.chunks.remove(&page);
+        if self.chunks.remove(&page).is_some() {
+            self.ram.code().remove(RamOffset(u64::from(page) << 12));
+        }
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.has_code.fill(0);
-        self.chunks.clear();
+        for (page, _) in self.chunks.drain() {
+            self.ram.code().remove(RamOffset(u64::from(page) << 12));
+        }
         self.stale.clear();
     }
 
@@ -104,11 +155,14 @@ fn chunk_mask(start: RamOffset, len: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use guestmem::Gpa;
+
     use super::*;
 
     #[test]
     fn grains() {
-        let mut c = CodePages::new(4);
+        let ram = Arc::new(GuestRam::new(&[(Gpa(0), 0x4000)]).expect("four pages"));
+        let mut c = CodePages::new(&ram, &Attention::new());
         assert!(c.add(RamOffset(0x1030), 0x20));
         assert!(!c.add(RamOffset(0x1ff0), 0x10));
         assert!(c.holds_code(RamOffset(0x1000)) && !c.holds_code(RamOffset(0x2000)));
@@ -120,5 +174,26 @@ mod tests {
         assert!(c.touches(RamOffset(0x1f00), 0x100));
         c.remove_page(1);
         assert!(!c.touches(RamOffset(0x1030), 1));
+        assert!(!ram.code().holds(RamOffset(0x1030)));
+    }
+
+    #[test]
+    fn what_others_store_to_code_comes_to_the_mailbox() {
+        let ram = Arc::new(GuestRam::new(&[(Gpa(0), 0x4000)]).expect("four pages"));
+        let attention = Attention::new();
+        let mut c = CodePages::new(&ram, &attention);
+        ram.write(Gpa(0x1000), &[0; 64]).expect("RAM");
+        assert_eq!(attention.get(), 0);
+        c.add(RamOffset(0x1030), 0x20);
+        ram.write(Gpa(0x1031), &[1, 2]).expect("RAM");
+        assert_eq!(attention.get(), Attention::CODE);
+        let heard = Stale {
+            start: RamOffset(0x1031),
+            len: 2,
+        };
+        assert_eq!(c.mailbox.take(), [heard]);
+        c.clear();
+        ram.write(Gpa(0x1031), &[1, 2]).expect("RAM");
+        assert!(c.mailbox.take().is_empty());
     }
 }

@@ -160,11 +160,12 @@ impl Cpu {
                         bits |= EPT_D;
                     }
                 }
-                if entry & bits != bits
-                    && at
-                        .is_some_and(|o| self.ram.compare_exchange(o, entry, entry | bits).is_err())
-                {
-                    continue 'again;
+                if let Some(at) = at.filter(|_| entry & bits != bits) {
+                    let done = self.ram.compare_exchange(at, entry, entry | bits);
+                    self.note_store(at, 8);
+                    if done.is_err() {
+                        continue 'again;
+                    }
                 }
                 if leaf {
                     let within = (1u64 << shift) - 1;

@@ -8,6 +8,7 @@ mod access;
 mod code_pages;
 mod ept;
 mod large;
+mod locked;
 mod tlb;
 mod walk;
 

@@ -177,11 +177,10 @@ impl Cpu {
             self.ept_translate(address, Access::Write, Via::Table(va))?;
         }
         let Some(at) = at else { return Ok(true) };
-        // A store to a page with code: whoever decoded it must hear of it.
-        if self.code_pages.holds_code(at) {
-            self.note_store(at, 8);
-        }
-        Ok(self.ram.compare_exchange(at, entry, entry | bits).is_ok())
+        let done = self.ram.compare_exchange(at, entry, entry | bits).is_ok();
+        // It may be a page with code: whoever decoded it must hear of it.
+        self.note_store(at, 8);
+        Ok(done)
     }
 
     /// The final permission check and the update of A and D.

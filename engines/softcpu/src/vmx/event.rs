@@ -243,6 +243,13 @@ impl Cpu {
         self.request_exit(request)
     }
 
+    /// Whether an INIT has to wait: in VMX root operation (SDM Vol 3 24.8), and in a guest that waits for a SIPI
+    /// (26.2).
+    #[must_use]
+    pub fn vmx_blocks_init(&self) -> bool {
+        self.vmx.vmxon.is_some() && (!self.vmx.in_guest || self.activity == MpState::WaitForSipi)
+    }
+
     /// An INIT signal has arrived: whether it exits (SDM Vol 3 26.2). It is blocked while waiting for a SIPI.
     #[must_use]
     pub fn vmx_init(&mut self) -> bool {

@@ -386,9 +386,7 @@ impl Cpu {
 
     /// Follows a write to a VMCS region: code decoded from it is stale.
     fn region_written(&mut self, written: vmcs::cache::Written) {
-        if self.code_pages.holds_code(written.0) {
-            self.note_store(written.0, region::REGION_SIZE);
-        }
+        self.note_store(written.0, region::REGION_SIZE);
     }
 
     /// Whether the running guest has its TPR shadowed.

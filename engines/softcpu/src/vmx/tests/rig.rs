@@ -260,7 +260,15 @@ impl Rig {
         let attention = Attention::new();
         let board = Box::new(Board(lines.clone()));
         let host = HostExec::new().unwrap();
-        let cpu = Cpu::new(model, ram.clone(), board, attention.clone(), 0, host);
+        let cpu = Cpu::new(
+            model,
+            ram.clone(),
+            board,
+            attention.clone(),
+            0,
+            host,
+            Arc::default(),
+        );
         let mut rig = Self {
             runner: Runner::new(cpu),
             ram,

@@ -1,0 +1,47 @@
+//! INIT and start-up IPIs (SDM Vol 3 9.4, 10.1).
+
+use vcpu::MpState;
+use x86defs::cr::cr0;
+
+use crate::cpu::{Cpu, RIP, Shadow, pending, sreg};
+
+/// IA32_APIC_BASE, bit 8: this is the bootstrap processor.
+const APIC_BASE_BSP: u64 = 1 << 8;
+
+impl Cpu {
+    /// Follows an INIT: the state of SDM Vol 3 Table 10-1, column INIT. It leaves alone the time-stamp counter, the
+    /// MSRs, x87 and vector registers, XCR0, and CR0.CD and CR0.NW. The bootstrap processor starts at its reset
+    /// vector again, others wait for a start-up IPI (9.4.3).
+    pub fn init(&mut self) {
+        self.platform.init_accepted();
+        let bootstrap = self
+            .platform
+            .apic_msr_read(x86defs::msr::IA32_APIC_BASE)
+            .is_ok_and(|base| base & APIC_BASE_BSP != 0);
+        let mut state = vcpu::reset(bootstrap);
+        let kept = cr0::CD | cr0::NW;
+        state.system.cr0 = (state.system.cr0 & !kept) | (self.cr0 & kept);
+        state.system.xcr0 = self.xcr0;
+        state.extended = self.save_extended();
+        state.gpr[2] = self.model.cpuid.get(1, 0).map_or(0, |leaf| leaf.eax.into());
+        self.msr.debugctl = 0;
+        self.nmi_pending = false;
+        self.pending_debug = 0;
+        self.trapped_kind_sets_rf = false;
+        self.delivering = None;
+        self.restore(&state);
+    }
+
+    /// Follows a start-up IPI: real mode at page `vector` (SDM Vol 3 9.4.4.1).
+    pub fn start_up(&mut self, vector: u8) {
+        let cs = &mut self.seg[sreg::CS];
+        cs.selector.0 = u16::from(vector) << 8;
+        cs.base = u64::from(vector) << 12;
+        self.regs[RIP] = 0;
+        self.next_rip = 0;
+        self.activity = MpState::Running;
+        self.shadow = Shadow::None;
+        self.pending = (self.pending & !pending::INACTIVE) | pending::INTERRUPT | pending::SIGNAL;
+        self.mode_changed();
+    }
+}
