@@ -91,6 +91,7 @@ pub(crate) fn model(config: &VmConfig) -> Model {
             allowed |= bit;
         }
     };
+    with(l1.edx & 1 << 1 != 0, cr4::VME | cr4::PVI);
     with(l1.ecx & 1 << 5 != 0, cr4::VMXE);
     with(l1.ecx & 1 << 17 != 0, cr4::PCIDE);
     with(l1.ecx & 1 << 26 != 0, cr4::OSXSAVE);

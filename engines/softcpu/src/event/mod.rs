@@ -3,6 +3,7 @@
 mod deliver;
 mod init;
 mod segments;
+mod v8086;
 
 pub use segments::read_descriptor_access;
 pub(crate) use segments::segment_of;

@@ -35,15 +35,26 @@ fn flag_instruction(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 fn cli(cpu: &mut Cpu, op: &Op) -> Flow {
+    let _ = op;
+    if cpu.interrupt_flag_is_virtual() {
+        cpu.rflags_rest &= !rflags::VIF;
+        return Ok(());
+    }
     if cpu.protected() && cpu.cpl > cpu.iopl() {
         return cpu.gp0();
     }
-    let _ = op;
     cpu.rflags_rest &= !rflags::IF;
     Ok(())
 }
 
 fn sti(cpu: &mut Cpu, op: &Op) -> Flow {
+    if cpu.interrupt_flag_is_virtual() {
+        if cpu.rflags_rest & rflags::VIP != 0 {
+            return cpu.gp0();
+        }
+        cpu.rflags_rest |= rflags::VIF;
+        return next(cpu, op);
+    }
     if cpu.protected() && cpu.cpl > cpu.iopl() {
         return cpu.gp0();
     }

@@ -10,8 +10,13 @@ use crate::cpu::{Cpu, Event, EventKind, Flow, RIP};
 
 /// INT n, INT3, INTO, INT1: delivered here, because the return address is behind the instruction.
 fn software_interrupt(cpu: &mut Cpu, op: &Op, vector: u8, kind: EventKind) -> Flow {
-    if cpu.v8086() && kind == EventKind::SoftwareInterrupt && cpu.iopl() < 3 {
-        return cpu.gp0();
+    if cpu.v8086()
+        && kind == EventKind::SoftwareInterrupt
+        && cpu.v8086_interrupt_redirected(vector)?
+    {
+        cpu.redirected_interrupt(op, vector)?;
+        cpu.step_cancelled = true;
+        return Ok(());
     }
     let start = cpu.regs[RIP];
     cpu.regs[RIP] = start.wrapping_add(u64::from(op.offset));

@@ -247,6 +247,10 @@ pub fn bind_all(form: &Form, _: &mut Op) -> Option<Handler> {
 
 fn push_flags<T: Int>(cpu: &mut Cpu, _: &Op) -> Flow {
     if cpu.v8086() && cpu.iopl() < 3 {
+        if T::SIZE == 2 && cpu.has_virtual_interrupt_flag() {
+            let image = cpu.virtual_flags_image();
+            return cpu.push(T::from_u64(image));
+        }
         return cpu.gp0();
     }
     // RF and VM read as zero in the image.
@@ -256,6 +260,14 @@ fn push_flags<T: Int>(cpu: &mut Cpu, _: &Op) -> Flow {
 
 fn pop_flags<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     if cpu.v8086() && cpu.iopl() < 3 {
+        if T::SIZE == 2 && cpu.has_virtual_interrupt_flag() {
+            let image = cpu.peek::<T>(0)?.to_u64();
+            let flags = cpu.load_virtual_flags(image)?;
+            cpu.release_stack(T::SIZE);
+            cpu.set_rflags(flags);
+            cpu.next_rip = cpu.rip_after(op);
+            return Ok(());
+        }
         return cpu.gp0();
     }
     let image = cpu.peek::<T>(0)?.to_u64();

@@ -102,6 +102,7 @@ fn leaf1(config: &ModelConfig) -> CpuidResult {
             | c::RDRAND
             | c::HYPERVISOR,
         edx: d::FPU
+            | d::VME
             | d::DE
             | d::PSE
             | d::TSC

@@ -90,7 +90,8 @@ fn interrupt_return<T: Int>(cpu: &mut Cpu) -> Flow {
 }
 
 fn iret_real<T: Int>(cpu: &mut Cpu) -> Flow {
-    if cpu.v8086() && cpu.iopl() < 3 {
+    let virtual_flag = T::SIZE == 2 && cpu.has_virtual_interrupt_flag();
+    if cpu.v8086() && cpu.iopl() < 3 && !virtual_flag {
         return cpu.gp0();
     }
     let rip = cpu.peek::<T>(0)?.to_u64();
@@ -99,6 +100,10 @@ fn iret_real<T: Int>(cpu: &mut Cpu) -> Flow {
     if rip > 0xffff {
         return cpu.gp0();
     }
+    let virtual_flags = match virtual_flag {
+        true => Some(cpu.load_virtual_flags(image)?),
+        false => None,
+    };
     cpu.release_stack(3 * T::SIZE);
     cpu.seg[sreg::CS].selector = cs;
     cpu.seg[sreg::CS].base = u64::from(cs.0) << 4;
@@ -110,7 +115,7 @@ fn iret_real<T: Int>(cpu: &mut Cpu) -> Flow {
         writable |= rflags::RF | rflags::AC | rflags::ID;
     }
     let flags = (cpu.rflags() & !writable) | (image & writable);
-    cpu.set_rflags(flags);
+    cpu.set_rflags(virtual_flags.unwrap_or(flags));
     cpu.next_rip = rip;
     cpu.mode_changed();
     Ok(())

@@ -6,3 +6,4 @@ mod paging;
 mod stack;
 mod state;
 mod system;
+mod v8086;
