@@ -151,11 +151,24 @@ pub const ROOMS: &[Room] = &[
         Uses::Only(&["bus", "x86defs", "guestmem"]),
     ),
     room(
+        "virtio",
+        "devices/virtio",
+        Tier::Devices,
+        Uses::Only(&["bus", "pci", "guestmem"]),
+    ),
+    room(
+        "storage",
+        "devices/storage",
+        Tier::Devices,
+        Uses::Only(&["bus", "pci", "guestmem"]),
+    ),
+    room(
         "machine",
         "vmm/machine",
         Tier::Vmm,
         Uses::Only(&[
-            "vcpu", "softcpu", "jit", "kvm", "bus", "chipset", "pci", "x86defs", "guestmem",
+            "vcpu", "softcpu", "jit", "kvm", "bus", "chipset", "pci", "virtio", "storage",
+            "x86defs", "guestmem",
         ]),
     ),
     room(

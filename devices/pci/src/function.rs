@@ -73,6 +73,9 @@ pub trait EndpointFunction: Send {
     /// Back to the state after power-up; the configuration space is to be reset too.
     fn reset(&mut self);
 
+    /// Bytes `offset` to `offset + len` of the configuration space are about to be read.
+    fn config_read(&mut self, _offset: u16, _len: usize, _now: VirtualTime) {}
+
     /// Bytes `offset` to `offset + len` of the configuration space were written.
     fn config_written(&mut self, _offset: u16, _len: usize, _now: VirtualTime) {}
 

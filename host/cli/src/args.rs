@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::artifacts::OwnFiles;
 use crate::initramfs::DEEPEST;
-use crate::vm::{ClockMode, Confinement, EngineChoice, NestedChoice};
+use crate::vm::{ClockMode, Confinement, Disk, EngineChoice, NestedChoice};
 
 /// A virtual machine monitor whose guests can be hypervisors.
 #[derive(Debug, Parser)]
@@ -147,6 +147,9 @@ pub struct RunArgs {
     /// The kernel's command line
     #[arg(long, value_name = "STRING", default_value = "console=ttyS0")]
     pub append: String,
+    /// A raw image as a virtio disk; may be given several times
+    #[arg(long = "disk", value_name = "FILE[,readonly]", value_parser = disk)]
+    pub disks: Vec<Disk>,
     /// The guest's memory, as 512M or 2G
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size)]
     pub memory: u64,
@@ -359,6 +362,19 @@ fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Parses a disk: a path, and perhaps `,readonly`. Only that word is taken for an option, since a path may have commas.
+fn disk(text: &str) -> Result<Disk, String> {
+    let (path, read_only) = match text.strip_suffix(",readonly") {
+        Some(path) => (path, true),
+        None => (text, false),
+    };
+    if path.is_empty() {
+        return Err("write a path, as disk.img or disk.img,readonly".into());
+    }
+    let path = PathBuf::from(path);
+    Ok(Disk { path, read_only })
+}
+
 /// Parses a time of at least one second and at most a year.
 fn seconds(text: &str) -> Result<Duration, String> {
     const YEAR: u64 = 366 * 24 * 60 * 60;
@@ -406,6 +422,19 @@ mod tests {
         ] {
             assert!(size(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_disk_is_a_path_and_perhaps_read_only() {
+        let is = |text, path: &str, read_only| {
+            let path = path.into();
+            assert_eq!(disk(text), Ok(Disk { path, read_only }), "{text}");
+        };
+        is("a.img", "a.img", false);
+        is("/x/a.img,readonly", "/x/a.img", true);
+        is("a,b.img", "a,b.img", false);
+        is("a,readonly,b", "a,readonly,b", false);
+        assert!(disk("").is_err() && disk(",readonly").is_err());
     }
 
     #[test]

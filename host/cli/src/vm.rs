@@ -3,12 +3,13 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lifecycle::confine::{Confine, Confined, calls::CallSet};
 use lifecycle::{Console, RunOptions, Statistics, Vm};
-use machine::{EngineKind, Image, MachineConfig};
+use machine::{DiskConfig, EngineKind, Image, MachineConfig};
 use vcpu::{Capabilities, NestedVirt};
 
 use crate::interrupt::Interrupt;
@@ -92,6 +93,15 @@ impl fmt::Display for Engine {
     }
 }
 
+/// A raw image as a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The image.
+    pub path: PathBuf,
+    /// Whether the guest may only read it.
+    pub read_only: bool,
+}
+
 /// A VM to be run until it ends. The files have been read and checked to be what they should.
 #[derive(Debug, Clone)]
 pub struct RunRequest {
@@ -101,6 +111,8 @@ pub struct RunRequest {
     pub initrd: Option<Vec<u8>>,
     /// The kernel's command line.
     pub append: String,
+    /// Virtio disks.
+    pub disks: Vec<Disk>,
     /// The guest's memory in bytes.
     pub memory_bytes: u64,
     /// The number of virtual processors, at least one.
@@ -226,6 +238,15 @@ impl Runner for Monitor {
     }
 }
 
+impl From<Disk> for DiskConfig {
+    fn from(disk: Disk) -> Self {
+        Self {
+            path: disk.path,
+            read_only: disk.read_only,
+        }
+    }
+}
+
 impl From<Engine> for EngineKind {
     fn from(engine: Engine) -> Self {
         match engine {
@@ -269,6 +290,7 @@ fn machine_config(request: RunRequest, can: &Capabilities) -> MachineConfig {
             ClockMode::Virtual => machine::ClockMode::Virtual,
         },
         debug_exit: request.debug_exit,
+        disks: request.disks.into_iter().map(DiskConfig::from).collect(),
         ..MachineConfig::default()
     }
 }
@@ -323,6 +345,7 @@ mod tests {
             kernel: vec![1],
             initrd: None,
             append: String::new(),
+            disks: Vec::new(),
             memory_bytes: 1 << 30,
             cpus: 1,
             engine: Engine::Kvm,

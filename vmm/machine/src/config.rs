@@ -7,6 +7,8 @@ use std::sync::Arc;
 use bus::ClockMode;
 use vcpu::NestedVirt;
 
+use crate::disks::{DiskConfig, MAX_DISKS};
+
 /// Where the bytes of a kernel or an initial RAM disk come from.
 #[derive(Clone)]
 pub enum Image {
@@ -60,6 +62,8 @@ pub struct MachineConfig {
     pub epoch_s: Option<i64>,
     /// Whether a write to port F4h ends the run with a status.
     pub debug_exit: bool,
+    /// Virtio disks.
+    pub disks: Vec<DiskConfig>,
 }
 
 /// Least RAM the board works with, in bytes. A kernel needs more; that is checked when it is loaded.
@@ -85,6 +89,7 @@ impl Default for MachineConfig {
             tsc_hz: DEFAULT_TSC_HZ,
             epoch_s: None,
             debug_exit: false,
+            disks: Vec::new(),
         }
     }
 }
@@ -110,6 +115,9 @@ pub enum ConfigError {
     /// A frequency no guest could work with.
     #[error("a TSC of {0} Hz cannot be had; choose 10 MHz to 10 GHz")]
     TscHz(u64),
+    /// More disks than there are places for.
+    #[error("{0} disks are too many; the most is {MAX_DISKS}")]
+    Disks(usize),
     /// A NUL would end the command line early.
     #[error("the kernel command line contains a NUL character; remove it")]
     CmdlineNul,
@@ -135,6 +143,9 @@ impl MachineConfig {
         }
         if !(10_000_000..=10_000_000_000).contains(&self.tsc_hz) {
             return Err(ConfigError::TscHz(self.tsc_hz));
+        }
+        if self.disks.len() > MAX_DISKS {
+            return Err(ConfigError::Disks(self.disks.len()));
         }
         if self.cmdline.contains('\0') {
             return Err(ConfigError::CmdlineNul);

@@ -14,8 +14,9 @@ use chipset::pic::PicDevice;
 use chipset::pit::PitDevice;
 use chipset::rtc::{self, RtcDevice};
 use chipset::serial::{self, Serial, SerialInput, SerialOutput};
-use guestmem::Gpa;
+use guestmem::{Gpa, GuestRam};
 
+use crate::disks::Disks;
 use crate::functions::Functions;
 use crate::memory::{FOUR_GIB, MemoryMap};
 use crate::ports;
@@ -38,6 +39,10 @@ pub(crate) struct DeviceWiring<'a> {
     pub memory: MemoryMap,
     /// Bits of a guest-physical address.
     pub physical_bits: u8,
+    /// RAM, for devices that read and write it.
+    pub ram: Arc<GuestRam>,
+    /// The disks' images.
+    pub disks: Disks,
     /// What the clock shows at time zero, in seconds since 1970.
     pub epoch_s: i64,
 }
@@ -102,7 +107,8 @@ pub(crate) fn build(wiring: DeviceWiring<'_>) -> (Bus, SerialInput) {
     );
     bus.add(keyboard, &I8042Device::PORTS, &[]);
     let messages = Arc::clone(&wiring.messages);
-    let functions = Functions::new(lines, messages, &wiring.memory, wiring.physical_bits);
+    let mut functions = Functions::new(lines, messages, &wiring.memory, wiring.physical_bits);
+    functions.add_disks(wiring.disks, &wiring.ram);
     let pci = functions.finish();
     let (pci_ports, pci_mmio) = (pci.ports(), pci.mmio());
     bus.add(pci, &pci_ports, &pci_mmio);

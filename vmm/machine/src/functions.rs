@@ -3,6 +3,7 @@
 //! ```text
 //! 00:00.0   host bridge
 //! 00:01.0   display
+//! 00:02.0   the first disk; one device each, up to 00:19.0
 //! 00:1f.0   ISA bridge
 //! ```
 
@@ -10,21 +11,23 @@ use std::sync::{Arc, Mutex};
 
 use bus::{LineSink, MsiSink};
 use chipset::acpi_pm;
-use guestmem::Gpa;
+use guestmem::{Gpa, GuestRam};
 use pci::{
     Bdf, FunctionWiring, HostBridge, HostConfig, INTA, IntxRouter, IsaBridge, PciHost,
     SharedFunction,
 };
+use virtio::VirtioFunction;
+use virtio::block::Block;
 
+use crate::disks::{Disks, MAX_DISKS};
 use crate::memory::{
     ECAM_BASE, MemoryMap, PCI_IO_PORTS, PCI_IO_START, PCI_MMIO_LAST, PCI_MMIO_START,
 };
 
+/// Device number of the first disk.
+const FIRST_DISK: u8 = 2;
+
 /// The PCI host while functions are being added to it.
-#[allow(
-    dead_code,
-    reason = "the bridges do not interrupt; what does is added next"
-)]
 pub(crate) struct Functions {
     host: PciHost,
     intx: Arc<IntxRouter>,
@@ -65,8 +68,18 @@ impl Functions {
         functions
     }
 
+    /// Adds the disks.
+    pub(crate) fn add_disks(&mut self, disks: Disks, ram: &Arc<GuestRam>) {
+        for (n, disk) in (0u8..MAX_DISKS as u8).zip(disks.disks) {
+            let bdf = Bdf::new(0, FIRST_DISK + n, 0);
+            let block = Block::new(Box::new(disk), &format!("disk{n}"));
+            let function = VirtioFunction::new(Box::new(block), Arc::clone(ram), self.wiring(bdf))
+                .unwrap_or_else(|e| unreachable!("a virtio disk's registers: {e}"));
+            self.add(bdf, Arc::new(Mutex::new(function)));
+        }
+    }
+
     /// What the function at `bdf` interrupts through, with pin INTA.
-    #[allow(dead_code, reason = "see above")]
     pub(crate) fn wiring(&self, bdf: Bdf) -> FunctionWiring {
         FunctionWiring::new(&self.intx, Arc::clone(&self.messages), bdf, INTA)
     }

@@ -7,6 +7,7 @@ use bus::{Clock, ClockMode, LineSink, Msi, MsiSink};
 use chipset::fabric::{FabricConfig, InterruptFabric};
 use chipset::serial::{SerialInput, SerialOutput};
 use guestmem::{GuestRam, RamError};
+use storage::RawFileError;
 use vcpu::cpuid::{CpuModel, CpuidTable, HostVector, ModelConfig, model};
 use vcpu::{Engine, EngineError, Vcpu, Vm, VmConfig};
 
@@ -16,6 +17,7 @@ use crate::boot::{self, BootError, LinuxBoot};
 use crate::config::{ConfigError, MachineConfig};
 use crate::control::{Control, RequestSink};
 use crate::devices::{self, DeviceWiring};
+use crate::disks::Disks;
 use crate::engine::UnfitEngine;
 use crate::memory::MemoryMap;
 use crate::platform::SoftPlatform;
@@ -46,6 +48,9 @@ pub enum MachineError {
     /// The kernel cannot be booted.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// An image cannot be a disk.
+    #[error(transparent)]
+    Disk(#[from] RawFileError),
     /// The engine cannot make the VM.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -108,6 +113,7 @@ impl Machine {
         config.validate()?;
         let capabilities = engine.capabilities();
         crate::engine::check(config, &capabilities)?;
+        let disks = Disks::open(&config.disks)?;
         let cpuid = cpuid_table(config);
         let map = MemoryMap::new(config.memory_bytes);
         check_reach(config, &map, &cpuid)?;
@@ -158,6 +164,8 @@ impl Machine {
             debug_exit: config.debug_exit,
             memory: map,
             physical_bits: physical_bits(&cpuid),
+            ram: Arc::clone(&ram),
+            disks,
             epoch_s: config
                 .epoch_s
                 .unwrap_or_else(|| default_epoch_s(config.clock)),

@@ -184,9 +184,13 @@ impl PciHost {
             .then(|| (Bdf::from_id((self.address >> 8) as u16), register))
     }
 
-    fn config_read(&self, bdf: Bdf, offset: u16, data: &mut [u8]) {
+    fn config_read(&self, bdf: Bdf, offset: u16, data: &mut [u8], now: VirtualTime) {
         match self.functions.get(&bdf) {
-            Some(function) => lock(function).config().read(offset, data),
+            Some(function) => {
+                let mut function = lock(function);
+                function.config_read(offset, data.len(), now);
+                function.config().read(offset, data);
+            }
             None => data.fill(0xff),
         }
     }
@@ -264,11 +268,11 @@ impl Device for PciHost {
             }
             REGION_DATA => {
                 if let Some((bdf, register)) = self.selected(offset) {
-                    self.config_read(bdf, register, data);
+                    self.config_read(bdf, register, data, now);
                 }
             }
             _ => match self.target(region, offset) {
-                Some(Target::Config(bdf, register)) => self.config_read(bdf, register, data),
+                Some(Target::Config(bdf, register)) => self.config_read(bdf, register, data, now),
                 Some(Target::Bar(d, offset)) => {
                     lock(&d.function).bar_read(d.bar, offset, data, now);
                 }

@@ -126,6 +126,7 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
         kernel: artifacts.kernel,
         initrd: Some(images.outermost),
         append,
+        disks: Vec::new(),
         memory_bytes: images.memory_bytes[0],
         cpus: 1,
         engine: decision.engine,

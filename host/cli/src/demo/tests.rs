@@ -62,6 +62,7 @@ fn play(console: &[u8], end: Result<RunOutcome, RunError>) -> (Result<u8, Failur
         kernel: Vec::new(),
         initrd: None,
         append: String::new(),
+        disks: Vec::new(),
         memory_bytes: 1 << 30,
         cpus: 1,
         engine: Engine::Soft,

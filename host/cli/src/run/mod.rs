@@ -164,6 +164,7 @@ fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
         kernel,
         initrd,
         append: args.append.clone(),
+        disks: args.disks.clone(),
         memory_bytes: args.memory,
         cpus: args.cpus,
         engine: decision.engine,
