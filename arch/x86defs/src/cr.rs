@@ -84,6 +84,8 @@ pub mod efer {
     pub const LMA: u64 = 1 << 10;
     /// Execute disable enable.
     pub const NXE: u64 = 1 << 11;
+    /// AMD: automatic IBRS enable (APM Vol 2 3.1.7).
+    pub const AIBRSE: u64 = 1 << 21;
 }
 
 /// Debug registers (SDM Vol 3 18.2).

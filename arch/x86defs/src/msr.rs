@@ -99,6 +99,26 @@ msrs! {
     IA32_KERNEL_GS_BASE = 0xc000_0102;
     /// RDTSCP auxiliary value.
     IA32_TSC_AUX = 0xc000_0103;
+    /// AMD: system configuration (APM Vol 2 7.9).
+    AMD_SYSCFG = 0xc001_0010;
+    /// AMD: hardware configuration.
+    AMD_HWCR = 0xc001_0015;
+    /// AMD: base of the first I/O range (APM Vol 2 7.9.2).
+    AMD_IORR_BASE0 = 0xc001_0016;
+    /// AMD: its mask.
+    AMD_IORR_MASK0 = 0xc001_0017;
+    /// AMD: base of the second.
+    AMD_IORR_BASE1 = 0xc001_0018;
+    /// AMD: its mask.
+    AMD_IORR_MASK1 = 0xc001_0019;
+    /// AMD: end of memory below 4 GByte (APM Vol 2 7.9.4).
+    AMD_TOP_MEM = 0xc001_001a;
+    /// AMD: end of memory above.
+    AMD_TOP_MEM2 = 0xc001_001d;
+    /// AMD: northbridge configuration.
+    AMD_NB_CFG = 0xc001_001f;
+    /// AMD: decode configuration.
+    AMD_DE_CFG = 0xc001_1029;
 }
 
 /// IA32_ARCH_CAPABILITIES (SDM Vol 4 Table 2-2). A `_NO` bit says that the processor is not affected.

@@ -6,8 +6,8 @@
 //! TSC of the host and KVM's APIC timer clock of 1 GHz.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
-use vcpu::cpuid::feature::{leaf1_ecx, xstate};
-use vcpu::cpuid::{CpuidLeaf, CpuidResult, CpuidTable, timing_leaves};
+use vcpu::cpuid::feature::{leaf1_ecx, leaf7_ecx, xstate};
+use vcpu::cpuid::{CpuidLeaf, CpuidResult, CpuidTable, NAMES, timing_leaves};
 
 /// KVM's leaves are in this block.
 const HYPERVISOR_LEAVES: std::ops::RangeInclusive<u32> = 0x4000_0000..=0x4000_00ff;
@@ -81,10 +81,14 @@ fn restrict(leaf: &CpuidLeaf, host: &HostCpuid, deadline_timer: bool) -> CpuidRe
         (0xd, 0) => {
             r.eax &= h.eax;
             r.edx &= h.edx;
-            r.ecx = vcpu::cpuid::xsave_standard_bytes(u64::from(r.eax));
+            r.ecx = area_bytes(r.eax, host);
         }
         (0xd, 1) => r.eax &= h.eax,
-        (0xd, n) if host.get(0xd, 0).eax >> n.min(31) & 1 == 0 => r = CpuidResult::default(),
+        // The places of components are the processor's.
+        (0xd, n) if host.get(0xd, 0).eax >> n.min(31) & 1 != 0 => {
+            (r.eax, r.ebx, r.ecx) = (h.eax, h.ebx, h.ecx);
+        }
+        (0xd, _) => r = CpuidResult::default(),
         (0x8000_0001, _) => {
             r.ecx &= h.ecx;
             r.edx &= h.edx;
@@ -93,14 +97,44 @@ fn restrict(leaf: &CpuidLeaf, host: &HostCpuid, deadline_timer: bool) -> CpuidRe
         (0x8000_0008, _) => {
             let physical = (r.eax & 0xff).min(h.eax & 0xff);
             r.eax = r.eax & !0xff | physical;
+            r.ebx &= h.ebx;
+        }
+        (0x8000_0021, _) => {
+            r.eax &= h.eax;
+            r.ecx &= h.ecx;
         }
         _ => {}
     }
     r
 }
 
+/// Bytes of an XSAVE area in standard format for the components of `xcr0` (SDM Vol 1 13.4.3).
+fn area_bytes(xcr0: u32, host: &HostCpuid) -> u32 {
+    (2..32)
+        .filter(|n| xcr0 >> n & 1 != 0)
+        .map(|n| host.get(0xd, n))
+        .map(|r| r.ebx.saturating_add(r.eax))
+        .fold(xstate::LEGACY_AND_HEADER_BYTES, u32::max)
+}
+
+/// The names of what the model shows and the entries do not.
+pub(crate) fn lacking(model: &CpuidTable, entries: &[kvm_cpuid_entry2]) -> Vec<&'static str> {
+    let host = HostCpuid {
+        entries: entries.to_vec(),
+    };
+    NAMES
+        .iter()
+        .filter(|n| {
+            let r = host.get(n.place.leaf, n.place.subleaf);
+            let shown = [r.eax, r.ebx, r.ecx, r.edx][n.place.register & 3];
+            model.word(n.place) & n.bit & !shown != 0
+        })
+        .map(|n| n.name)
+        .collect()
+}
+
 /// Takes back what rests on something the host lacks: AVX without its state component, and what needs AVX.
-fn drop_orphans(entries: &mut [kvm_cpuid_entry2]) {
+fn drop_orphans(entries: &mut [kvm_cpuid_entry2], host: &HostCpuid) {
     let xcr0 = entries
         .iter()
         .find(|e| e.function == 0xd && e.index == 0)
@@ -114,10 +148,13 @@ fn drop_orphans(entries: &mut [kvm_cpuid_entry2]) {
     for e in entries {
         match (e.function, e.index) {
             (1, _) => e.ecx &= !(leaf1_ecx::AVX | leaf1_ecx::FMA | leaf1_ecx::F16C),
-            (7, 0) => e.ebx &= !vcpu::cpuid::feature::leaf7_ebx::AVX2,
+            (7, 0) => {
+                e.ebx &= !vcpu::cpuid::feature::leaf7_ebx::AVX2;
+                e.ecx &= !(leaf7_ecx::VAES | leaf7_ecx::VPCLMULQDQ);
+            }
             (0xd, 0) => {
                 e.eax &= !(xstate::AVX as u32);
-                e.ecx = xstate::LEGACY_AND_HEADER_BYTES;
+                e.ecx = area_bytes(e.eax, host);
             }
             (0xd, 2) => (e.eax, e.ebx) = (0, 0),
             _ => {}
@@ -151,12 +188,13 @@ pub(crate) fn guest_cpuid(
             match l.leaf {
                 1 => r.ebx = r.ebx & 0x00ff_ffff | apic_id << 24,
                 0xb => r.edx = apic_id,
+                0x8000_001e => (r.eax, r.ebx) = (apic_id, apic_id & 0xff),
                 _ => {}
             }
             entry(l.leaf, l.subleaf, r)
         })
         .collect();
-    drop_orphans(&mut entries);
+    drop_orphans(&mut entries, host);
     let own = host
         .entries
         .iter()
@@ -191,7 +229,7 @@ mod tests {
 
     fn table(nested: NestedVirt) -> CpuidTable {
         model(
-            CpuModel::NestlingIntel,
+            CpuModel::Max,
             &ModelConfig {
                 vcpus: 2,
                 nested,
@@ -220,7 +258,11 @@ mod tests {
         let mut entries: Vec<_> = table(NestedVirt::Intel)
             .leaves
             .iter()
-            .map(|l| entry(l.leaf, l.subleaf, all))
+            .map(|l| match (l.leaf, l.subleaf) {
+                // Where components lie is a fact, not an ability.
+                (0xd, Some(2..)) => entry(l.leaf, l.subleaf, l.result),
+                _ => entry(l.leaf, l.subleaf, all),
+            })
             .collect();
         entries.retain(|e| e.function >> 28 != 4);
         let text = |s: &[u8; 4]| u32::from_le_bytes(*s);
@@ -248,6 +290,20 @@ mod tests {
             let got = find(&got, l.leaf, l.subleaf.unwrap_or(0));
             assert_eq!(got, l.result, "leaf {:x}", l.leaf);
         }
+    }
+
+    #[test]
+    fn what_a_model_loses_is_named() {
+        let t = table(NestedVirt::Off);
+        let lost = |host: &HostCpuid| lacking(&t, &guest_cpuid(&t, host, true, 0, 0));
+        assert_eq!(lost(&everything()), Vec::<&str>::new());
+        let mut without = everything();
+        for e in &mut without.entries {
+            if e.function == 7 {
+                e.ebx &= !(1 << 8);
+            }
+        }
+        assert_eq!(lost(&without), ["bmi2"]);
     }
 
     #[test]

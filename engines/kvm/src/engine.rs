@@ -13,7 +13,7 @@ use vcpu::{
     Attention, Capabilities, Engine, EngineError, NestedVirt, Platform, Vcpu, Vm, VmConfig,
 };
 
-use crate::cpuid::{HostCpuid, guest_cpuid};
+use crate::cpuid::{HostCpuid, guest_cpuid, lacking};
 use crate::vcpu_fd::KvmVcpu;
 use crate::{NAME, host, kick, msrs, unsupported};
 
@@ -89,6 +89,27 @@ impl KvmEngine {
         })
     }
 
+    /// A named model is given whole or not at all.
+    fn check_exact(&self, config: &VmConfig) -> Result<(), EngineError> {
+        if !config.cpuid.exact {
+            return Ok(());
+        }
+        let host = HostCpuid::new(&self.supported);
+        let deadline = self.kvm.check_extension(Cap::TscDeadlineTimer);
+        let entries = guest_cpuid(&config.cpuid, &host, deadline, 0, 0);
+        let missing = lacking(&config.cpuid, &entries);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(unsupported(
+            format!(
+                "show this CPU model to a guest, as it lacks {}",
+                missing.join(", ")
+            ),
+            "choose --cpu max or --engine soft",
+        ))
+    }
+
     fn check(&self, config: &VmConfig) -> Result<(), EngineError> {
         let max = self.capabilities.max_vcpus;
         if config.vcpus == 0 || config.vcpus > max {
@@ -119,6 +140,7 @@ impl Engine for KvmEngine {
 
     fn create_vm(&self, config: &VmConfig, ram: Arc<GuestRam>) -> Result<Arc<dyn Vm>, EngineError> {
         self.check(config)?;
+        self.check_exact(config)?;
         let vm = self.kvm.create_vm().map_err(host("creating a KVM VM"))?;
         vm.set_identity_map_address(IDENTITY_MAP)
             .map_err(host("placing KVM's identity map"))?;

@@ -214,7 +214,7 @@ fn guest_loop() -> Result<f64, EngineError> {
 fn measurement_cpuid() -> CpuidTable {
     use vcpu::cpuid::{CpuModel, HostVector, ModelConfig, model};
     model(
-        CpuModel::NestlingIntel,
+        CpuModel::Max,
         &ModelConfig {
             vcpus: 1,
             nested: NestedVirt::Off,

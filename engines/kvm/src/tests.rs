@@ -125,7 +125,7 @@ struct Guest {
 
 fn config(vcpus: u32) -> VmConfig {
     let cpuid = model(
-        CpuModel::NestlingIntel,
+        CpuModel::Max,
         &ModelConfig {
             vcpus,
             nested: NestedVirt::Off,

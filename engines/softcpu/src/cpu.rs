@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use guestmem::GuestRam;
 use hostexec::{Bounce, ExtState, HostExec};
-use vcpu::cpuid::CpuidTable;
+use vcpu::cpuid::{CpuidTable, Vendor};
 use vcpu::{Attention, DescriptorTable, MpState, Platform, SegmentRegister};
 use x86defs::cr::{cr0, cr4, efer};
 use x86defs::rflags;
@@ -166,6 +166,18 @@ pub struct Msrs {
     pub mtrr_variable: [u64; 16],
     pub mtrr_fixed: [u64; 11],
     pub mcg_status: u64,
+    pub amd: AmdMsrs,
+}
+
+/// MSRs of AMD processors (APM Vol 2 appendix A).
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)]
+pub struct AmdMsrs {
+    pub syscfg: u64,
+    pub hwcr: u64,
+    pub iorr: [u64; 4],
+    pub top_mem: u64,
+    pub top_mem2: u64,
 }
 
 /// Facts about the modelled processor that do not change while it runs.
@@ -173,12 +185,24 @@ pub struct Msrs {
 pub struct Model {
     /// CPUID's answers.
     pub cpuid: CpuidTable,
+    /// Whose manual it follows where the vendors differ.
+    pub vendor: Vendor,
     /// MAXPHYADDR.
     pub maxphyaddr: u32,
     /// CR4 bits that may be set.
     pub cr4_allowed: u64,
     /// XCR0 bits that may be set.
     pub xcr0_allowed: u64,
+    /// IA32_EFER bits that may be set.
+    pub efer_allowed: u64,
+    /// IA32_SPEC_CTRL bits that may be set; 0 without that MSR.
+    pub spec_ctrl_allowed: u64,
+    /// IA32_TSC_ADJUST is there.
+    pub tsc_adjust: bool,
+    /// IA32_PRED_CMD is there.
+    pub pred_cmd: bool,
+    /// FXSAVE, XSAVE and their counterparts move the x87 pointers only with an unmasked exception pending.
+    pub x87_pointers_on_error: bool,
     /// VT-x is there.
     pub vmx: bool,
     /// IA32_ARCH_CAPABILITIES.
@@ -455,6 +479,12 @@ impl Cpu {
     #[inline(never)]
     pub fn ud<T>(&mut self) -> Result<T, Trap> {
         self.raise(x86defs::exception::UD)
+    }
+
+    /// The model is an AMD processor.
+    #[inline]
+    pub fn amd(&self) -> bool {
+        self.model.vendor == Vendor::Amd
     }
 
     /// Instructions executed so far, the whole running block included.

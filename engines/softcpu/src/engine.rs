@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use guestmem::GuestRam;
+use vcpu::cpuid::Vendor;
+use vcpu::cpuid::feature::{ext8_ebx, ext21};
 use vcpu::{
     Attention, Capabilities, Engine, EngineError, NestedVirt, Platform, RunExit, Vcpu, VcpuState,
     Vm, VmConfig,
 };
-use x86defs::cr::cr4;
+use x86defs::cr::{cr4, efer};
 
 use crate::cpu::{Cpu, Model};
 use crate::run::Runner;
@@ -77,6 +79,12 @@ pub(crate) fn model(config: &VmConfig) -> Model {
     let c = &config.cpuid;
     let leaf = |l, s| c.get(l, s).unwrap_or_default();
     let (l1, l7) = (leaf(1, 0), leaf(7, 0));
+    let (x1, x8, x21) = (
+        leaf(0x8000_0001, 0),
+        leaf(0x8000_0008, 0),
+        leaf(0x8000_0021, 0),
+    );
+    let vendor = c.vendor();
     let mut allowed = cr4::TSD
         | cr4::DE
         | cr4::PSE
@@ -100,7 +108,31 @@ pub(crate) fn model(config: &VmConfig) -> Model {
     with(l7.ebx & 1 << 20 != 0, cr4::SMAP);
     with(l7.ecx & 1 << 2 != 0, cr4::UMIP);
     let d = leaf(0xd, 0);
+    let amd = |bit: u32| vendor == Vendor::Amd && x8.ebx & bit != 0;
+    let intel_spec = l7.edx & 1 << 26 != 0;
+    let spec_ctrl_allowed = [
+        // IBRS, STIBP; STIBP may be written wherever IBRS may. SSBD is not shown.
+        (intel_spec, 3),
+        (amd(ext8_ebx::IBRS), 1),
+        (amd(ext8_ebx::STIBP), 2),
+    ];
+    let efer_allowed = [
+        (true, efer::SCE | efer::LME | efer::LMA),
+        (x1.edx & 1 << 20 != 0, efer::NXE),
+        (x21.eax & ext21::AUTOMATIC_IBRS != 0, efer::AIBRSE),
+    ];
+    let any = |list: &[(bool, u64)]| {
+        list.iter()
+            .filter(|(there, _)| *there)
+            .fold(0, |all, (_, bits)| all | bits)
+    };
     Model {
+        vendor,
+        efer_allowed: any(&efer_allowed),
+        spec_ctrl_allowed: any(&spec_ctrl_allowed),
+        tsc_adjust: l7.ebx & 1 << 1 != 0,
+        pred_cmd: intel_spec || amd(ext8_ebx::IBPB),
+        x87_pointers_on_error: vendor == Vendor::Amd && !amd(ext8_ebx::X87_POINTERS),
         maxphyaddr: leaf(0x8000_0008, 0).eax & 0xff,
         cr4_allowed: allowed,
         xcr0_allowed: u64::from(d.edx) << 32 | u64::from(d.eax),

@@ -40,6 +40,14 @@ const SAVED_MSRS: &[u32] = &[
     IA32_MTRR_FIX64K_00000,
     IA32_MTRR_FIX16K_80000,
     IA32_MTRR_FIX16K_A0000,
+    AMD_SYSCFG,
+    AMD_HWCR,
+    AMD_IORR_BASE0,
+    AMD_IORR_MASK0,
+    AMD_IORR_BASE1,
+    AMD_IORR_MASK1,
+    AMD_TOP_MEM,
+    AMD_TOP_MEM2,
 ];
 
 /// More of them: the variable and the small fixed MTRRs.
@@ -156,7 +164,9 @@ impl Cpu {
             random_state,
             vmx,
         };
-        cpu.restore(&vcpu::reset(index == 0));
+        let mut reset = vcpu::reset(index == 0);
+        reset.gpr[crate::cpu::gpr::RDX] = u64::from(cpu.model.cpuid.signature());
+        cpu.restore(&reset);
         cpu
     }
 

@@ -146,6 +146,11 @@ fn segment(selector: u16, access: u32, base: u64, limit: u32) -> SegmentRegister
 
 /// The software CPU's own model with everything it can have.
 pub fn model() -> Model {
+    model_of(CpuModel::Max)
+}
+
+/// A model by name.
+pub fn model_of(cpu: CpuModel) -> Model {
     let config = ModelConfig {
         vcpus: 1,
         nested: NestedVirt::Intel,
@@ -155,7 +160,7 @@ pub fn model() -> Model {
     };
     crate::engine::model(&VmConfig {
         vcpus: 1,
-        cpuid: vcpu::cpuid::model(CpuModel::NestlingIntel, &config),
+        cpuid: vcpu::cpuid::model(cpu, &config),
         nested: NestedVirt::Intel,
         tsc_hz: 1_000_000_000,
     })
@@ -204,20 +209,7 @@ impl Bench {
     fn with_model(model: Model, wide_gates: bool, prepare: impl FnOnce(&mut VcpuState)) -> Self {
         let ram = Arc::new(GuestRam::new(&[(Gpa(0), RAM_BYTES)]).unwrap());
         write_tables(&ram, wide_gates);
-        let host = HostExec::new().unwrap();
-        let cpu = Cpu::new(
-            Arc::new(model),
-            ram.clone(),
-            Box::new(Board),
-            Attention::new(),
-            0,
-            host,
-            Arc::default(),
-        );
-        let mut bench = Self {
-            runner: Runner::new(cpu),
-            ram,
-        };
+        let mut bench = Self::after_reset(model, ram);
         let mut s = vcpu::reset(true);
         s.tr = segment(sel::TSS, 0x8b, TSS, 0x67);
         s.ldtr = segment(0, 0x1_0000, 0, 0);
@@ -235,6 +227,30 @@ impl Bench {
         prepare(&mut s);
         bench.cpu().restore(&s);
         bench
+    }
+
+    /// As RESET leaves the processor.
+    pub fn fresh(model: Model) -> Self {
+        Self::after_reset(
+            model,
+            Arc::new(GuestRam::new(&[(Gpa(0), RAM_BYTES)]).unwrap()),
+        )
+    }
+
+    fn after_reset(model: Model, ram: Arc<GuestRam>) -> Self {
+        let cpu = Cpu::new(
+            Arc::new(model),
+            ram.clone(),
+            Box::new(Board),
+            Attention::new(),
+            0,
+            HostExec::new().unwrap(),
+            Arc::default(),
+        );
+        Self {
+            runner: Runner::new(cpu),
+            ram,
+        }
     }
 
     fn flat(s: &mut VcpuState, code: u16, access: u32, data: u16) {
@@ -269,6 +285,14 @@ impl Bench {
         })
     }
 
+    /// Compatibility mode, CPL 0, with another CPU model.
+    pub fn compatible_with(model: Model) -> Self {
+        Self::with_model(model, true, |s| {
+            Self::long_state(s);
+            Self::flat(s, sel::CODE32, 0xc09b, sel::DATA);
+        })
+    }
+
     /// 64-bit mode, CPL 3.
     pub fn user() -> Self {
         Self::new(true, |s| {
@@ -279,7 +303,12 @@ impl Bench {
 
     /// 32-bit protected mode without paging, CPL 0, flat segments.
     pub fn protected() -> Self {
-        Self::new(false, |s| {
+        Self::protected_with(model())
+    }
+
+    /// The same with another CPU model.
+    pub fn protected_with(model: Model) -> Self {
+        Self::with_model(model, false, |s| {
             s.system.cr0 = 0x33;
             s.system.cr4 = 0x600;
             Self::flat(s, sel::CODE32, 0xc09b, sel::DATA);

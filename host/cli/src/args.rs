@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use vcpu::cpuid::CpuModel;
 
 use crate::artifacts::OwnFiles;
 use crate::initramfs::DEEPEST;
@@ -33,6 +34,8 @@ pub enum Command {
     /// Say what this host offers, which engine is used, and why
     #[command(long_about = DOCTOR_HELP)]
     Doctor(DoctorArgs),
+    /// Show the CPU models a guest can be given
+    Cpu(CpuArgs),
     /// Print what this machine is, as a level of a demo does
     #[command(hide = true)]
     GuestReport(GuestReportArgs),
@@ -156,6 +159,9 @@ pub struct RunArgs {
     /// The number of virtual processors
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub cpus: u8,
+    /// The CPU model the guest sees, one of `nestling cpu list`
+    #[arg(long, value_name = "MODEL", default_value = "max", value_parser = cpu_model)]
+    pub cpu: CpuModel,
     /// What runs the guest's code
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub engine: EngineArg,
@@ -177,6 +183,34 @@ pub struct RunArgs {
     /// Say at the end how many instructions ran in how much time
     #[arg(long)]
     pub stats: bool,
+}
+
+/// Options of `nestling cpu`.
+#[derive(Debug, Args)]
+pub struct CpuArgs {
+    /// What to show.
+    #[command(subcommand)]
+    pub command: CpuCommand,
+}
+
+/// What can be shown of CPU models.
+#[derive(Debug, Subcommand)]
+pub enum CpuCommand {
+    /// List the models, and whether this host can run them
+    List {
+        /// How the result is printed
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Show what a model is: its features, and what CPUID answers with one vCPU and virtualization off
+    Show {
+        /// The model
+        #[arg(value_parser = cpu_model)]
+        model: CpuModel,
+        /// How the result is printed
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
 }
 
 const DOCTOR_HELP: &str = "\
@@ -375,6 +409,14 @@ fn disk(text: &str) -> Result<Disk, String> {
     Ok(Disk { path, read_only })
 }
 
+/// Parses the name of a CPU model.
+fn cpu_model(text: &str) -> Result<CpuModel, String> {
+    CpuModel::from_name(text).ok_or_else(|| {
+        let names: Vec<_> = CpuModel::ALL.iter().map(|m| m.name()).collect();
+        format!("the models are {}", names.join(", "))
+    })
+}
+
 /// Parses a time of at least one second and at most a year.
 fn seconds(text: &str) -> Result<Duration, String> {
     const YEAR: u64 = 366 * 24 * 60 * 60;
@@ -456,7 +498,7 @@ mod tests {
     fn the_help_texts() {
         let mut command = CommandLine::command().term_width(100);
         insta::assert_snapshot!("help", command.render_long_help().to_string());
-        for name in ["demo", "run", "doctor"] {
+        for name in ["demo", "run", "doctor", "cpu"] {
             insta::assert_snapshot!(format!("help_{name}"), help(name));
         }
     }

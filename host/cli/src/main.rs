@@ -1,10 +1,11 @@
-//! The `nestling` program: `demo`, `run` and `doctor`.
+//! The `nestling` program: `demo`, `run`, `doctor` and `cpu`.
 //!
 //! The program reads files, talks to the user and builds images; the machine itself is behind the seam in
 //! [`vm`]. Every failure reaches the user as one line: what, why, and what to do ([`failure`]).
 
 mod args;
 mod artifacts;
+mod cpu;
 mod demo;
 mod doctor;
 mod engine;
@@ -41,6 +42,7 @@ fn perform(command: &Command) -> Result<u8, Failure> {
         Command::Demo(args) => demo::run(args, &Monitor),
         Command::Run(args) => run::run(args, &Monitor),
         Command::Doctor(args) => doctor::run(args).map(|()| 0),
+        Command::Cpu(args) => cpu::run(args).map(|()| 0),
         Command::GuestReport(args) => guest_report::report(args.level).map(|()| 0),
         Command::Images(args) => demo::images::write(args).map(|()| 0),
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use lifecycle::confine::{Confine, Confined, calls::CallSet};
 use lifecycle::{Console, RunOptions, Statistics, Vm};
 use machine::{DiskConfig, EngineKind, Image, MachineConfig};
+use vcpu::cpuid::CpuModel;
 use vcpu::{Capabilities, NestedVirt};
 
 use crate::interrupt::Interrupt;
@@ -119,6 +120,8 @@ pub struct RunRequest {
     pub cpus: u8,
     /// The engine that was decided on.
     pub engine: Engine,
+    /// The processor the guest sees.
+    pub cpu: CpuModel,
     /// The virtualization the guest sees.
     pub nested: NestedChoice,
     /// Where its time comes from.
@@ -272,15 +275,18 @@ impl From<lifecycle::RunOutcome> for RunOutcome {
 /// The machine a request describes, on an engine with these capabilities.
 fn machine_config(request: RunRequest, can: &Capabilities) -> MachineConfig {
     let image = |bytes| Image::Bytes(Arc::new(bytes));
+    let cpu = request.cpu;
+    let shows = |extension| cpu.follows_host() || cpu.vendor().nested() == extension;
     MachineConfig {
         memory_bytes: request.memory_bytes,
         vcpus: u32::from(request.cpus),
         kernel: image(request.kernel),
         initrd: request.initrd.map(image),
         cmdline: request.append,
+        cpu: request.cpu,
         nested: match request.nested {
-            NestedChoice::Auto if can.nested_intel => NestedVirt::Intel,
-            NestedChoice::Auto if can.nested_amd => NestedVirt::Amd,
+            NestedChoice::Auto if can.nested_intel && shows(NestedVirt::Intel) => NestedVirt::Intel,
+            NestedChoice::Auto if can.nested_amd && shows(NestedVirt::Amd) => NestedVirt::Amd,
             NestedChoice::Auto | NestedChoice::Off => NestedVirt::Off,
             NestedChoice::Intel => NestedVirt::Intel,
             NestedChoice::Amd => NestedVirt::Amd,
@@ -349,6 +355,7 @@ mod tests {
             memory_bytes: 1 << 30,
             cpus: 1,
             engine: Engine::Kvm,
+            cpu: CpuModel::Max,
             nested: NestedChoice::Auto,
             clock: ClockMode::Host,
             debug_exit: false,
@@ -364,6 +371,14 @@ mod tests {
             max_vcpus: 1,
         };
         let nested = |can| machine_config(request.clone(), &can).nested;
+        let named = RunRequest {
+            cpu: CpuModel::NestlingAmd,
+            ..request.clone()
+        };
+        assert_eq!(
+            machine_config(named, &can(true, false)).nested,
+            NestedVirt::Off
+        );
         assert_eq!(nested(can(true, false)), NestedVirt::Intel);
         assert_eq!(nested(can(false, true)), NestedVirt::Amd);
         assert_eq!(nested(can(false, false)), NestedVirt::Off);

@@ -68,7 +68,7 @@ const MOST_POLLS: u32 = 1000;
 #[must_use]
 pub fn guest_cpuid() -> CpuidTable {
     model(
-        CpuModel::NestlingIntel,
+        CpuModel::Max,
         &ModelConfig {
             vcpus: 1,
             nested: NestedVirt::Off,

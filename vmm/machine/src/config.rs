@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bus::ClockMode;
 use vcpu::NestedVirt;
+use vcpu::cpuid::CpuModel;
 
 use crate::disks::{DiskConfig, MAX_DISKS};
 
@@ -51,6 +52,8 @@ pub struct MachineConfig {
     pub initrd: Option<Image>,
     /// Kernel command line.
     pub cmdline: String,
+    /// The processor the guest is shown.
+    pub cpu: CpuModel,
     /// The virtualization extension the guest is shown.
     pub nested: NestedVirt,
     /// Where virtual time comes from.
@@ -84,6 +87,7 @@ impl Default for MachineConfig {
             kernel: Image::File(PathBuf::new()),
             initrd: None,
             cmdline: String::new(),
+            cpu: CpuModel::Max,
             nested: NestedVirt::Off,
             clock: ClockMode::Host,
             tsc_hz: DEFAULT_TSC_HZ,
@@ -112,6 +116,11 @@ pub enum ConfigError {
     /// No vCPU, or too many.
     #[error("{0} vCPUs cannot be had; choose 1 to {MAX_VCPUS}")]
     Vcpus(u32),
+    /// Virtualization of the other vendor.
+    #[error(
+        "the CPU model {0} cannot have {1}; choose --nested off or a model of the other vendor"
+    )]
+    OtherVendor(CpuModel, &'static str),
     /// A frequency no guest could work with.
     #[error("a TSC of {0} Hz cannot be had; choose 10 MHz to 10 GHz")]
     TscHz(u64),
@@ -140,6 +149,17 @@ impl MachineConfig {
         }
         if self.vcpus == 0 || self.vcpus > MAX_VCPUS {
             return Err(ConfigError::Vcpus(self.vcpus));
+        }
+        let other = match self.nested {
+            NestedVirt::Intel => Some("VT-x"),
+            NestedVirt::Amd => Some("AMD-V"),
+            NestedVirt::Off => None,
+        };
+        if let Some(extension) = other
+            && !self.cpu.follows_host()
+            && self.cpu.vendor().nested() != self.nested
+        {
+            return Err(ConfigError::OtherVendor(self.cpu, extension));
         }
         if !(10_000_000..=10_000_000_000).contains(&self.tsc_hz) {
             return Err(ConfigError::TscHz(self.tsc_hz));
@@ -186,6 +206,10 @@ mod tests {
         assert_eq!(with(|c| c.vcpus = 0), Err(ConfigError::Vcpus(0)));
         assert_eq!(with(|c| c.vcpus = 256), Err(ConfigError::Vcpus(256)));
         assert_eq!(with(|c| c.tsc_hz = 0), Err(ConfigError::TscHz(0)));
+        assert_eq!(
+            with(|c| (c.cpu, c.nested) = (CpuModel::NestlingAmd, NestedVirt::Intel)),
+            Err(ConfigError::OtherVendor(CpuModel::NestlingAmd, "VT-x"))
+        );
         assert_eq!(
             with(|c| c.cmdline = "a\0b".into()),
             Err(ConfigError::CmdlineNul)

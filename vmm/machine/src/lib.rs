@@ -29,5 +29,5 @@ pub use config::{ConfigError, Image, MachineConfig};
 pub use control::{GuestRequest, RequestSink};
 pub use disks::{DiskConfig, MAX_DISKS};
 pub use engine::{EngineKind, UnfitEngine};
-pub use machine::{Machine, MachineError, Wiring};
+pub use machine::{CRYSTAL_HZ, Machine, MachineError, Wiring};
 pub use signal::VcpuLine;

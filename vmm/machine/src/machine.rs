@@ -8,7 +8,7 @@ use chipset::fabric::{FabricConfig, InterruptFabric};
 use chipset::serial::{SerialInput, SerialOutput};
 use guestmem::{GuestRam, RamError};
 use storage::RawFileError;
-use vcpu::cpuid::{CpuModel, CpuidTable, HostVector, ModelConfig, model};
+use vcpu::cpuid::{CpuidTable, HostVector, LackingHost, ModelConfig, model};
 use vcpu::{Engine, EngineError, Vcpu, Vm, VmConfig};
 
 use crate::acpi::{self, AcpiConfig};
@@ -26,7 +26,7 @@ use crate::signal::VcpuLine;
 
 /// Core crystal clock of the software processor: what its APIC timer counts, and what CPUID leaf 15h
 /// relates the TSC to.
-const CRYSTAL_HZ: u32 = 25_000_000;
+pub const CRYSTAL_HZ: u32 = 25_000_000;
 /// CPUID.01H:ECX.x2APIC and TSC-deadline.
 const FEATURE_X2APIC: u32 = 1 << 21;
 const FEATURE_TSC_DEADLINE: u32 = 1 << 24;
@@ -42,6 +42,9 @@ pub enum MachineError {
     /// The engine cannot run it.
     #[error(transparent)]
     Unfit(#[from] UnfitEngine),
+    /// The host cannot execute what the CPU model shows.
+    #[error(transparent)]
+    Cpu(#[from] LackingHost),
     /// The memory cannot be had.
     #[error(transparent)]
     Ram(#[from] RamError),
@@ -113,6 +116,7 @@ impl Machine {
         config.validate()?;
         let capabilities = engine.capabilities();
         crate::engine::check(config, &capabilities)?;
+        config.cpu.check(&HostVector::detect())?;
         let disks = Disks::open(&config.disks)?;
         let cpuid = cpuid_table(config);
         let map = MemoryMap::new(config.memory_bytes);
@@ -197,7 +201,7 @@ fn default_epoch_s(mode: ClockMode) -> i64 {
 
 fn cpuid_table(config: &MachineConfig) -> CpuidTable {
     model(
-        CpuModel::NestlingIntel,
+        config.cpu,
         &ModelConfig {
             vcpus: config.vcpus,
             nested: config.nested,

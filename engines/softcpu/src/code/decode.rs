@@ -1,6 +1,6 @@
 //! From bytes to operations: iced-x86 decodes, the instruction table binds.
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register};
+use iced_x86::{Decoder, DecoderError, Instruction, OpKind, Register};
 
 use super::op::{Ea, Op};
 use crate::cpu::{RIP, TWO_GIB, ZERO, gpr, sreg};
@@ -36,14 +36,11 @@ pub enum Decoded {
 /// Most instructions in a block.
 const MAX_INSTRUCTIONS: usize = 48;
 
-/// No extension that gives a reserved NOP (0F 0D, 0F 18 to 0F 1F) a meaning changes anything here: prefetches and
-/// hints do nothing, and CET and MPX are not shown, so that RDSSP, ENDBR and BND are NOPs (SDM Vol 2 A.3).
-const OPTIONS: u32 = DecoderOptions::FORCE_RESERVED_NOP;
-
 /// Decodes instructions from `bytes` until a block ends.
 pub fn decode_block(bytes: &[u8], mode: Mode, side: &mut HostSide, out: &mut Vec<Op>) -> Decoded {
     out.clear();
-    let mut decoder = Decoder::with_ip(u32::from(mode.bits), bytes, 0, OPTIONS);
+    let options = side.table.decoder_options();
+    let mut decoder = Decoder::with_ip(u32::from(mode.bits), bytes, 0, options);
     let mut insn = Instruction::default();
     let mut length = 0u32;
     let mut ended = false;

@@ -220,6 +220,8 @@ macro_rules! counted_form {
             (8, _) => counted::<u64, u32, $k>,
             (4, 4) => counted::<u32, u32, $k>,
             (4, _) => counted::<u32, u16, $k>,
+            // AMD: an operand-size prefix in 64-bit mode.
+            (_, 8) => counted::<u16, u64, $k>,
             (_, 4) => counted::<u16, u32, $k>,
             _ => counted::<u16, u16, $k>,
         }

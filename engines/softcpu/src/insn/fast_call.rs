@@ -1,4 +1,7 @@
-//! SYSCALL, SYSRET, SYSENTER, SYSEXIT (SDM Vol 3 5.8.7, 5.8.8; Vol 2).
+//! SYSCALL, SYSRET, SYSENTER, SYSEXIT (SDM Vol 3 5.8.7, 5.8.8; Vol 2; for AMD models APM Vol 3).
+//!
+//! AMD has SYSCALL and SYSRET in every mode, Intel in 64-bit mode; Intel has SYSENTER and SYSEXIT in every protected
+//! mode, AMD not in long mode.
 
 use iced_x86::Mnemonic;
 use vcpu::SegmentRegister;
@@ -31,9 +34,18 @@ fn flat_stack(selector: u16, dpl: u32) -> SegmentRegister {
 }
 
 fn syscall(cpu: &mut Cpu, op: &Op) -> Flow {
-    if !cpu.long64 || cpu.efer & efer::SCE == 0 {
+    if cpu.efer & efer::SCE == 0 || !(cpu.long64 || cpu.amd()) {
         return cpu.ud();
     }
+    if !cpu.long_mode() {
+        return syscall_legacy(cpu, op);
+    }
+    // Compatibility mode: AMD only, with a target of its own (APM Vol 3, SYSCALL).
+    let target = if cpu.long64 {
+        cpu.msr.lstar
+    } else {
+        cpu.msr.cstar
+    };
     cpu.regs[gpr::RCX] = cpu.rip_after(op);
     cpu.regs[gpr::R11] = cpu.rflags() & !rflags::RF;
     let flags = cpu.rflags() & !(cpu.msr.fmask & !rflags::FIXED_1) & !rflags::RF;
@@ -43,27 +55,60 @@ fn syscall(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.seg[sreg::SS] = flat_stack(selector.wrapping_add(8), 0);
     cpu.step_cancelled = flags & rflags::TF == 0;
     cpu.set_rflags(flags);
-    cpu.next_rip = cpu.msr.lstar;
+    cpu.next_rip = target;
     cpu.mode_changed();
     Ok(())
 }
 
+/// SYSCALL outside IA-32e mode: STAR has the 32-bit target, the mask does not count (APM Vol 3, SYSCALL).
+fn syscall_legacy(cpu: &mut Cpu, op: &Op) -> Flow {
+    cpu.regs[gpr::RCX] = cpu.rip_after(op) & 0xffff_ffff;
+    let flags = cpu.rflags() & !(rflags::VM | rflags::IF | rflags::RF);
+    let selector = (cpu.msr.star >> 32) as u16;
+    cpu.cpl = 0;
+    cpu.seg[sreg::CS] = flat_code(selector & !3, 0, false);
+    cpu.seg[sreg::SS] = flat_stack(selector.wrapping_add(8), 0);
+    cpu.set_rflags(flags);
+    cpu.next_rip = cpu.msr.star & 0xffff_ffff;
+    cpu.mode_changed();
+    Ok(())
+}
+
+/// What SYSRET leaves in SS: AMD changes the selector alone (APM Vol 3, SYSRET). The privilege level, which is in SS
+/// here, follows CPL.
+fn sysret_stack(cpu: &Cpu, selector: u16) -> SegmentRegister {
+    if !cpu.amd() {
+        return flat_stack(selector | 3, 3);
+    }
+    let mut ss = cpu.seg[sreg::SS];
+    ss.selector = Selector(selector);
+    ss.access = Access(ss.access.0 | 3 << 5);
+    ss
+}
+
 fn sysret<const LONG: bool>(cpu: &mut Cpu, _: &Op) -> Flow {
-    if !cpu.long64 || cpu.efer & efer::SCE == 0 {
+    if cpu.efer & efer::SCE == 0 || !(cpu.long64 || cpu.amd()) {
         return cpu.ud();
+    }
+    if !cpu.protected() || cpu.v8086() {
+        return cpu.gp0();
     }
     cpu.require_cpl0()?;
     let target = cpu.regs[gpr::RCX];
-    if LONG && !canonical(target) {
+    // AMD looks at the address only when it fetches from it, at CPL 3.
+    if LONG && !canonical(target) && !cpu.amd() {
         return cpu.gp0();
     }
     let base = (cpu.msr.star >> 48) as u16;
     let code = if LONG { base.wrapping_add(16) } else { base };
     cpu.cpl = 3;
     cpu.seg[sreg::CS] = flat_code(code | 3, 3, LONG);
-    cpu.seg[sreg::SS] = flat_stack(base.wrapping_add(8) | 3, 3);
-    let flags =
-        (cpu.regs[gpr::R11] & rflags::DEFINED & !(rflags::RF | rflags::VM)) | rflags::FIXED_1;
+    cpu.seg[sreg::SS] = sysret_stack(cpu, base.wrapping_add(8));
+    let flags = if cpu.long64 {
+        (cpu.regs[gpr::R11] & rflags::DEFINED & !(rflags::RF | rflags::VM)) | rflags::FIXED_1
+    } else {
+        cpu.rflags() | rflags::IF
+    };
     cpu.set_rflags(flags);
     cpu.next_rip = if LONG { target } else { target & 0xffff_ffff };
     cpu.mode_changed();
@@ -71,6 +116,10 @@ fn sysret<const LONG: bool>(cpu: &mut Cpu, _: &Op) -> Flow {
 }
 
 fn sysenter(cpu: &mut Cpu, _: &Op) -> Flow {
+    // Not in long mode on AMD (APM Vol 3, SYSENTER).
+    if cpu.amd() && cpu.long_mode() {
+        return cpu.ud();
+    }
     let cs = cpu.msr.sysenter_cs as u16;
     if !cpu.protected() || cs & !3 == 0 {
         return cpu.gp0();
@@ -89,6 +138,9 @@ fn sysenter(cpu: &mut Cpu, _: &Op) -> Flow {
 }
 
 fn sysexit<const LONG: bool>(cpu: &mut Cpu, _: &Op) -> Flow {
+    if cpu.amd() && cpu.long_mode() {
+        return cpu.ud();
+    }
     let cs = cpu.msr.sysenter_cs as u16;
     if !cpu.protected() || cs & !3 == 0 || cpu.cpl != 0 {
         return cpu.gp0();

@@ -1,13 +1,19 @@
 //! Which instructions the model has: an extension that CPUID does not show does not exist.
 
-use iced_x86::{Code, CpuidFeature as F};
-use vcpu::cpuid::CpuidTable;
+use iced_x86::{Code, CpuidFeature as F, DecoderOptions};
+use vcpu::cpuid::{CpuidTable, Vendor};
 
 /// What the decoder's tables list an instruction under, against the model's CPUID leaves.
 pub struct GuestFeatures {
     /// By the decoder's feature number.
     answers: Vec<Answer>,
+    /// How the decoder is to read bytes that the vendors read differently.
+    pub decoder_options: u32,
 }
+
+/// No extension that gives a reserved NOP (0F 0D, 0F 18 to 0F 1F) a meaning changes anything here: prefetches and
+/// hints do nothing, and CET and MPX are not shown, so that RDSSP, ENDBR and BND are NOPs (SDM Vol 2 A.3).
+const OPTIONS: u32 = DecoderOptions::FORCE_RESERVED_NOP;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Answer {
@@ -28,6 +34,7 @@ fn place(feature: F) -> Option<(u32, u32, usize, u32)> {
     Some(match feature {
         F::SSE3 => (1, 0, ECX, 0),
         F::PCLMULQDQ => (1, 0, ECX, 1),
+        F::MONITOR => (1, 0, ECX, 3),
         F::SSSE3 => (1, 0, ECX, 9),
         F::FMA => (1, 0, ECX, 12),
         F::CMPXCHG16B => (1, 0, ECX, 13),
@@ -51,6 +58,7 @@ fn place(feature: F) -> Option<(u32, u32, usize, u32)> {
         F::CLFLUSHOPT => (7, 0, EBX, 23),
         F::CLWB => (7, 0, EBX, 24),
         F::SHA => (7, 0, EBX, 29),
+        F::PKU => (7, 0, ECX, 3),
         F::GFNI => (7, 0, ECX, 8),
         F::VAES => (7, 0, ECX, 9),
         F::VPCLMULQDQ => (7, 0, ECX, 10),
@@ -59,6 +67,8 @@ fn place(feature: F) -> Option<(u32, u32, usize, u32)> {
         F::XSAVEC => (0xd, 1, EAX, 1),
         F::XSAVES => (0xd, 1, EAX, 3),
         F::LZCNT => (0x8000_0001, 0, ECX, 5),
+        F::SSE4A => (0x8000_0001, 0, ECX, 6),
+        F::CLZERO => (0x8000_0008, 0, EBX, 0),
         F::RDTSCP => (0x8000_0001, 0, EDX, 27),
         _ => return None,
     })
@@ -98,7 +108,14 @@ impl GuestFeatures {
                 None => Answer::Unknown,
             })
             .collect();
-        Self { answers }
+        let amd = match cpuid.vendor() {
+            Vendor::Intel => 0,
+            Vendor::Amd => DecoderOptions::AMD,
+        };
+        Self {
+            answers,
+            decoder_options: OPTIONS | amd,
+        }
     }
 
     fn answers(&self, code: Code) -> impl Iterator<Item = Answer> {

@@ -1,8 +1,9 @@
 //! The form of an instruction: what a binder chooses a handler by.
 
-use iced_x86::{Instruction, Mnemonic, OpKind};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
-use crate::code::Mode;
+use crate::code::{Ea, Mode, Op, register_code};
+use crate::cpu::{gpr, sreg};
 
 /// Kind of an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,26 @@ impl Form<'_> {
     /// It has a LOCK prefix.
     pub fn locked(&self) -> bool {
         self.insn.has_lock_prefix()
+    }
+
+    /// Makes rAX, by address size, the address of the memory operand (CLZERO, MONITOR); its segment is DS or the
+    /// override, in 64-bit mode FS or GS alone.
+    pub fn address_in_rax(&self, op: &mut Op) {
+        let over = self.insn.segment_prefix();
+        let (fs, gs) = (Register::FS, Register::GS);
+        op.seg = match over {
+            Register::None => sreg::DS as u8,
+            s if self.long64() && s != fs && s != gs => sreg::DS as u8,
+            s => register_code(s),
+        };
+        op.base = gpr::RAX as u8;
+        op.ea = match (self.long64(), self.insn.op0_register().size()) {
+            (true, 8) if matches!(over, Register::FS | Register::GS) => Ea::Based,
+            (true, 8) => Ea::Flat,
+            (true, _) => Ea::Addr32,
+            (false, 2) => Ea::Legacy16,
+            (false, _) => Ea::Legacy32,
+        };
     }
 
     /// 64-bit mode.

@@ -4,6 +4,7 @@
 //! form. What has no row (and is not executed by the host) does not exist: #UD.
 
 mod alu;
+mod amd_msr;
 mod bits;
 mod control;
 mod control_registers;
@@ -23,6 +24,7 @@ mod port;
 mod segment;
 mod selector;
 mod shift;
+mod sse4a;
 mod stack;
 mod string;
 mod system;

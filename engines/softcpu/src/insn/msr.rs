@@ -43,7 +43,7 @@ impl Cpu {
         let m = &self.msr;
         Ok(match msr {
             IA32_TSC => self.guest_tsc(),
-            IA32_PLATFORM_ID => 0,
+            IA32_PLATFORM_ID if !self.amd() => 0,
             IA32_APIC_BASE | IA32_TSC_DEADLINE | IA32_X2APIC_FIRST..=IA32_X2APIC_LAST => {
                 match self.platform.apic_msr_read(msr) {
                     Ok(v) => v,
@@ -51,21 +51,26 @@ impl Cpu {
                 }
             }
             IA32_FEATURE_CONTROL if self.model.vmx => m.feature_control,
-            IA32_TSC_ADJUST => m.tsc_adjust,
-            IA32_SPEC_CTRL => m.spec_ctrl,
+            IA32_TSC_ADJUST if self.model.tsc_adjust => m.tsc_adjust,
+            IA32_SPEC_CTRL if self.model.spec_ctrl_allowed != 0 => m.spec_ctrl,
+            IA32_BIOS_SIGN_ID if self.amd() => vcpu::cpuid::PATCH_LEVEL,
             IA32_BIOS_SIGN_ID => vcpu::cpuid::MICROCODE_REVISION,
             // Eight variable ranges, fixed ranges, write-combining.
             IA32_MTRRCAP => 0x508,
-            IA32_ARCH_CAPABILITIES => self.model.arch_capabilities,
+            IA32_ARCH_CAPABILITIES if self.model.arch_capabilities != 0 => {
+                self.model.arch_capabilities
+            }
             IA32_SYSENTER_CS => m.sysenter_cs,
             IA32_SYSENTER_ESP => m.sysenter_esp,
             IA32_SYSENTER_EIP => m.sysenter_eip,
             IA32_MCG_CAP => 0,
             IA32_MCG_STATUS => m.mcg_status,
-            IA32_MISC_ENABLE => m.misc_enable,
+            IA32_MISC_ENABLE if !self.amd() => m.misc_enable,
             IA32_DEBUGCTL => m.debugctl,
             0x200..=0x20f => m.mtrr_variable[(msr - IA32_MTRR_PHYSBASE0) as usize],
-            0x250 | 0x258 | 0x259 | 0x268..=0x26f => m.mtrr_fixed[fixed_mtrr(msr)],
+            0x250 | 0x258 | 0x259 | 0x268..=0x26f => {
+                m.mtrr_fixed[fixed_mtrr(msr)] & !self.hidden_mtrr_bits()
+            }
             IA32_PAT => m.pat,
             IA32_MTRR_DEF_TYPE => m.mtrr_def_type,
             IA32_VMX_BASIC..=IA32_VMX_VMFUNC if self.model.vmx => match self.vmx_capability(msr) {
@@ -81,7 +86,10 @@ impl Cpu {
             IA32_GS_BASE => self.seg[sreg::GS].base,
             IA32_KERNEL_GS_BASE => m.kernel_gs_base,
             IA32_TSC_AUX => m.tsc_aux,
-            _ => return self.unknown_msr(msr, false),
+            _ => match self.read_amd_msr(msr) {
+                Some(v) => v,
+                None => return self.unknown_msr(msr, false),
+            },
         })
     }
 
@@ -89,7 +97,7 @@ impl Cpu {
     pub fn write_msr(&mut self, msr: u32, value: u64) -> Flow {
         match msr {
             IA32_TSC => self.set_tsc(value),
-            IA32_TSC_ADJUST => {
+            IA32_TSC_ADJUST if self.model.tsc_adjust => {
                 let by = value.wrapping_sub(self.msr.tsc_adjust);
                 self.msr.tsc_adjust = value;
                 self.tsc_offset = self.tsc_offset.wrapping_add(by);
@@ -111,19 +119,22 @@ impl Cpu {
                 }
                 self.msr.feature_control = value & 0x7;
             }
-            // IBRS; STIBP may be written wherever IBRS may. SSBD is not shown.
-            IA32_SPEC_CTRL => self.checked(value, 3, |m| &mut m.spec_ctrl)?,
-            IA32_PRED_CMD => {
+            IA32_SPEC_CTRL if self.model.spec_ctrl_allowed != 0 => {
+                let allowed = self.model.spec_ctrl_allowed;
+                self.checked(value, allowed, |m| &mut m.spec_ctrl)?;
+            }
+            IA32_PRED_CMD if self.model.pred_cmd => {
                 if value & !1 != 0 {
                     return self.gp0();
                 }
             }
             IA32_FLUSH_CMD => return self.gp0(),
-            IA32_BIOS_SIGN_ID | IA32_MCG_STATUS => {}
+            IA32_BIOS_SIGN_ID if !self.amd() => {}
+            IA32_MCG_STATUS => {}
             IA32_SYSENTER_CS => self.msr.sysenter_cs = value,
             IA32_SYSENTER_ESP => self.canonical_msr(value, |m| &mut m.sysenter_esp)?,
             IA32_SYSENTER_EIP => self.canonical_msr(value, |m| &mut m.sysenter_eip)?,
-            IA32_MISC_ENABLE => self.write_misc_enable(value)?,
+            IA32_MISC_ENABLE if !self.amd() => self.write_misc_enable(value)?,
             IA32_DEBUGCTL => self.checked(value, DEBUGCTL_ALLOWED, |m| &mut m.debugctl)?,
             0x200..=0x20f => {
                 let reserved = self.variable_mtrr_reserved(msr & 1 != 0);
@@ -134,10 +145,16 @@ impl Cpu {
                 self.msr.mtrr_variable[(msr - IA32_MTRR_PHYSBASE0) as usize] = value;
             }
             0x250 | 0x258 | 0x259 | 0x268..=0x26f => {
-                if !value.to_le_bytes().into_iter().all(valid_mtrr_type) {
+                let (hidden, extra) = (self.hidden_mtrr_bits(), self.shown_mtrr_bits());
+                if !(value & !extra)
+                    .to_le_bytes()
+                    .into_iter()
+                    .all(valid_mtrr_type)
+                {
                     return self.gp0();
                 }
-                self.msr.mtrr_fixed[fixed_mtrr(msr)] = value;
+                let place = &mut self.msr.mtrr_fixed[fixed_mtrr(msr)];
+                *place = (value & !hidden) | (*place & hidden);
             }
             IA32_PAT => {
                 if !valid_pat(value) {
@@ -171,7 +188,9 @@ impl Cpu {
             IA32_KERNEL_GS_BASE => self.canonical_msr(value, |m| &mut m.kernel_gs_base)?,
             IA32_TSC_AUX => self.checked(value, 0xffff_ffff, |m| &mut m.tsc_aux)?,
             _ => {
-                self.unknown_msr(msr, true)?;
+                if !self.write_amd_msr(msr, value)? {
+                    self.unknown_msr(msr, true)?;
+                }
             }
         }
         Ok(())
@@ -231,13 +250,7 @@ impl Cpu {
 
     /// IA32_EFER (SDM Vol 3 2.2.1): LMA is read-only, LME cannot change while paging.
     pub fn write_efer(&mut self, value: u64) -> Flow {
-        let extended = self.model.cpuid.get(0x8000_0001, 0).unwrap_or_default().edx;
-        let nxe = if extended & 1 << 20 != 0 {
-            efer::NXE
-        } else {
-            0
-        };
-        let allowed = efer::SCE | efer::LME | efer::LMA | nxe;
+        let allowed = self.model.efer_allowed;
         let changed = self.efer ^ value;
         if value & !allowed != 0 || (changed & efer::LME != 0 && self.cr0 & cr0::PG != 0) {
             return self.gp0();

@@ -39,7 +39,10 @@ impl Cpu {
             apic_id: self.index,
             apic_enabled: base & 1 << 11 != 0,
             osxsave: self.cr4 & cr4::OSXSAVE != 0,
+            pke: self.cr4 & cr4::PKE != 0,
+            monitor: true,
             xcr0: self.xcr0,
+            xss: 0,
             mode64: self.long64,
         };
         self.model.cpuid.for_vcpu(leaf, subleaf, &fields)
@@ -114,6 +117,18 @@ fn clflush(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.probe_read(va)
 }
 
+/// CLZERO: zeroes the aligned 64 bytes that rAX points into (APM Vol 3).
+fn clzero(cpu: &mut Cpu, op: &Op) -> Flow {
+    // The address is rounded down inside its segment.
+    let within = cpu.effective_address(op) & 63;
+    let line = Op {
+        disp: -(within as i32),
+        ..*op
+    };
+    let va = cpu.linear(&line, 64, true)?;
+    cpu.write_bytes(va, &[0; 64])
+}
+
 fn random<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.intercept(if op.extra == 0 {
         Intercept::Rdrand
@@ -158,7 +173,11 @@ pub fn bind_plain(form: &Form, op: &mut Op) -> Option<Handler> {
             invd
         }
         M::Pause => pause,
-        M::Clflush | M::Clflushopt => clflush,
+        M::Clflush | M::Clflushopt | M::Clwb => clflush,
+        M::Clzero => {
+            form.address_in_rax(op);
+            clzero
+        }
         M::Rdrand | M::Rdseed => {
             op.extra = u16::from(form.mnemonic() == M::Rdseed);
             // For the instruction information of a VM exit.

@@ -12,8 +12,8 @@ use iced_x86::Mnemonic as M;
 use super::form::Form;
 use super::{
     alu, bits, control, control_registers, data, descriptor_tables, far, fast_call, flag,
-    interrupt, msr, muldiv, port, segment, selector, shift, stack, string, system, translation,
-    xsave,
+    interrupt, msr, muldiv, port, segment, selector, shift, sse4a, stack, string, system,
+    translation, xsave,
 };
 use crate::code::{Handler, Op};
 
@@ -175,7 +175,7 @@ static ROWS: &[Row] = rows! {
     [Pause] User exits flows Helper Here(system::bind_plain);
     [Swapgs] Supervisor quiet flows Helper Here(segment::bind_base);
     [Rdfsbase, Rdgsbase, Wrfsbase, Wrgsbase] User quiet flows Helper Here(segment::bind_base);
-    [Clflush, Clflushopt] User quiet flows Helper Here(system::bind_plain);
+    [Clflush, Clflushopt, Clwb, Clzero] User quiet flows Helper Here(system::bind_plain);
     [Rdrand, Rdseed] User exits flows Helper Here(system::bind_plain);
     [Rdpid] User quiet flows Helper Here(system::bind_plain);
     [Wait] User quiet flows Helper Here(system::bind_plain);
@@ -193,6 +193,8 @@ static ROWS: &[Row] = rows! {
     [Rdmsr] Supervisor exits flows Helper Here(msr::bind_msr);
     [Wrmsr, Xsetbv] Supervisor exits ends Helper Here(msr::bind_msr);
     [Xgetbv] User quiet flows Helper Here(msr::bind_msr);
+
+    [Extrq, Insertq, Movntss, Movntsd] User quiet flows Helper Here(sse4a::bind_sse4a);
 
     [Fxsave, Fxsave64, Fxrstor, Fxrstor64, Xsave, Xsave64, Xsaveopt, Xsaveopt64, Xsavec, Xsavec64, Xrstor,
      Xrstor64, Ldmxcsr, Stmxcsr, Vldmxcsr, Vstmxcsr] User quiet flows Helper Here(xsave::bind_state);

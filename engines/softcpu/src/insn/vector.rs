@@ -35,6 +35,11 @@ impl VectorTable {
         }
     }
 
+    /// How the decoder is to read bytes that the vendors read differently.
+    pub fn decoder_options(&self) -> u32 {
+        self.features.decoder_options
+    }
+
     fn add(&mut self, p: Prepared) -> u64 {
         if self.prepared.len() >= LIMIT {
             self.full = true;

@@ -31,13 +31,25 @@ fn x87_image(ext: &ExtState, wide: bool) -> [u8; 160] {
     image
 }
 
-fn load_x87(ext: &mut ExtState, image: &[u8], wide: bool) {
-    ext.fx[..24].copy_from_slice(&image[..24]);
+/// Opcode, instruction and operand pointer in the image.
+const POINTERS: std::ops::Range<usize> = 6..24;
+
+/// FSW.ES of an image: an unmasked exception is pending.
+fn error_summary(image: &[u8]) -> bool {
+    image[2] & 0x80 != 0
+}
+
+/// Loads the x87 part of an image, the pointers if they are `wanted`.
+fn load_x87(ext: &mut ExtState, image: &[u8], wide: bool, wanted: bool) {
+    ext.fx[..POINTERS.start].copy_from_slice(&image[..POINTERS.start]);
+    if wanted {
+        ext.fx[POINTERS].copy_from_slice(&image[POINTERS]);
+    }
     // Reserved: the byte behind the tags and the upper bits of the opcode; in the 32-bit format also what
     // follows the offsets (selectors, which are not kept).
     ext.fx[5] = 0;
     ext.fx[7] &= 7;
-    if !wide {
+    if !wide && wanted {
         ext.fx[12..16].fill(0);
         ext.fx[20..24].fill(0);
     }
@@ -67,6 +79,12 @@ impl Cpu {
         let sse = self.ext.mxcsr != MXCSR_RESET || ymm.iter().any(|y| y[0] | y[1] != 0);
         let avx = ymm.iter().any(|y| y[2] | y[3] != 0);
         u64::from(x87) | u64::from(sse) << 1 | u64::from(avx) << 2
+    }
+
+    /// Whether the x87 pointers of `image` are moved between memory and registers (APM Vol 2 11.4.4: on some AMD
+    /// processors only with an unmasked exception pending).
+    fn moves_pointers(&self, image: &[u8]) -> bool {
+        !self.model.x87_pointers_on_error || error_summary(image)
     }
 
     fn fx_allowed(&mut self) -> Flow {
@@ -132,7 +150,13 @@ fn fxsave(cpu: &mut Cpu, op: &Op) -> Flow {
     image[28..32].copy_from_slice(&MXCSR_MASK.to_le_bytes());
     cpu.store_xmm(&mut image);
     let bytes = if cpu.long64 { 416 } else { 288 };
-    cpu.write_bytes(va, &image[..bytes])
+    if cpu.moves_pointers(&image) {
+        return cpu.write_bytes(va, &image[..bytes]);
+    }
+    cpu.probe_write(va, bytes as u64)?;
+    cpu.write_bytes(va, &image[..POINTERS.start])?;
+    let behind = va.wrapping_add(POINTERS.end as u64);
+    cpu.write_bytes(behind, &image[POINTERS.end..bytes])
 }
 
 fn fxrstor(cpu: &mut Cpu, op: &Op) -> Flow {
@@ -148,7 +172,8 @@ fn fxrstor(cpu: &mut Cpu, op: &Op) -> Flow {
         return cpu.gp0();
     }
     cpu.ext.mxcsr = mxcsr;
-    load_x87(&mut cpu.ext, &image, op.extra == 1);
+    let wanted = cpu.moves_pointers(&image);
+    load_x87(&mut cpu.ext, &image, op.extra == 1, wanted);
     cpu.load_xmm(&image);
     Ok(())
 }
@@ -177,7 +202,10 @@ fn xsave(cpu: &mut Cpu, op: &Op) -> Flow {
     let skip_initial = |bit: u64| compact && inuse & bit == 0;
     if rfbm & X87 != 0 && !skip_initial(X87) {
         let x87 = x87_image(&cpu.ext, op.extra & 1 != 0);
-        image[..24].copy_from_slice(&x87[..24]);
+        image[..POINTERS.start].copy_from_slice(&x87[..POINTERS.start]);
+        if cpu.moves_pointers(&x87) {
+            image[POINTERS].copy_from_slice(&x87[POINTERS]);
+        }
         image[32..160].copy_from_slice(&x87[32..160]);
     }
     if rfbm & SSE != 0 && !skip_initial(SSE) {
@@ -252,11 +280,12 @@ fn xrstor(cpu: &mut Cpu, op: &Op) -> Flow {
     }
     if rfbm & X87 != 0 {
         if bv & X87 != 0 {
-            load_x87(&mut cpu.ext, &image, op.extra & 1 != 0);
+            let wanted = cpu.moves_pointers(&image);
+            load_x87(&mut cpu.ext, &image, op.extra & 1 != 0, wanted);
         } else {
             let initial = ExtState::initialized();
             let fx = initial.fx;
-            load_x87(&mut cpu.ext, &fx, true);
+            load_x87(&mut cpu.ext, &fx, true, true);
         }
     }
     if rfbm & SSE != 0 {

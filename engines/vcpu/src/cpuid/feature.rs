@@ -132,6 +132,8 @@ pub mod leaf7_ebx {
     pub const SMAP: u32 = 1 << 20;
     /// CLFLUSHOPT.
     pub const CLFLUSHOPT: u32 = 1 << 23;
+    /// CLWB.
+    pub const CLWB: u32 = 1 << 24;
     /// SHA instructions.
     pub const SHA: u32 = 1 << 29;
 }
@@ -140,6 +142,16 @@ pub mod leaf7_ebx {
 pub mod leaf7_ecx {
     /// User-mode instruction prevention.
     pub const UMIP: u32 = 1 << 2;
+    /// Protection keys for user pages.
+    pub const PKU: u32 = 1 << 3;
+    /// CR4.PKE, as the operating system set it.
+    pub const OSPKE: u32 = 1 << 4;
+    /// Galois-field instructions.
+    pub const GFNI: u32 = 1 << 8;
+    /// AES on YMM registers.
+    pub const VAES: u32 = 1 << 9;
+    /// Carry-less multiplication on YMM registers.
+    pub const VPCLMULQDQ: u32 = 1 << 10;
     /// RDPID.
     pub const RDPID: u32 = 1 << 22;
 }
@@ -174,6 +186,10 @@ pub mod xstate {
     pub const SSE: u64 = 1 << 1;
     /// Upper halves of the YMM registers.
     pub const AVX: u64 = 1 << 2;
+    /// PKRU.
+    pub const PKRU: u64 = 1 << 9;
+    /// Bytes of the PKRU component.
+    pub const PKRU_BYTES: u32 = 8;
     /// Legacy region and header of an XSAVE area in bytes (SDM Vol 1 13.4).
     pub const LEGACY_AND_HEADER_BYTES: u32 = 576;
     /// Bytes of the AVX component, and its offset in the standard format (SDM Vol 1 13.5.3).
@@ -182,22 +198,44 @@ pub mod xstate {
     pub const AVX_OFFSET: u32 = 576;
 }
 
-/// Leaf 80000001h, ECX (SDM Vol 2, Table 3-8).
+/// Leaf 5: MONITOR and MWAIT (SDM Vol 2, Table 3-8).
+pub mod leaf5 {
+    /// ECX: the extensions below are told.
+    pub const EXTENSIONS: u32 = 1;
+    /// ECX: MWAIT can end by an interrupt that is masked by RFLAGS.IF.
+    pub const INTERRUPT_BREAK: u32 = 1 << 1;
+    /// EDX: position of the number of C1 states.
+    pub const C1_SHIFT: u32 = 4;
+}
+
+/// Leaf 80000001h, ECX (SDM Vol 2, Table 3-8; APM Vol 3 E.4.2).
 pub mod ext1_ecx {
     /// LAHF and SAHF in 64-bit mode.
     pub const LAHF64: u32 = 1;
+    /// AMD: the package has more than one core.
+    pub const CMP_LEGACY: u32 = 1 << 1;
+    /// AMD: AMD-V.
+    pub const SVM: u32 = 1 << 2;
+    /// AMD: LOCK MOV CR0 is MOV CR8.
+    pub const ALT_MOV_CR8: u32 = 1 << 4;
+    /// AMD: EXTRQ, INSERTQ, MOVNTSS, MOVNTSD.
+    pub const SSE4A: u32 = 1 << 6;
+    /// AMD: leaves 8000001Dh and 8000001Eh.
+    pub const TOPOLOGY: u32 = 1 << 22;
     /// LZCNT.
     pub const LZCNT: u32 = 1 << 5;
     /// PREFETCHW.
     pub const PREFETCHW: u32 = 1 << 8;
 }
 
-/// Leaf 80000001h, EDX (SDM Vol 2, Table 3-8).
+/// Leaf 80000001h, EDX (SDM Vol 2, Table 3-8; APM Vol 3 E.4.2).
 pub mod ext1_edx {
     /// SYSCALL and SYSRET; reads as 1 only in 64-bit mode.
     pub const SYSCALL: u32 = 1 << 11;
     /// Execute disable.
     pub const NX: u32 = 1 << 20;
+    /// AMD: the integer instructions that SSE added to MMX.
+    pub const MMXEXT: u32 = 1 << 22;
     /// 1-GByte pages.
     pub const PAGE_1GB: u32 = 1 << 26;
     /// RDTSCP and IA32_TSC_AUX.
@@ -210,4 +248,40 @@ pub mod ext1_edx {
 pub mod ext7_edx {
     /// The TSC runs at a constant rate in all power states (SDM Vol 3 18.17.1).
     pub const INVARIANT_TSC: u32 = 1 << 8;
+}
+
+/// Leaf 80000008h, EBX: AMD's further features (APM Vol 3 E.4.7).
+pub mod ext8_ebx {
+    /// CLZERO.
+    pub const CLZERO: u32 = 1;
+    /// FXSAVE, XSAVE and their counterparts move the x87 error pointers in any case.
+    pub const X87_POINTERS: u32 = 1 << 2;
+    /// WBNOINVD.
+    pub const WBNOINVD: u32 = 1 << 9;
+    /// IBPB: IA32_PRED_CMD.
+    pub const IBPB: u32 = 1 << 12;
+    /// IBRS: IA32_SPEC_CTRL.
+    pub const IBRS: u32 = 1 << 14;
+    /// STIBP.
+    pub const STIBP: u32 = 1 << 15;
+    /// Not affected by speculative store bypass.
+    pub const SSB_NO: u32 = 1 << 26;
+    /// Not affected by branch type confusion.
+    pub const BTC_NO: u32 = 1 << 29;
+}
+
+/// Leaf 80000021h (APM Vol 3 E.4.17).
+pub mod ext21 {
+    /// EAX: LFENCE serializes always.
+    pub const LFENCE_SERIALIZES: u32 = 1 << 2;
+    /// EAX: a null selector clears the segment's base and limit.
+    pub const NULL_CLEARS_BASE: u32 = 1 << 6;
+    /// EAX: EFER.AIBRSE.
+    pub const AUTOMATIC_IBRS: u32 = 1 << 8;
+    /// EAX: not affected by speculative return stack overflow.
+    pub const SRSO_NO: u32 = 1 << 29;
+    /// ECX: not affected by transient scheduler attacks on the store queue.
+    pub const TSA_SQ_NO: u32 = 1 << 1;
+    /// ECX: not affected by transient scheduler attacks on the L1 data cache.
+    pub const TSA_L1_NO: u32 = 1 << 2;
 }

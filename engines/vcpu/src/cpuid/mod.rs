@@ -5,18 +5,26 @@
 //! XSAVE sizes, SYSCALL outside 64-bit mode) is put in by [`CpuidTable::for_vcpu`], so that every engine
 //! answers alike.
 
+mod amd;
 pub mod feature;
+mod host;
 mod intel;
+mod leaves;
+mod model;
 mod timing;
+mod words;
 
 #[cfg(test)]
 mod tests;
 
-pub use intel::{MICROCODE_REVISION, MISC_ENABLE_RESET, SIGNATURE, arch_capabilities};
+pub use amd::PATCH_LEVEL;
+pub use host::HostVector;
+pub use intel::{MICROCODE_REVISION, MISC_ENABLE_RESET, arch_capabilities};
+pub use model::{CpuModel, LackingHost, ModelConfig, Vendor, model};
 pub use timing::{TscRatio, timing_leaves, tsc_ratio};
+pub use words::{NAMES, Named, Place};
 
-use crate::NestedVirt;
-use feature::{ext1_edx, leaf1_ecx, leaf1_edx, leafd1_eax, xstate};
+use feature::{ext1_edx, leaf1_ecx, leaf1_edx, leaf7_ecx, leafd1_eax, xstate};
 
 /// Width of a guest-physical address in bits: `CPUID.80000008H:EAX[7:0]`, MAXPHYADDR.
 pub const MAXPHYADDR: u32 = 40;
@@ -56,6 +64,9 @@ pub struct CpuidLeaf {
 pub struct CpuidTable {
     /// Sorted by leaf and subleaf.
     pub leaves: Vec<CpuidLeaf>,
+    /// It is a named model's, the same on every host: an engine that cannot give all of it must refuse instead of
+    /// leaving features out.
+    pub exact: bool,
 }
 
 /// The state of the asking vCPU that CPUID answers depend on.
@@ -67,116 +78,16 @@ pub struct VcpuFields {
     pub apic_enabled: bool,
     /// CR4.OSXSAVE.
     pub osxsave: bool,
+    /// CR4.PKE.
+    pub pke: bool,
+    /// MONITOR is not disabled (`IA32_MISC_ENABLE[18]`).
+    pub monitor: bool,
     /// XCR0.
     pub xcr0: u64,
+    /// IA32_XSS.
+    pub xss: u64,
     /// It is in 64-bit mode (IA-32e mode with CS.L set).
     pub mode64: bool,
-}
-
-/// Which processor a guest is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CpuModel {
-    /// The software CPU's own model: an Intel processor of the Skylake generation without its errata.
-    NestlingIntel,
-}
-
-impl CpuModel {
-    /// The name on the command line and in saved state.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::NestlingIntel => "nestling-intel",
-        }
-    }
-}
-
-/// Vector extensions that the engine executes by the host's own instructions, so that a guest can have them
-/// only where the host does. SSE and SSE2 are part of every x86-64 host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HostVector {
-    /// SSE3.
-    pub sse3: bool,
-    /// SSSE3.
-    pub ssse3: bool,
-    /// SSE4.1.
-    pub sse4_1: bool,
-    /// SSE4.2.
-    pub sse4_2: bool,
-    /// PCLMULQDQ.
-    pub pclmulqdq: bool,
-    /// AES.
-    pub aes: bool,
-    /// SHA.
-    pub sha: bool,
-    /// AVX.
-    pub avx: bool,
-    /// F16C; needs AVX.
-    pub f16c: bool,
-    /// FMA; needs AVX.
-    pub fma: bool,
-    /// AVX2; needs AVX.
-    pub avx2: bool,
-}
-
-impl HostVector {
-    /// Everything the model knows.
-    pub const ALL: Self = Self {
-        sse3: true,
-        ssse3: true,
-        sse4_1: true,
-        sse4_2: true,
-        pclmulqdq: true,
-        aes: true,
-        sha: true,
-        avx: true,
-        f16c: true,
-        fma: true,
-        avx2: true,
-    };
-
-    /// What the processor we run on has, and its operating system lets us use.
-    #[cfg(target_arch = "x86_64")]
-    #[must_use]
-    pub fn detect() -> Self {
-        Self {
-            sse3: std::is_x86_feature_detected!("sse3"),
-            ssse3: std::is_x86_feature_detected!("ssse3"),
-            sse4_1: std::is_x86_feature_detected!("sse4.1"),
-            sse4_2: std::is_x86_feature_detected!("sse4.2"),
-            pclmulqdq: std::is_x86_feature_detected!("pclmulqdq"),
-            aes: std::is_x86_feature_detected!("aes"),
-            sha: std::is_x86_feature_detected!("sha"),
-            avx: std::is_x86_feature_detected!("avx"),
-            f16c: std::is_x86_feature_detected!("f16c"),
-            fma: std::is_x86_feature_detected!("fma"),
-            avx2: std::is_x86_feature_detected!("avx2"),
-        }
-    }
-}
-
-/// What a model's table depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ModelConfig {
-    /// Number of vCPUs; all are cores of one package, one thread each. 0 counts as 1.
-    pub vcpus: u32,
-    /// The virtualization extension shown. An Intel model has VT-x or none: [`NestedVirt::Amd`] shows none
-    /// (the engine's capabilities say what can be asked for).
-    pub nested: NestedVirt,
-    /// TSC frequency in Hz.
-    pub tsc_hz: u64,
-    /// Frequency of the core crystal clock in Hz, which is also what the APIC timer counts (SDM Vol 3
-    /// 11.5.4). See [`tsc_ratio`] for the pairs that are told exactly.
-    pub crystal_hz: u32,
-    /// What the host executes for the guest.
-    pub host: HostVector,
-}
-
-/// The CPUID table of `model`.
-#[must_use]
-pub fn model(model: CpuModel, config: &ModelConfig) -> CpuidTable {
-    match model {
-        CpuModel::NestlingIntel => intel::table(config),
-    }
 }
 
 impl CpuidTable {
@@ -207,10 +118,27 @@ impl CpuidTable {
         }
     }
 
-    /// The answer as the processor gives it, for the fields that are the same on all vCPUs: leaves beyond the
-    /// highest basic or extended leaf answer as the highest basic leaf (SDM Vol 2, CPUID, "If a value
-    /// entered for CPUID.EAX is higher than the maximum"), absent leaves below it are zero. The range left to
-    /// hypervisors, 40000000h to 4FFFFFFFh, is zero where it is not used.
+    /// Whose processor it is, by the name in leaf 0.
+    #[must_use]
+    pub fn vendor(&self) -> Vendor {
+        let name = leaves::vendor(0, Vendor::Amd.text());
+        match self.get(0, 0) {
+            Some(r) if (r.ebx, r.ecx, r.edx) == (name.ebx, name.ecx, name.edx) => Vendor::Amd,
+            _ => Vendor::Intel,
+        }
+    }
+
+    /// The signature: leaf 1, EAX, and EDX after RESET (SDM Vol 3 10.1.2).
+    #[must_use]
+    pub fn signature(&self) -> u32 {
+        self.get(1, 0).map_or(0, |r| r.eax)
+    }
+
+    /// The answer as the processor gives it, for the fields that are the same on all vCPUs: on Intel processors
+    /// leaves beyond the highest basic or extended leaf answer as the highest basic leaf (SDM Vol 2, CPUID, "If a
+    /// value entered for CPUID.EAX is higher than the maximum"), absent leaves below it are zero. On AMD processors
+    /// both are zero (APM Vol 3 E.1). The range left to hypervisors, 40000000h to 4FFFFFFFh, is zero where it is
+    /// not used.
     #[must_use]
     pub fn answer(&self, leaf: u32, subleaf: u32) -> CpuidResult {
         if let Some(r) = self.get(leaf, subleaf) {
@@ -224,6 +152,9 @@ impl CpuidTable {
             _ => false,
         };
         if !within {
+            if self.vendor() == Vendor::Amd {
+                return CpuidResult::default();
+            }
             return self.get(highest_basic, subleaf).unwrap_or_default();
         }
         // An invalid level of the topology leaves returns the input in ECX[7:0] (SDM Vol 2, leaf 0BH).
@@ -248,40 +179,80 @@ impl CpuidTable {
                 put(&mut r.ecx, leaf1_ecx::OSXSAVE, osxsave);
                 let apic = vcpu.apic_enabled && r.edx & leaf1_edx::APIC != 0;
                 put(&mut r.edx, leaf1_edx::APIC, apic);
+                let monitor = vcpu.monitor && r.ecx & leaf1_ecx::MONITOR != 0;
+                put(&mut r.ecx, leaf1_ecx::MONITOR, monitor);
+            }
+            7 if subleaf == 0 => {
+                let ospke = vcpu.pke && r.ecx & leaf7_ecx::PKU != 0;
+                put(&mut r.ecx, leaf7_ecx::OSPKE, ospke);
             }
             0xb => r.edx = vcpu.apic_id,
             0xd if subleaf == 0 && r.eax != 0 => {
-                r.ebx = xsave_standard_bytes(vcpu.xcr0);
+                r.ebx = self.xsave_standard_bytes(vcpu.xcr0);
             }
             0xd if subleaf == 1 && r.eax & (leafd1_eax::XSAVEC | leafd1_eax::XSAVES) != 0 => {
-                r.ebx = xsave_compacted_bytes(vcpu.xcr0);
+                r.ebx = self.xsave_compacted_bytes(vcpu.xcr0 | vcpu.xss);
             }
-            0x8000_0001 if !vcpu.mode64 => put(&mut r.edx, ext1_edx::SYSCALL, false),
+            0x8000_0001 => {
+                // Intel: only in 64-bit mode (SDM Vol 2, Table 3-8).
+                if !vcpu.mode64 && self.vendor() == Vendor::Intel {
+                    put(&mut r.edx, ext1_edx::SYSCALL, false);
+                }
+                // AMD repeats the bit of leaf 1 (APM Vol 3 E.4.2).
+                let apic = vcpu.apic_enabled && r.edx & leaf1_edx::APIC != 0;
+                put(&mut r.edx, leaf1_edx::APIC, apic);
+            }
+            // AMD: the APIC id, the core's number; one thread a core, one node (APM Vol 3 E.4.16).
+            0x8000_001e if self.vendor() == Vendor::Amd => {
+                r.eax = vcpu.apic_id;
+                r.ebx = vcpu.apic_id & 0xff;
+            }
             _ => {}
         }
         r
     }
-}
 
-/// Bytes of an XSAVE area in standard format for the components of `xcr0` that models have (SDM Vol 1 13.4.3):
-/// up to the end of the component with the highest offset.
-#[must_use]
-pub const fn xsave_standard_bytes(xcr0: u64) -> u32 {
-    if xcr0 & xstate::AVX != 0 {
-        xstate::AVX_OFFSET + xstate::AVX_BYTES
-    } else {
-        xstate::LEGACY_AND_HEADER_BYTES
+    /// Bytes of an XSAVE area in standard format for the components of `xcr0` (SDM Vol 1 13.4.3): up to the end of
+    /// the component with the highest offset.
+    #[must_use]
+    pub fn xsave_standard_bytes(&self, xcr0: u64) -> u32 {
+        self.xsave_components(xcr0)
+            .map(|(_, r)| r.ebx.saturating_add(r.eax))
+            .max()
+            .unwrap_or(xstate::LEGACY_AND_HEADER_BYTES)
+    }
+
+    /// Bytes of an XSAVE area in compacted format for the components of `xcomp` (SDM Vol 1 13.4.3).
+    #[must_use]
+    pub fn xsave_compacted_bytes(&self, xcomp: u64) -> u32 {
+        self.xsave_components(xcomp)
+            .fold(xstate::LEGACY_AND_HEADER_BYTES, |at, (_, r)| {
+                compacted_start(at, r).saturating_add(r.eax)
+            })
+    }
+
+    /// Where component `number` begins in the compacted format that has the components of `xcomp`.
+    #[must_use]
+    pub fn xsave_compacted_offset(&self, xcomp: u64, number: u32) -> u32 {
+        let below = self.xsave_compacted_bytes(xcomp & ((1 << number.min(63)) - 1));
+        let r = self.get(0xd, number).unwrap_or_default();
+        compacted_start(below, r)
+    }
+
+    /// The components of `mask` above SSE, by number.
+    fn xsave_components(&self, mask: u64) -> impl Iterator<Item = (u32, CpuidResult)> {
+        (2..63)
+            .filter(move |n| mask >> n & 1 != 0)
+            .filter_map(|n| self.get(0xd, n).map(|r| (n, r)))
     }
 }
 
-/// Bytes of an XSAVE area in compacted format for the components of `xcr0` that models have (SDM Vol 1
-/// 13.4.3): components follow the header without gaps.
-#[must_use]
-pub const fn xsave_compacted_bytes(xcr0: u64) -> u32 {
-    let avx = if xcr0 & xstate::AVX != 0 {
-        xstate::AVX_BYTES
+/// Components follow the header without gaps, but those with ECX[1] set begin at a multiple of 64 bytes (SDM Vol 1
+/// 13.4.3).
+fn compacted_start(at: u32, r: CpuidResult) -> u32 {
+    if r.ecx & 2 != 0 {
+        at.next_multiple_of(64)
     } else {
-        0
-    };
-    xstate::LEGACY_AND_HEADER_BYTES + avx
+        at
+    }
 }

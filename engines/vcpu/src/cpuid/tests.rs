@@ -1,6 +1,7 @@
 use std::fmt::Write as _;
 
 use super::*;
+use crate::NestedVirt;
 
 const CONFIG: ModelConfig = ModelConfig {
     vcpus: 2,
@@ -12,6 +13,14 @@ const CONFIG: ModelConfig = ModelConfig {
 
 fn intel(config: &ModelConfig) -> CpuidTable {
     model(CpuModel::NestlingIntel, config)
+}
+
+fn max(config: &ModelConfig) -> CpuidTable {
+    model(CpuModel::Max, config)
+}
+
+fn amd(config: &ModelConfig) -> CpuidTable {
+    model(CpuModel::NestlingAmd, config)
 }
 
 /// One line a leaf, as the golden files have them.
@@ -31,12 +40,136 @@ fn text(table: &CpuidTable) -> String {
 }
 
 #[test]
-fn the_intel_model_is_the_golden_one() {
-    let golden: String = include_str!("golden/nestling-intel.txt")
-        .lines()
-        .filter(|l| !l.starts_with('#'))
-        .fold(String::new(), |all, l| all + l + "\n");
-    assert_eq!(text(&intel(&CONFIG)), golden);
+fn models_are_the_golden_ones() {
+    for (table, golden) in [
+        (intel(&CONFIG), include_str!("golden/nestling-intel.txt")),
+        (amd(&CONFIG), include_str!("golden/nestling-amd.txt")),
+    ] {
+        let golden: String = golden
+            .lines()
+            .filter(|l| !l.starts_with('#'))
+            .fold(String::new(), |all, l| all + l + "\n");
+        assert_eq!(text(&table), golden);
+    }
+}
+
+/// The levels of the System V ABI, AMD64 supplement, Table 3.1: what a program may use, by name.
+#[test]
+fn levels_have_what_the_abi_lists() {
+    let v2 = "cmov cx8 fpu fxsr mmx syscall sse sse2 cx16 lahf_lm popcnt sse3 sse4_1 sse4_2 ssse3";
+    let v3 = "avx avx2 bmi1 bmi2 f16c fma lzcnt movbe xsave";
+    for (level, has, not) in [
+        (CpuModel::X86_64V2, v2.to_owned(), v3),
+        (
+            CpuModel::X86_64V3,
+            format!("{v2} {v3}"),
+            "aes sha adx rdrand pclmulqdq",
+        ),
+    ] {
+        let t = model(level, &CONFIG);
+        let features: Vec<_> = t.features().collect();
+        for name in has.split(' ') {
+            assert!(features.contains(&name), "{level} has {name}");
+        }
+        for name in not.split(' ') {
+            assert!(!features.contains(&name), "{level} has no {name}");
+        }
+        assert_eq!(t.get(0xd, 0).is_some(), features.contains(&"xsave"));
+    }
+}
+
+/// A named model is the same whatever the host has, and says what it misses; only `max` follows.
+#[test]
+fn named_models_do_not_follow_the_host() {
+    let host = HostVector {
+        avx2: false,
+        fma: false,
+        ..HostVector::ALL
+    };
+    for cpu in CpuModel::ALL {
+        let on = |host| model(cpu, &ModelConfig { host, ..CONFIG });
+        let same = on(host) == on(HostVector::ALL);
+        assert_eq!(same, !cpu.follows_host(), "{cpu}");
+        assert_eq!(on(host).exact, !cpu.follows_host());
+        let missing = cpu.check(&host).err().map_or(Vec::new(), |e| e.missing);
+        let expected: &[&str] = match cpu {
+            CpuModel::NestlingIntel | CpuModel::NestlingAmd | CpuModel::X86_64V3 => {
+                &["fma", "avx2"]
+            }
+            CpuModel::Max | CpuModel::X86_64V2 => &[],
+        };
+        assert_eq!(missing, expected, "{cpu}");
+        assert_eq!(CpuModel::from_name(cpu.name()), Some(cpu));
+        assert_eq!(on(host).vendor(), cpu.vendor());
+    }
+    let error = CpuModel::X86_64V3.check(&host).expect_err("it lacks two");
+    assert!(error.to_string().contains("x86-64-v3 needs fma, avx2"));
+    assert_eq!(CpuModel::from_name("host"), None);
+}
+
+/// Everything is named once, and nothing a model shows has no name.
+#[test]
+fn every_feature_has_a_name() {
+    for (i, a) in NAMES.iter().enumerate() {
+        assert_eq!(a.bit.count_ones(), 1, "{}", a.name);
+        for b in &NAMES[i + 1..] {
+            assert!(a.name != b.name, "{} twice", a.name);
+            assert!(
+                a.place != b.place || a.bit != b.bit,
+                "{} and {}",
+                a.name,
+                b.name
+            );
+        }
+    }
+    for cpu in CpuModel::ALL {
+        let t = model(cpu, &CONFIG);
+        let mut places: Vec<Place> = NAMES.iter().map(|n| n.place).collect();
+        places.dedup();
+        for place in places {
+            let named = NAMES
+                .iter()
+                .filter(|n| n.place == place)
+                .fold(0, |all, n| all | n.bit);
+            let mut word = t.word(place);
+            if cpu.vendor() == Vendor::Amd && (place.leaf, place.register) == (0x8000_0001, 3) {
+                word &= !amd::REPEATED;
+            }
+            assert_eq!(word & !named, 0, "{cpu} {place:x?}");
+        }
+    }
+}
+
+/// APM Vol 3 E.1: what is not there is zero, beyond the highest leaf as well. E.4.2: the APIC bit follows the APIC,
+/// SYSCALL does not follow the mode. E.4.16: leaf 8000001Eh tells the vCPU's number.
+#[test]
+fn amd_leaves_follow_the_vcpu() {
+    let t = amd(&CONFIG);
+    for leaf in [0xe, 0x15, 0x16, 0x2000_0000, 0x8000_0022, 0xffff_ffff] {
+        assert_eq!(t.answer(leaf, 0), CpuidResult::default(), "{leaf:x}");
+    }
+    let vcpu = VcpuFields {
+        apic_id: 1,
+        apic_enabled: false,
+        osxsave: false,
+        pke: false,
+        monitor: true,
+        xcr0: 1,
+        xss: 0,
+        mode64: false,
+    };
+    let r = t.for_vcpu(0x8000_0001, 0, &vcpu);
+    assert_eq!(r.edx & (1 << 9 | 1 << 11), 1 << 11);
+    let on = VcpuFields {
+        apic_enabled: true,
+        ..vcpu
+    };
+    assert_eq!(t.for_vcpu(0x8000_0001, 0, &on).edx >> 9 & 1, 1);
+    let r = t.for_vcpu(0x8000_001e, 0, &vcpu);
+    assert_eq!((r.eax, r.ebx, r.ecx), (1, 1, 0));
+    let one = ModelConfig { vcpus: 1, ..CONFIG };
+    assert_eq!(amd(&one).answer(0x8000_0001, 0).ecx & 2, 0, "CmpLegacy");
+    assert_eq!(amd(&one).answer(0x8000_0008, 0).ecx, 0);
 }
 
 #[test]
@@ -72,7 +205,7 @@ fn without_avx_nothing_of_it_is_left() {
         avx: false,
         ..HostVector::ALL
     };
-    let t = intel(&ModelConfig { host, ..CONFIG });
+    let t = max(&ModelConfig { host, ..CONFIG });
     let one = t.answer(1, 0).ecx;
     assert_eq!(one & (leaf1_ecx::AVX | leaf1_ecx::FMA | leaf1_ecx::F16C), 0);
     assert_ne!(one & leaf1_ecx::XSAVE, 0);
@@ -101,7 +234,10 @@ fn xsave_sizes_follow_from_the_components() {
         apic_id: 0,
         apic_enabled: true,
         osxsave: true,
+        pke: false,
+        monitor: true,
         xcr0: 7,
+        xss: 0,
         mode64: true,
     };
     assert_eq!(t.for_vcpu(0xd, 0, &vcpu).ebx, end);
@@ -115,7 +251,10 @@ fn what_follows_the_vcpu_is_filled_in() {
         apic_id: 1,
         apic_enabled: false,
         osxsave: false,
+        pke: false,
+        monitor: true,
         xcr0: 1,
+        xss: 0,
         mode64: false,
     };
     let one = t.for_vcpu(1, 0, &reset);

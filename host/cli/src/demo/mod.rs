@@ -130,6 +130,7 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
         memory_bytes: images.memory_bytes[0],
         cpus: 1,
         engine: decision.engine,
+        cpu: vcpu::cpuid::CpuModel::Max,
         nested: NestedChoice::Intel,
         clock: clock(decision.engine),
         debug_exit: false,

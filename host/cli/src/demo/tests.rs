@@ -66,6 +66,7 @@ fn play(console: &[u8], end: Result<RunOutcome, RunError>) -> (Result<u8, Failur
         memory_bytes: 1 << 30,
         cpus: 1,
         engine: Engine::Soft,
+        cpu: vcpu::cpuid::CpuModel::Max,
         nested: NestedChoice::Intel,
         clock: ClockMode::Virtual,
         debug_exit: false,

@@ -7,6 +7,8 @@ pub mod terminal;
 use std::io::{self, Read};
 use std::path::Path;
 
+use vcpu::cpuid::{CpuModel, Vendor};
+
 use crate::args::RunArgs;
 use crate::artifacts;
 use crate::doctor::facts;
@@ -78,9 +80,12 @@ pub fn run_failure(error: RunError) -> Failure {
 }
 
 /// The virtualization a guest sees if the user leaves it to the engine.
-pub fn resolve_nested(nested: NestedChoice, engine: Engine) -> NestedChoice {
+pub fn resolve_nested(nested: NestedChoice, engine: Engine, cpu: CpuModel) -> NestedChoice {
     match (nested, engine) {
-        (NestedChoice::Auto, Engine::Soft) => NestedChoice::Intel,
+        (NestedChoice::Auto, Engine::Soft) => match cpu.vendor() {
+            Vendor::Intel => NestedChoice::Intel,
+            Vendor::Amd => NestedChoice::Off,
+        },
         (nested, _) => nested,
     }
 }
@@ -168,7 +173,8 @@ fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
         memory_bytes: args.memory,
         cpus: args.cpus,
         engine: decision.engine,
-        nested: resolve_nested(needs.nested, decision.engine),
+        cpu: args.cpu,
+        nested: resolve_nested(needs.nested, decision.engine, args.cpu),
         clock: needs.clock,
         debug_exit: args.debug_exit,
         timeout: args.timeout,

@@ -5,6 +5,7 @@ use x86defs::exception::{GP, PF, UD};
 use crate::cpu::Model;
 use crate::cpu::gpr::*;
 use crate::testing::*;
+use vcpu::cpuid::CpuModel;
 
 const NON_CANONICAL: u64 = 0x8000_0000_0000_0000;
 
@@ -53,7 +54,7 @@ fn undefined_instructions() {
         &[0x0f, 0x01, 0xc8],
         &[0x0f, 0x01, 0xc9],
     ] {
-        Bench::long().fault(bytes, UD);
+        Bench::long_with(model_of(CpuModel::NestlingIntel)).fault(bytes, UD);
         // #UD comes before the #GP of privilege.
         Bench::user().fault(bytes, UD);
     }
@@ -119,7 +120,7 @@ fn extensions_follow_cpuid() {
         &[0x66, 0x0f, 0x79, 0xc1],
         &[0x0f, 0x0f, 0xc1, 0x9e],
     ] {
-        Bench::long().fault(bytes, UD);
+        Bench::long_with(model_of(CpuModel::NestlingIntel)).fault(bytes, UD);
     }
     // MOVBE, POPCNT, PSHUFB, VADDPS.
     let no_leaf1 = |bit: u32| without(1, move |r| r.ecx &= !(1 << bit));

@@ -7,3 +7,4 @@ mod stack;
 mod state;
 mod system;
 mod v8086;
+mod vendor;

@@ -9,7 +9,8 @@ use guestmem::{Gpa, GuestRam, RamOffset};
 use hostexec::HostExec;
 use vcpu::cpuid::{CpuidLeaf, CpuidResult, CpuidTable};
 use vcpu::{
-    Attention, DescriptorTable, InterruptFault, Platform, SegmentRegister, VcpuState, Wake,
+    Attention, DescriptorTable, InterruptFault, NestedVirt, Platform, SegmentRegister, VcpuState,
+    VmConfig, Wake,
 };
 use x86defs::segment::{Access, Selector};
 use x86defs::vmx::{FieldAccess, VmcsField as F};
@@ -163,6 +164,7 @@ fn cpuid() -> CpuidTable {
             leaf(7, Some(0), 1 << 10 | 1 << 18 | 1 << 7 | 1 << 20, 0, 0),
             leaf(0x8000_0001, None, 0, 0, 1 << 20 | 1 << 27 | 1 << 29),
         ],
+        exact: false,
     }
 }
 
@@ -249,12 +251,15 @@ impl Rig {
         let ram = Arc::new(GuestRam::new(&[(Gpa(0), RAM_BYTES)]).unwrap());
         write_tables(&ram);
         let model = Arc::new(Model {
-            cpuid: cpuid(),
             maxphyaddr: 40,
             cr4_allowed: 0x0037_27ff,
             xcr0_allowed: 7,
-            vmx: true,
-            arch_capabilities: 0,
+            ..crate::engine::model(&VmConfig {
+                vcpus: 1,
+                cpuid: cpuid(),
+                nested: NestedVirt::Intel,
+                tsc_hz: 1_000_000_000,
+            })
         });
         let lines = Arc::new(Mutex::new(Lines::default()));
         let attention = Attention::new();

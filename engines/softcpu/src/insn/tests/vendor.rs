@@ -1,0 +1,329 @@
+//! Where Intel's and AMD's manuals differ, and what only AMD has.
+
+use vcpu::cpuid::CpuModel;
+use x86defs::exception::{GP, UD};
+use x86defs::msr::*;
+
+use crate::cpu::RIP;
+use crate::cpu::gpr::*;
+use crate::cpu::sreg::{CS, SS};
+use crate::testing::*;
+
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+const SYSRETQ: [u8; 3] = [0x48, 0x0f, 0x07];
+const SYSENTER: [u8; 2] = [0x0f, 0x34];
+const SYSEXIT: [u8; 2] = [0x0f, 0x35];
+
+fn amd() -> Bench {
+    Bench::long_with(model_of(CpuModel::NestlingAmd))
+}
+
+fn with_targets(mut b: Bench) -> Bench {
+    let m = &mut b.cpu().msr;
+    m.star = 0x0028_0008_0000_0000 | DATA;
+    m.lstar = DATA + 0x100;
+    m.cstar = DATA + 0x200;
+    m.fmask = 0x200;
+    m.sysenter_cs = 8;
+    b.cpu().efer |= 1;
+    b
+}
+
+/// SDM Vol 2: SYSCALL is #UD outside 64-bit mode. APM Vol 3: compatibility mode goes to CSTAR.
+#[test]
+fn syscall_in_compatibility_mode() {
+    let mut b = with_targets(Bench::compatible_with(model()));
+    assert_eq!(b.run(&SYSCALL), Outcome::Vector(UD));
+    let mut b = with_targets(Bench::compatible_with(model_of(CpuModel::NestlingAmd)));
+    b.cpu().set_rflags(0x202);
+    assert_eq!(b.run(&SYSCALL), Outcome::Next(DATA + 0x200));
+    assert_eq!(b.get(RCX), CODE + 2);
+    assert_eq!(b.get(R11), 0x202);
+    let cpu = b.cpu();
+    assert_eq!(cpu.rflags(), 2);
+    assert!(cpu.long64);
+    assert_eq!((cpu.seg[CS].selector.0, cpu.seg[SS].selector.0), (8, 16));
+}
+
+/// APM Vol 3, SYSCALL: in legacy mode the target is STAR[31:0], IF is cleared, the mask does not count.
+#[test]
+fn syscall_in_legacy_mode() {
+    let mut b = with_targets(Bench::protected());
+    assert_eq!(b.run(&SYSCALL), Outcome::Vector(UD), "Intel");
+    let mut b = with_targets(Bench::protected_with(model_of(CpuModel::NestlingAmd)));
+    b.cpu().msr.fmask = 0x400;
+    b.cpu().set_rflags(0x602);
+    b.set(R11, 7);
+    assert_eq!(b.run(&SYSCALL), Outcome::Next(DATA));
+    assert_eq!((b.get(RCX), b.get(R11)), (CODE + 2, 7));
+    assert_eq!(b.cpu().rflags(), 0x402);
+    // SYSRET: to the 32-bit segments, with IF set; SS but for its selector as it was.
+    b.set(RCX, CODE);
+    assert_eq!(b.run(&[0x0f, 0x07]), Outcome::Next(CODE));
+    let cpu = b.cpu();
+    assert_eq!(cpu.rflags(), 0x602);
+    assert_eq!((cpu.cpl, cpu.seg[CS].selector.0), (3, 0x2b));
+    assert_eq!(cpu.seg[SS].selector.0, 0x30);
+}
+
+/// SYSRET to a non-canonical address: Intel raises #GP(0) at CPL 0 (SDM Vol 2), AMD at the target, at CPL 3. AMD
+/// leaves base, limit and attributes of SS (APM Vol 3).
+#[test]
+fn sysret_to_a_hole() {
+    let mut b = with_targets(Bench::long());
+    b.set(RCX, 1 << 47);
+    b.set(R11, 2);
+    assert_eq!(b.run(&SYSRETQ), Outcome::Vector(GP));
+    assert_eq!(b.at::<u64>(b.get(RSP) + 16) & 3, 0, "CS of the frame");
+    let mut b = with_targets(amd());
+    b.set(RCX, 1 << 47);
+    b.set(R11, 2);
+    b.cpu().seg[SS].limit = 0x1234;
+    assert_eq!(b.run(&SYSRETQ), Outcome::Next(1 << 47));
+    assert_eq!(b.cpu().seg[SS].limit, 0x1234);
+    assert_eq!(b.cpu().cpl, 3);
+    assert_eq!(b.step(), Outcome::Vector(GP));
+    assert_eq!(b.at::<u64>(b.get(RSP) + 16) & 3, 3, "CS of the frame");
+    assert_eq!(b.at::<u64>(b.get(RSP) + 8), 1 << 47);
+}
+
+/// APM Vol 3: SYSENTER and SYSEXIT are #UD in long mode.
+#[test]
+fn sysenter_in_long_mode() {
+    for insn in [SYSENTER, SYSEXIT] {
+        assert_eq!(with_targets(amd()).run(&insn), Outcome::Vector(UD));
+        let b = Bench::compatible_with(model_of(CpuModel::NestlingAmd));
+        assert_eq!(with_targets(b).run(&insn), Outcome::Vector(UD));
+    }
+    let mut b = with_targets(Bench::long());
+    b.cpu().msr.sysenter_eip = DATA;
+    assert_eq!(b.run(&SYSENTER), Outcome::Next(DATA));
+    let mut b = with_targets(Bench::protected_with(model_of(CpuModel::NestlingAmd)));
+    b.cpu().msr.sysenter_eip = DATA;
+    assert_eq!(b.run(&SYSENTER), Outcome::Next(DATA));
+}
+
+/// An operand-size prefix on a near branch in 64-bit mode: Intel ignores it (SDM Vol 2, JMP, "N.S."), AMD truncates
+/// the target to 16 bits (APM Vol 3, JMP near).
+#[test]
+fn operand_size_of_near_branches() {
+    // jmp, call, jz (with ZF set) and loop, each to behind itself with a prefix.
+    for (intel, amd_bytes) in [
+        (&[0x66, 0xe9, 0, 0, 0, 0][..], &[0x66, 0xe9, 0, 0][..]),
+        (&[0x66, 0xe8, 0, 0, 0, 0], &[0x66, 0xe8, 0, 0]),
+        (&[0x66, 0x74, 0], &[0x66, 0x74, 0]),
+        (&[0x66, 0xe2, 0], &[0x66, 0xe2, 0]),
+    ] {
+        let prepare = |mut b: Bench| {
+            b.cpu().flags.set_bits(0x40);
+            b.set(RCX, 0x1_0000_0001);
+            b
+        };
+        let mut b = prepare(Bench::long());
+        let end = CODE + intel.len() as u64;
+        assert_eq!(b.run(intel), Outcome::Next(end), "{intel:02x?}");
+        let mut b = prepare(amd());
+        let end = (CODE + amd_bytes.len() as u64) & 0xffff;
+        assert_eq!(b.run(amd_bytes), Outcome::Next(end), "{amd_bytes:02x?}");
+        if intel[1] == 0xe2 {
+            assert_eq!(b.get(RCX), 0x1_0000_0000, "the counter is RCX");
+        }
+        if intel[1] == 0xe8 {
+            assert_eq!(b.get(RSP), STACK - 2);
+        }
+    }
+}
+
+/// APM Vol 3, MOV CRn: LOCK MOV CR0 is MOV CR8 (AltMovCr8); SDM Vol 2: LOCK is #UD.
+#[test]
+fn lock_mov_cr0() {
+    assert_eq!(
+        Bench::long().run(&[0xf0, 0x0f, 0x20, 0xc0]),
+        Outcome::Vector(UD)
+    );
+    let mut b = amd();
+    b.set(RAX, 77);
+    b.ok(&[0xf0, 0x0f, 0x20, 0xc0]);
+    assert_eq!(b.get(RAX), 0, "CR8");
+}
+
+/// APM Vol 4, EXTRQ and INSERTQ, with fields as immediates and in a register.
+#[test]
+fn sse4a_fields() {
+    let mut b = amd();
+    b.cpu().ext.ymm[1] = [0x0123_4567_89ab_cdef, 0, 3, 4];
+    // extrq xmm1, 12, 8
+    b.ok(&[0x66, 0x0f, 0x78, 0xc1, 12, 8]);
+    assert_eq!(b.cpu().ext.ymm[1][0], 0xbcd);
+    assert_eq!(b.cpu().ext.ymm[1][2..], [3, 4]);
+    b.cpu().ext.ymm[1][0] = 0x0123_4567_89ab_cdef;
+    b.cpu().ext.ymm[2] = [16 << 8 | 20, 0, 0, 0];
+    // extrq xmm1, xmm2
+    b.ok(&[0x66, 0x0f, 0x79, 0xca]);
+    assert_eq!(b.cpu().ext.ymm[1][0], 0x789ab & 0xf_ffff);
+    // A length of 0 is 64.
+    b.cpu().ext.ymm[2][0] = 0;
+    b.ok(&[0x66, 0x0f, 0x79, 0xca]);
+    assert_eq!(b.cpu().ext.ymm[1][0], 0x789ab);
+    // insertq xmm1, xmm2, 8, 4
+    b.cpu().ext.ymm[2] = [0xfff, 4 << 8 | 16, 0, 0];
+    b.ok(&[0xf2, 0x0f, 0x78, 0xca, 8, 4]);
+    assert_eq!(b.cpu().ext.ymm[1][0], 0x78ffb);
+    // insertq xmm1, xmm2
+    b.cpu().ext.ymm[2][0] = 0x1_0000;
+    b.ok(&[0xf2, 0x0f, 0x79, 0xca]);
+    assert_eq!(b.cpu().ext.ymm[1][0], 0x0000b);
+    // movntsd [rbx], xmm1; movntss [rbx + 8], xmm1
+    b.set(RBX, DATA);
+    b.cpu().ext.ymm[1][0] = 0x1122_3344_5566_7788;
+    b.ok(&[0xf2, 0x0f, 0x2b, 0x0b]);
+    b.ok(&[0xf3, 0x0f, 0x2b, 0x4b, 8]);
+    assert_eq!(b.at::<u64>(DATA), 0x1122_3344_5566_7788);
+    assert_eq!(b.at::<u64>(DATA + 8), 0x5566_7788);
+    // Intel has none of it.
+    assert_eq!(
+        Bench::long().run(&[0x66, 0x0f, 0x79, 0xca]),
+        Outcome::Vector(UD)
+    );
+}
+
+/// APM Vol 3, CLZERO: the line that holds the address, by address size; a write.
+#[test]
+fn clzero() {
+    let mut b = amd();
+    for i in 0..24 {
+        b.put::<u64>(DATA + 8 * i, u64::MAX);
+    }
+    b.set(RAX, 0x1_0000_0000 | (DATA + 0x7f));
+    // addr32 clzero
+    b.ok(&[0x67, 0x0f, 0x01, 0xfc]);
+    assert_eq!(b.at::<u64>(DATA + 0x38), u64::MAX);
+    assert_eq!(b.at::<u64>(DATA + 0x40), 0);
+    assert_eq!(b.at::<u64>(DATA + 0x78), 0);
+    assert_eq!(b.at::<u64>(DATA + 0x80), u64::MAX);
+    b.set(RAX, SMALL);
+    b.put::<u64>(PT, 0);
+    assert_eq!(b.fault(&[0x0f, 0x01, 0xfc], x86defs::exception::PF), 2);
+    assert_eq!(Bench::long().run(&[0x0f, 0x01, 0xfc]), Outcome::Vector(UD));
+}
+
+/// MSRs of one vendor are not the other's (SDM Vol 4; APM Vol 2 appendix A).
+#[test]
+fn each_vendor_has_its_msrs() {
+    let intel = [
+        IA32_PLATFORM_ID,
+        IA32_MISC_ENABLE,
+        IA32_ARCH_CAPABILITIES,
+        IA32_TSC_ADJUST,
+        IA32_FEATURE_CONTROL,
+    ];
+    let amd_only = [
+        AMD_SYSCFG,
+        AMD_HWCR,
+        AMD_IORR_BASE0,
+        AMD_IORR_MASK1,
+        AMD_TOP_MEM,
+        AMD_TOP_MEM2,
+        AMD_NB_CFG,
+        AMD_DE_CFG,
+    ];
+    let read = |mut b: Bench, msr| b.cpu().read_msr(msr).ok();
+    for msr in intel {
+        assert!(read(Bench::long(), msr).is_some(), "{msr:#x}");
+        assert_eq!(read(amd(), msr), None, "{msr:#x}");
+    }
+    for msr in amd_only {
+        assert!(read(amd(), msr).is_some(), "{msr:#x}");
+        assert_eq!(read(Bench::long(), msr), None, "{msr:#x}");
+    }
+    // The revision of Intel's microcode is in the upper half, AMD's in the lower one.
+    assert_eq!(
+        read(Bench::long(), IA32_BIOS_SIGN_ID).map(|v| v as u32),
+        Some(0)
+    );
+    assert_eq!(read(amd(), IA32_BIOS_SIGN_ID).map(|v| v >> 32), Some(0));
+    // HWCR says that the TSC counts at P0's frequency; DE_CFG that LFENCE serializes.
+    assert_eq!(read(amd(), AMD_HWCR), Some(1 << 24));
+    assert_eq!(read(amd(), AMD_DE_CFG), Some(2));
+}
+
+/// APM Vol 2 7.9: reserved bits; RdMem and WrMem of fixed MTRRs are there while SYSCFG[19] is set.
+#[test]
+fn amd_memory_msrs() {
+    let mut b = amd();
+    for (msr, bad) in [
+        (AMD_SYSCFG, 1 << 23),
+        (AMD_HWCR, 1 << 17),
+        (AMD_TOP_MEM, 1 << 22),
+        (AMD_TOP_MEM2, 1 << 40),
+        (AMD_IORR_BASE0, 0x20),
+        (AMD_IORR_MASK0, 1),
+        (AMD_DE_CFG, 1),
+        (IA32_MTRR_FIX64K_00000, 0x1e),
+    ] {
+        assert!(b.cpu().write_msr(msr, bad).is_err(), "{msr:#x}");
+    }
+    let cpu = b.cpu();
+    assert_eq!(cpu.write_msr(AMD_SYSCFG, 1 << 19), Ok(()));
+    assert_eq!(cpu.write_msr(IA32_MTRR_FIX64K_00000, 0x1e1e), Ok(()));
+    assert_eq!(cpu.read_msr(IA32_MTRR_FIX64K_00000), Ok(0x1e1e));
+    assert_eq!(cpu.write_msr(AMD_SYSCFG, 0), Ok(()));
+    assert_eq!(cpu.read_msr(IA32_MTRR_FIX64K_00000), Ok(0x0606));
+    assert_eq!(cpu.write_msr(IA32_MTRR_FIX64K_00000, 5), Ok(()));
+    assert_eq!(cpu.write_msr(AMD_SYSCFG, 1 << 19), Ok(()));
+    assert_eq!(cpu.read_msr(IA32_MTRR_FIX64K_00000), Ok(0x181d));
+    assert_eq!(cpu.write_msr(AMD_TOP_MEM, 0xc000_0000), Ok(()));
+    assert_eq!(cpu.write_msr(AMD_IORR_MASK1, 0xff_f000_0800), Ok(()));
+}
+
+/// EFER.AIBRSE is there where leaf 80000021h says so (APM Vol 2 3.1.7).
+#[test]
+fn automatic_ibrs() {
+    assert!(Bench::long().cpu().write_msr(IA32_EFER, 0x20_0d01).is_err());
+    let mut b = amd();
+    assert_eq!(b.cpu().write_msr(IA32_EFER, 0x20_0d01), Ok(()));
+    assert_eq!(b.cpu().read_msr(IA32_EFER), Ok(0x20_0d01));
+}
+
+/// APM Vol 2 11.4.4: without the error-pointer feature FXSAVE and FXRSTOR leave the pointers alone unless an unmasked
+/// exception is pending.
+#[test]
+fn x87_pointers_of_old_amd_processors() {
+    let mut model = model_of(CpuModel::NestlingAmd);
+    assert!(!model.x87_pointers_on_error, "the feature is shown");
+    model.x87_pointers_on_error = true;
+    let mut b = Bench::long_with(model);
+    b.set(RCX, DATA);
+    b.put::<u64>(DATA + 8, 0x55);
+    // fld1; fxsave64 [rcx]
+    b.ok(&[0xd9, 0xe8]);
+    b.ok(&[0x48, 0x0f, 0xae, 0x01]);
+    assert_eq!(b.at::<u16>(DATA), 0x37f);
+    assert_eq!(b.at::<u64>(DATA + 8), 0x55, "not saved");
+    assert_eq!(b.at::<u32>(DATA + 24), 0x1f80);
+    // fxrstor64 [rcx] keeps what the registers have.
+    let ip = b.cpu().ext.fip();
+    assert_ne!(ip, 0x55);
+    b.ok(&[0x48, 0x0f, 0xae, 0x09]);
+    assert_eq!(b.cpu().ext.fip(), ip);
+    // Zero divide, unmasked: both move them.
+    b.put::<u32>(DATA, 0x8084_037b);
+    b.ok(&[0x48, 0x0f, 0xae, 0x09]);
+    assert_eq!(b.cpu().ext.fip(), 0x55);
+    b.put::<u64>(DATA + 8, 0);
+    b.ok(&[0x48, 0x0f, 0xae, 0x01]);
+    assert_eq!(b.at::<u64>(DATA + 8), 0x55);
+}
+
+/// EDX after RESET has the signature (SDM Vol 3 10.1.2; APM Vol 2 14.1.3).
+#[test]
+fn reset_shows_the_signature() {
+    for cpu in [CpuModel::NestlingAmd, CpuModel::NestlingIntel] {
+        let model = model_of(cpu);
+        let signature = model.cpuid.signature();
+        assert_ne!(signature, 0);
+        let b = Bench::fresh(model);
+        assert_eq!(b.get(RDX), u64::from(signature), "{cpu}");
+        assert_eq!(b.get(RIP), 0xfff0);
+    }
+}
