@@ -153,6 +153,9 @@ pub struct RunArgs {
     /// A raw image as a virtio disk; may be given several times
     #[arg(long = "disk", value_name = "FILE[,readonly]", value_parser = disk)]
     pub disks: Vec<Disk>,
+    /// An ISO image in a SATA CD-ROM drive
+    #[arg(long, value_name = "FILE")]
+    pub cdrom: Option<PathBuf>,
     /// The guest's memory, as 512M or 2G
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size)]
     pub memory: u64,

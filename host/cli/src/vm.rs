@@ -114,6 +114,8 @@ pub struct RunRequest {
     pub append: String,
     /// Virtio disks.
     pub disks: Vec<Disk>,
+    /// The image in the CD-ROM drive.
+    pub cdrom: Option<PathBuf>,
     /// The guest's memory in bytes.
     pub memory_bytes: u64,
     /// The number of virtual processors, at least one.
@@ -297,6 +299,7 @@ fn machine_config(request: RunRequest, can: &Capabilities) -> MachineConfig {
         },
         debug_exit: request.debug_exit,
         disks: request.disks.into_iter().map(DiskConfig::from).collect(),
+        cdrom: request.cdrom,
         ..MachineConfig::default()
     }
 }
@@ -352,6 +355,7 @@ mod tests {
             initrd: None,
             append: String::new(),
             disks: Vec::new(),
+            cdrom: None,
             memory_bytes: 1 << 30,
             cpus: 1,
             engine: Engine::Kvm,

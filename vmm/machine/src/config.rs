@@ -67,6 +67,8 @@ pub struct MachineConfig {
     pub debug_exit: bool,
     /// Virtio disks.
     pub disks: Vec<DiskConfig>,
+    /// The image in the CD-ROM drive, if there is one.
+    pub cdrom: Option<PathBuf>,
 }
 
 /// Least RAM the board works with, in bytes. A kernel needs more; that is checked when it is loaded.
@@ -94,6 +96,7 @@ impl Default for MachineConfig {
             epoch_s: None,
             debug_exit: false,
             disks: Vec::new(),
+            cdrom: None,
         }
     }
 }

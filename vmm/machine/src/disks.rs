@@ -20,11 +20,12 @@ pub struct DiskConfig {
 #[derive(Debug, Default)]
 pub(crate) struct Disks {
     pub disks: Vec<RawFile>,
+    pub cdrom: Option<RawFile>,
 }
 
 impl Disks {
     /// Opens the images.
-    pub fn open(disks: &[DiskConfig]) -> Result<Self, RawFileError> {
+    pub fn open(disks: &[DiskConfig], cdrom: Option<&PathBuf>) -> Result<Self, RawFileError> {
         let open = |disk: &DiskConfig| {
             let access = match disk.read_only {
                 true => Access::ReadOnly,
@@ -34,6 +35,9 @@ impl Disks {
         };
         Ok(Self {
             disks: disks.iter().map(open).collect::<Result<_, _>>()?,
+            cdrom: cdrom
+                .map(|path| RawFile::open(path, Access::CdRom))
+                .transpose()?,
         })
     }
 }

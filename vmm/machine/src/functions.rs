@@ -5,6 +5,7 @@
 //! 00:01.0   display
 //! 00:02.0   the first disk; one device each, up to 00:19.0
 //! 00:1f.0   ISA bridge
+//! 00:1f.2   SATA controller, if there is a CD-ROM
 //! ```
 
 use std::sync::{Arc, Mutex};
@@ -16,6 +17,7 @@ use pci::{
     Bdf, FunctionWiring, HostBridge, HostConfig, INTA, IntxRouter, IsaBridge, PciHost,
     SharedFunction,
 };
+use storage::{AhciFunction, CdRom};
 use virtio::VirtioFunction;
 use virtio::block::Block;
 
@@ -68,13 +70,20 @@ impl Functions {
         functions
     }
 
-    /// Adds the disks.
+    /// Adds the disks, and with a CD-ROM the SATA controller.
     pub(crate) fn add_disks(&mut self, disks: Disks, ram: &Arc<GuestRam>) {
         for (n, disk) in (0u8..MAX_DISKS as u8).zip(disks.disks) {
             let bdf = Bdf::new(0, FIRST_DISK + n, 0);
             let block = Block::new(Box::new(disk), &format!("disk{n}"));
             let function = VirtioFunction::new(Box::new(block), Arc::clone(ram), self.wiring(bdf))
                 .unwrap_or_else(|e| unreachable!("a virtio disk's registers: {e}"));
+            self.add(bdf, Arc::new(Mutex::new(function)));
+        }
+        if let Some(disc) = disks.cdrom {
+            let bdf = AhciFunction::BDF;
+            let drive = CdRom::new(Box::new(disc));
+            let function = AhciFunction::new(Some(drive), Arc::clone(ram), self.wiring(bdf))
+                .unwrap_or_else(|e| unreachable!("the SATA controller's registers: {e}"));
             self.add(bdf, Arc::new(Mutex::new(function)));
         }
     }

@@ -117,7 +117,7 @@ impl Machine {
         let capabilities = engine.capabilities();
         crate::engine::check(config, &capabilities)?;
         config.cpu.check(&HostVector::detect())?;
-        let disks = Disks::open(&config.disks)?;
+        let disks = Disks::open(&config.disks, config.cdrom.as_ref())?;
         let cpuid = cpuid_table(config);
         let map = MemoryMap::new(config.memory_bytes);
         check_reach(config, &map, &cpuid)?;

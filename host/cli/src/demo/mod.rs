@@ -127,6 +127,7 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
         initrd: Some(images.outermost),
         append,
         disks: Vec::new(),
+        cdrom: None,
         memory_bytes: images.memory_bytes[0],
         cpus: 1,
         engine: decision.engine,

@@ -63,6 +63,7 @@ fn play(console: &[u8], end: Result<RunOutcome, RunError>) -> (Result<u8, Failur
         initrd: None,
         append: String::new(),
         disks: Vec::new(),
+        cdrom: None,
         memory_bytes: 1 << 30,
         cpus: 1,
         engine: Engine::Soft,

@@ -170,6 +170,7 @@ fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
         initrd,
         append: args.append.clone(),
         disks: args.disks.clone(),
+        cdrom: args.cdrom.clone(),
         memory_bytes: args.memory,
         cpus: args.cpus,
         engine: decision.engine,

@@ -1,0 +1,384 @@
+//! A port: its registers (AHCI 1.3.1 3.3), and its list of commands, executed as they are issued (5.3).
+
+use bus::VirtualTime;
+use guestmem::{Gpa, GuestRam};
+
+use super::fis::{
+    PIO_SETUP_OFFSET, REGISTER_OFFSET, Request, Slot, pio_setup_frame, register_frame, write,
+};
+use crate::ata::{AtaDevice, BusFault, Completion, Protocol, status};
+
+/// Offsets.
+mod at {
+    pub const CLB: u64 = 0x00;
+    pub const CLBU: u64 = 0x04;
+    pub const FB: u64 = 0x08;
+    pub const FBU: u64 = 0x0c;
+    pub const IS: u64 = 0x10;
+    pub const IE: u64 = 0x14;
+    pub const CMD: u64 = 0x18;
+    pub const TFD: u64 = 0x20;
+    pub const SIG: u64 = 0x24;
+    pub const SSTS: u64 = 0x28;
+    pub const SCTL: u64 = 0x2c;
+    pub const SERR: u64 = 0x30;
+    pub const SACT: u64 = 0x34;
+    pub const CI: u64 = 0x38;
+}
+
+/// Interrupt status (3.3.5).
+mod interrupt {
+    /// A register frame came.
+    pub const DHRS: u32 = 1 << 0;
+    /// A PIO setup frame came.
+    pub const PSS: u32 = 1 << 1;
+    /// The connection changed: SERR.DIAG.X.
+    pub const PCS: u32 = 1 << 6;
+    /// More data than room.
+    pub const OFS: u32 = 1 << 24;
+    /// Host memory could not be reached.
+    pub const HBFS: u32 = 1 << 29;
+    /// The device reports an error.
+    pub const TFES: u32 = 1 << 30;
+    /// What can be set, and what software clears by writing one.
+    pub const CLEARED: u32 = DHRS | PSS | OFS | HBFS | TFES;
+    /// What can be enabled (3.3.6).
+    pub const ENABLES: u32 = 0xfdc0_00ff;
+}
+
+/// Command and status (3.3.7).
+mod cmd {
+    pub const ST: u32 = 1 << 0;
+    pub const SUD: u32 = 1 << 1;
+    pub const POD: u32 = 1 << 2;
+    pub const CLO: u32 = 1 << 3;
+    pub const FRE: u32 = 1 << 4;
+    pub const CCS_SHIFT: u32 = 8;
+    pub const CCS: u32 = 0x1f << CCS_SHIFT;
+    pub const FR: u32 = 1 << 14;
+    pub const CR: u32 = 1 << 15;
+    pub const ATAPI: u32 = 1 << 24;
+    pub const DLAE: u32 = 1 << 25;
+    /// What software sets and finds again.
+    pub const KEPT: u32 = ST | FRE | ATAPI | DLAE;
+}
+
+/// SATA status (3.3.10): active, generation 1, device present and communicating.
+const SSTS_UP: u32 = 0x113;
+/// SATA control: DET, and the value that resets the connection.
+const SCTL_DET: u32 = 0xf;
+const DET_RESET: u32 = 1;
+const SCTL_WRITABLE: u32 = 0xfff;
+/// SATA error: exchanged (3.3.12).
+const SERR_EXCHANGED: u32 = 1 << 26;
+/// What software may clear.
+const SERR_BITS: u32 = 0x07ff_0f03;
+/// Task file and signature of a port that heard nothing yet (3.3.8, 3.3.9).
+const TFD_RESET: u32 = 0x7f;
+const SIG_RESET: u32 = 0xffff_ffff;
+/// Error register after a reset: device 0 passed its diagnostics.
+const DIAGNOSTIC_PASSED: u8 = 0x01;
+/// How long what is left after too many commands waits for its next turn.
+const TURN_NS: u64 = 10_000;
+/// Commands executed at once.
+const MOST_COMMANDS: u32 = 32;
+
+/// A port and the device on it.
+pub(super) struct Port {
+    device: Option<Box<dyn AtaDevice>>,
+    // Volatile.
+    list: u64,
+    received: u64,
+    interrupts: u32,
+    enables: u32,
+    command: u32,
+    task_file: u32,
+    signature: u32,
+    control: u32,
+    error: u32,
+    active: u32,
+    issued: u32,
+    /// Slot executed last; the next one after it is first.
+    slot: u32,
+    /// A signature frame that could not be received yet.
+    frame: Option<Completion>,
+    /// In a software reset.
+    soft_reset: bool,
+    /// It stopped at an error until ST is cleared.
+    stopped: bool,
+    due: Option<VirtualTime>,
+}
+
+impl Port {
+    pub fn new(device: Option<Box<dyn AtaDevice>>) -> Self {
+        let mut port = Self {
+            device,
+            list: 0,
+            received: 0,
+            interrupts: 0,
+            enables: 0,
+            command: 0,
+            task_file: TFD_RESET,
+            signature: SIG_RESET,
+            control: 0,
+            error: 0,
+            active: 0,
+            issued: 0,
+            slot: 0,
+            frame: None,
+            soft_reset: false,
+            stopped: false,
+            due: None,
+        };
+        port.connect();
+        port
+    }
+
+    /// A reset of the whole controller; list and frame addresses stay only over that (AHCI 10.4.3), which is left to
+    /// `keep`.
+    pub fn reset(&mut self, keep: bool) {
+        let device = self.device.take();
+        let (list, received) = (self.list, self.received);
+        *self = Self::new(None);
+        self.device = device;
+        if keep {
+            (self.list, self.received) = (list, received);
+        }
+        self.connect();
+    }
+
+    /// The connection comes up: the device resets and sends its signature.
+    fn connect(&mut self) {
+        if let Some(device) = &mut self.device {
+            device.reset();
+            self.error |= SERR_EXCHANGED;
+            self.send_signature();
+        }
+    }
+
+    /// The device sends the frame that ends a reset.
+    fn send_signature(&mut self) {
+        let Some(device) = &self.device else {
+            return;
+        };
+        let signature = device.signature();
+        let end = Completion {
+            status: device.reset_status(),
+            error: DIAGNOSTIC_PASSED,
+            count: signature as u8,
+            lba: signature >> 8,
+            protocol: Protocol::Register,
+        };
+        self.frame = Some(end);
+        self.set_task_file(&end);
+        self.signature = signature;
+    }
+
+    fn set_task_file(&mut self, end: &Completion) {
+        self.task_file = u32::from(end.error) << 8 | u32::from(end.status);
+    }
+
+    /// Posts the signature frame once frames are received.
+    fn post_signature(&mut self, ram: &GuestRam) {
+        if self.command & cmd::FRE != 0
+            && let Some(end) = self.frame.take()
+        {
+            self.post(ram, REGISTER_OFFSET, &register_frame(&end, false));
+        }
+    }
+
+    fn post(&mut self, ram: &GuestRam, offset: u64, frame: &[u8; 20]) {
+        if self.command & cmd::FRE == 0 {
+            return;
+        }
+        let at = Gpa(self.received.saturating_add(offset));
+        if write(ram, at, frame).is_err() {
+            self.fail();
+        }
+    }
+
+    /// Host memory could not be reached: a fatal error (6.1.2).
+    fn fail(&mut self) {
+        self.interrupts |= interrupt::HBFS;
+        self.stopped = true;
+    }
+
+    fn status(&self) -> u32 {
+        let changed = match self.error & SERR_EXCHANGED {
+            0 => 0,
+            _ => interrupt::PCS,
+        };
+        self.interrupts | changed
+    }
+
+    /// Whether the port asks for an interrupt.
+    pub fn asks(&self) -> bool {
+        self.status() & self.enables != 0
+    }
+
+    pub fn deadline(&self) -> Option<VirtualTime> {
+        self.due
+    }
+
+    pub fn read(&self, offset: u64) -> u32 {
+        match offset {
+            at::CLB => self.list as u32,
+            at::CLBU => (self.list >> 32) as u32,
+            at::FB => self.received as u32,
+            at::FBU => (self.received >> 32) as u32,
+            at::IS => self.status(),
+            at::IE => self.enables,
+            at::CMD => {
+                let receiving = if self.command & cmd::FRE != 0 {
+                    cmd::FR
+                } else {
+                    0
+                };
+                let running = if self.command & cmd::ST != 0 {
+                    cmd::CR
+                } else {
+                    0
+                };
+                let slot = match self.command & cmd::ST {
+                    0 => 0,
+                    _ => self.slot << cmd::CCS_SHIFT & cmd::CCS,
+                };
+                self.command | cmd::SUD | cmd::POD | slot | receiving | running
+            }
+            at::TFD => self.task_file,
+            at::SIG => self.signature,
+            at::SSTS if self.device.is_some() && self.control & SCTL_DET != DET_RESET => SSTS_UP,
+            at::SCTL => self.control,
+            at::SERR => self.error,
+            at::SACT => self.active,
+            at::CI => self.issued,
+            _ => 0,
+        }
+    }
+
+    /// A write; what it starts happens with [`Self::work`].
+    pub fn write(&mut self, offset: u64, value: u32) {
+        let low = |all: u64, mask: u32| all & !0xffff_ffff | u64::from(value & mask);
+        let high = |all: u64| all & 0xffff_ffff | u64::from(value) << 32;
+        match offset {
+            at::CLB => self.list = low(self.list, !0x3ff),
+            at::CLBU => self.list = high(self.list),
+            at::FB => self.received = low(self.received, !0xff),
+            at::FBU => self.received = high(self.received),
+            at::IS => self.interrupts &= !(value & interrupt::CLEARED),
+            at::IE => self.enables = value & interrupt::ENABLES,
+            at::CMD => self.write_command(value),
+            at::SCTL => {
+                let before = self.control & SCTL_DET;
+                self.control = value & SCTL_WRITABLE;
+                let now = self.control & SCTL_DET;
+                if now == DET_RESET {
+                    self.signature = SIG_RESET;
+                    self.task_file = TFD_RESET;
+                    self.issued = 0;
+                } else if before == DET_RESET {
+                    self.connect();
+                }
+            }
+            at::SERR => self.error &= !(value & SERR_BITS),
+            // 3.3.13, 3.3.14: only while the list is processed.
+            at::SACT if self.command & cmd::ST != 0 => self.active |= value,
+            at::CI if self.command & cmd::ST != 0 => self.issued |= value,
+            _ => {}
+        }
+    }
+
+    fn write_command(&mut self, value: u32) {
+        let before = self.command;
+        self.command = value & cmd::KEPT;
+        if value & cmd::CLO != 0 {
+            // 3.3.7: clears BSY and DRQ of the task file.
+            self.task_file &= !u32::from(status::BSY | status::DRQ);
+        }
+        if before & !self.command & cmd::ST != 0 {
+            self.issued = 0;
+            self.active = 0;
+            self.slot = 0;
+            self.stopped = false;
+            self.due = None;
+        }
+    }
+
+    /// Executes what was issued.
+    pub fn work(&mut self, ram: &GuestRam, now: VirtualTime) {
+        self.due = None;
+        self.post_signature(ram);
+        for _ in 0..MOST_COMMANDS {
+            if self.command & cmd::ST == 0 || self.stopped || self.issued == 0 {
+                return;
+            }
+            let ahead = self.issued.rotate_right(self.slot);
+            let slot = (self.slot + ahead.trailing_zeros()) & 31;
+            if self.execute(slot, ram).is_err() {
+                self.fail();
+            }
+            self.slot = (slot + 1) & 31;
+        }
+        if self.issued != 0 {
+            self.due = Some(now + TURN_NS);
+        }
+    }
+
+    fn execute(&mut self, index: u32, ram: &GuestRam) -> Result<(), BusFault> {
+        let slot = Slot::read(ram, Gpa(self.list), index)?;
+        let request = slot.request(ram)?;
+        let Some(device) = &mut self.device else {
+            // Nobody answers: the command stays issued, as with a device that is gone.
+            self.stopped = true;
+            return Ok(());
+        };
+        let command = match request {
+            Some(Request::Command(command)) => command,
+            Some(Request::Control { reset }) => {
+                // The device answers only when the reset ends (Serial ATA 3.x 11.4).
+                self.issued &= !(1 << index);
+                if self.soft_reset && !reset {
+                    device.reset();
+                    self.send_signature();
+                    self.post_signature(ram);
+                }
+                self.soft_reset = reset;
+                return Ok(());
+            }
+            None => {
+                self.stopped = true;
+                return Ok(());
+            }
+        };
+        let mut regions = slot.regions(ram);
+        let end = device.execute(&command, &mut regions)?;
+        slot.set_count(ram, regions.sent)?;
+        if regions.overflow {
+            self.interrupts |= interrupt::OFS;
+        }
+        self.finish(index, &end, regions.sent, ram);
+        Ok(())
+    }
+
+    /// The device's last frame of a command arrives (5.3.10, 5.3.13, 6.2.2.1).
+    fn finish(&mut self, index: u32, end: &Completion, sent: u32, ram: &GuestRam) {
+        self.set_task_file(end);
+        match end.protocol {
+            Protocol::Register => {
+                self.interrupts |= interrupt::DHRS;
+                self.post(ram, REGISTER_OFFSET, &register_frame(end, true));
+            }
+            Protocol::PioIn => {
+                self.interrupts |= interrupt::PSS;
+                self.post(ram, PIO_SETUP_OFFSET, &pio_setup_frame(end, sent));
+            }
+        }
+        if end.status & status::ERR != 0 {
+            // The command stays issued, and the list stops until software restarts it.
+            self.interrupts |= interrupt::TFES;
+            self.stopped = true;
+        } else {
+            self.issued &= !(1 << index);
+        }
+    }
+}
