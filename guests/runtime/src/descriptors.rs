@@ -189,16 +189,26 @@ pub fn install() {
         0x67 | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56,
     );
     set_descriptor(TSS + 8, tss >> 32);
-    // SAFETY: the I/O map base is past the limit (no map); the tables live as long as the guest.
+    // SAFETY: in the TSS. The I/O map base is past the limit: no map.
     unsafe {
         (&raw mut TASK)
             .cast::<u32>()
             .add(25)
             .write_volatile(0x68 << 16);
-        let pointer = Pointer {
-            limit: (GDT_SLOTS * 8 - 1) as u16,
-            base: gdt_base(),
-        };
+    }
+    // SAFETY: the tables were just made and live as long as the guest.
+    unsafe { load(gdt_base(), (GDT_SLOTS * 8 - 1) as u16) };
+    load_idt(0xfff);
+}
+
+/// Loads the GDT at `base`, all segment registers, and TR.
+///
+/// # Safety
+/// It has the runtime's layout and stays there; its TSS is not busy.
+pub unsafe fn load(base: u64, limit: u16) {
+    let pointer = Pointer { limit, base };
+    // SAFETY: the caller's promise; the stack stays what it is.
+    unsafe {
         asm!(
             "lgdt [{pointer}]",
             "push {cs}",
@@ -220,5 +230,4 @@ pub fn install() {
             scratch = out(reg) _,
         );
     }
-    load_idt(0xfff);
 }

@@ -7,7 +7,8 @@
 //! writing to port F4h: 10h when every check held (exit status 33), 11h otherwise (35).
 //!
 //! Everything here runs on one processor and, apart from handlers, one flow of control; that is what makes
-//! the `static mut` state sound.
+//! the `static mut` state sound. Other processors ([`smp`]) run what a guest gives them, on stacks and tables of
+//! their own, and keep to atomics.
 
 #![no_std]
 
@@ -20,6 +21,7 @@ mod intrinsics;
 pub mod memory;
 pub mod paging;
 mod serial;
+pub mod smp;
 mod start;
 pub mod trap;
 pub mod vmx;

@@ -155,19 +155,31 @@ impl Write for Text {
 /// # Errors
 /// When the guest cannot be built or the machine not be started.
 pub fn run(engine: &dyn Engine, name: &str, nested: NestedVirt) -> Result<GuestRun, String> {
+    let config = MachineConfig {
+        nested,
+        ..MachineConfig::default()
+    };
+    run_on(engine, name, config)
+}
+
+/// The same on a machine that differs from the usual one in what `config` says beside memory, kernel, clock and
+/// debug exit.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_on(engine: &dyn Engine, name: &str, config: MachineConfig) -> Result<GuestRun, String> {
     let path = built()?.join(name);
     let elf = std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     let config = MachineConfig {
         memory_bytes: 64 << 20,
         kernel: Image::Bytes(Arc::new(kernel_image(&elf)?)),
-        nested,
         clock: if engine.capabilities().own_interrupt_controllers {
             ClockMode::Host
         } else {
             ClockMode::Virtual
         },
         debug_exit: true,
-        ..MachineConfig::default()
+        ..config
     };
     let text = Text::default();
     let console = Console {
@@ -175,7 +187,7 @@ pub fn run(engine: &dyn Engine, name: &str, nested: NestedVirt) -> Result<GuestR
         input: None,
     };
     let options = RunOptions {
-        timeout: Some(Duration::from_secs(60)),
+        timeout: Some(Duration::from_secs(180)),
         confine: None,
     };
     let vm = Vm::start(engine, &config, console, options).map_err(|e| e.to_string())?;

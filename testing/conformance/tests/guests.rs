@@ -1,6 +1,7 @@
 //! The bare-metal guests on the software CPU.
 
-use conformance::guest::run;
+use conformance::guest::{run, run_on};
+use machine::MachineConfig;
 use softcpu::SoftEngine;
 use vcpu::NestedVirt;
 
@@ -23,6 +24,17 @@ fn paging() {
 #[test]
 fn smc() {
     passes("smc", NestedVirt::Off);
+}
+
+#[test]
+fn smp() {
+    let config = MachineConfig {
+        vcpus: 4,
+        ..MachineConfig::default()
+    };
+    let result = run_on(&SoftEngine::new(), "smp", config).unwrap_or_else(|e| panic!("smp: {e}"));
+    println!("{}", result.text);
+    assert!(result.passed(), "smp: {:?}", result.outcome);
 }
 
 #[test]
