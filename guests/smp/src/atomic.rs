@@ -69,6 +69,7 @@ pub fn run() {
             check_eq!(found, total << 32, "{name} at {offset:#x}");
         }
     }
+    mixed();
     tickets();
     if cpu::has(1, 2, 13) {
         pairs();
@@ -108,6 +109,36 @@ fn counters() {
             let around = (read(at - 8), read(at + 8));
             check_eq!(around, (!0, !0), "{name} at {offset:#x}: its neighbours");
         }
+    }
+}
+
+/// Some change the second half of a quadword that lies over a border, others that doubleword by itself.
+fn mixed() {
+    section("9.1.2 over a border and beside it");
+    fn change(me: usize) {
+        let p = PLACE.load(Ordering::Relaxed);
+        for _ in 0..ROUNDS {
+            // SAFETY: changes the test pages only.
+            unsafe {
+                if me.is_multiple_of(2) {
+                    asm!("lock add qword ptr [{p}], {one}", p = in(reg) p, one = in(reg) 1u64 << 32);
+                } else {
+                    asm!("lock add dword ptr [{p} + 4], 1", p = in(reg) p);
+                }
+            }
+        }
+    }
+    for offset in [0x13c, 4092] {
+        PLACE.store(TEST_BASE + offset, Ordering::SeqCst);
+        write(TEST_BASE + offset, 0);
+        let done = smp::everywhere(CPUS, change);
+        check!(done, "both kinds at {offset:#x} come to their end");
+        let total = ROUNDS * CPUS as u64;
+        check_eq!(
+            read(TEST_BASE + offset),
+            total << 32,
+            "both kinds at {offset:#x}"
+        );
     }
 }
 
