@@ -2,7 +2,8 @@
 //! checks, the end.
 //!
 //! A guest is entered at its ELF entry point in 64-bit mode, interrupts off, the first 4 GiB mapped to
-//! themselves; or by a PVH loader (QEMU's `-kernel`) in 32-bit mode, from where it goes to that state itself.
+//! themselves; or by a PVH or multiboot loader (QEMU's `-kernel`) in 32-bit mode, from where it goes to that
+//! state itself.
 //! It then takes nothing of the loader's: page tables, GDT, IDT, TSS and stacks are its own. It ends by
 //! writing to port F4h: 10h when every check held (exit status 33), 11h otherwise (35).
 //!
@@ -13,7 +14,7 @@
 #![no_std]
 
 pub mod apic;
-mod boot;
+pub mod boot;
 mod check;
 pub mod cpu;
 pub mod descriptors;

@@ -9,6 +9,8 @@ unsafe extern "C" {
 
 /// First byte after what guests may take (the board has at least 32 MiB).
 const LIMIT: u64 = 32 << 20;
+/// Below it is the image, and what a multiboot loader put behind it.
+const FIRST: u64 = 0x14_0000;
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -20,7 +22,7 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 pub fn pages(count: u64, alignment: u64) -> u64 {
     let mut next = NEXT.load(Ordering::Relaxed);
     if next == 0 {
-        next = &raw const _end as u64;
+        next = (&raw const _end as u64).max(FIRST);
     }
     let at = next.next_multiple_of(alignment.max(4096));
     let end = at + count * 4096;

@@ -8,7 +8,7 @@ use vcpu::cpuid::CpuModel;
 
 use crate::artifacts::OwnFiles;
 use crate::initramfs::DEEPEST;
-use crate::vm::{ClockMode, Confinement, Disk, EngineChoice, NestedChoice};
+use crate::vm::{BootProtocol, ClockMode, Confinement, Disk, EngineChoice, NestedChoice};
 
 /// A virtual machine monitor whose guests can be hypervisors.
 #[derive(Debug, Parser)]
@@ -141,12 +141,18 @@ Exit status:
 /// Options of `nestling run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The Linux kernel to boot, a bzImage
+    /// The kernel to boot: a Linux bzImage, a multiboot image, or an ELF file with a PVH entry; also packed by gzip
     #[arg(long, value_name = "FILE")]
     pub kernel: PathBuf,
-    /// The initial RAM disk
+    /// How the kernel is booted
+    #[arg(long, value_enum, default_value_t = BootArg::Auto)]
+    pub boot_protocol: BootArg,
+    /// The initial RAM disk; a multiboot or PVH kernel gets it as its first module
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
+    /// A module for a multiboot or PVH kernel, which gets the text FILE ARGS with it; can be repeated
+    #[arg(long, value_name = "FILE[,ARGS]", value_parser = module)]
+    pub module: Vec<ModuleArg>,
     /// The kernel's command line
     #[arg(long, value_name = "STRING", default_value = "console=ttyS0")]
     pub append: String,
@@ -340,6 +346,57 @@ impl From<NestedArg> for NestedChoice {
     }
 }
 
+/// `--boot-protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BootArg {
+    /// What the file is made for
+    Auto,
+    /// Linux, 64-bit entry
+    Linux64,
+    /// Linux, 32-bit entry
+    Linux32,
+    /// Multiboot 1
+    Multiboot,
+    /// The x86/HVM direct boot ABI
+    Pvh,
+}
+
+impl From<BootArg> for BootProtocol {
+    fn from(arg: BootArg) -> Self {
+        match arg {
+            BootArg::Auto => Self::Auto,
+            BootArg::Linux64 => Self::Linux64,
+            BootArg::Linux32 => Self::Linux32,
+            BootArg::Multiboot => Self::Multiboot,
+            BootArg::Pvh => Self::Pvh,
+        }
+    }
+}
+
+/// `--module`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleArg {
+    /// The file.
+    pub path: PathBuf,
+    /// What the kernel is told with it.
+    pub text: String,
+}
+
+/// Parses a module: a file's name, and after the first comma its arguments.
+fn module(text: &str) -> Result<ModuleArg, String> {
+    let (path, arguments) = match text.split_once(',') {
+        Some((path, arguments)) => (path, Some(arguments)),
+        None => (text, None),
+    };
+    if path.is_empty() {
+        return Err("write the name of a file, and after a comma its arguments".into());
+    }
+    Ok(ModuleArg {
+        path: path.into(),
+        text: arguments.map_or_else(|| path.to_owned(), |more| format!("{path} {more}")),
+    })
+}
+
 /// `--clock`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ClockArg {
@@ -480,6 +537,18 @@ mod tests {
         is("a,b.img", "a,b.img", false);
         is("a,readonly,b", "a,readonly,b", false);
         assert!(disk("").is_err() && disk(",readonly").is_err());
+    }
+
+    #[test]
+    fn a_module_has_a_file_and_arguments() {
+        let parsed = |text: &str| {
+            let found = module(text)?;
+            Ok::<_, String>((found.path.display().to_string(), found.text))
+        };
+        let is = |path: &str, text: &str| Ok((path.to_owned(), text.to_owned()));
+        assert_eq!(parsed("/boot/a"), is("/boot/a", "/boot/a"));
+        assert_eq!(parsed("a,b c,d"), is("a", "a b c,d"));
+        assert!(parsed("").is_err() && parsed(",b").is_err());
     }
 
     #[test]

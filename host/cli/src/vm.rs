@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use lifecycle::confine::{Confine, Confined, calls::CallSet};
 use lifecycle::{Console, RunOptions, Statistics, Vm};
-use machine::{DiskConfig, EngineKind, Image, MachineConfig};
+pub use machine::BootProtocol;
+use machine::{DiskConfig, EngineKind, Image, MachineConfig, Module};
 use vcpu::cpuid::CpuModel;
 use vcpu::{Capabilities, NestedVirt};
 
@@ -103,13 +104,25 @@ pub struct Disk {
     pub read_only: bool,
 }
 
+/// By which protocol a kernel is booted, when `asked` for one.
+///
+/// # Errors
+/// Why it cannot be booted, as half a sentence, and what to do.
+pub fn identify(kernel: &[u8], asked: BootProtocol) -> Result<BootProtocol, (String, String)> {
+    machine::boot::identify(kernel, asked).map_err(|e| split(&e.to_string()))
+}
+
 /// A VM to be run until it ends. The files have been read and checked to be what they should.
 #[derive(Debug, Clone)]
 pub struct RunRequest {
-    /// A bzImage.
+    /// A kernel.
     pub kernel: Vec<u8>,
+    /// How it is booted.
+    pub boot_protocol: BootProtocol,
     /// The initial RAM disk.
     pub initrd: Option<Vec<u8>>,
+    /// More modules, each with what the kernel is told with it.
+    pub modules: Vec<(Vec<u8>, String)>,
     /// The kernel's command line.
     pub append: String,
     /// Virtio disks.
@@ -283,7 +296,16 @@ fn machine_config(request: RunRequest, can: &Capabilities) -> MachineConfig {
         memory_bytes: request.memory_bytes,
         vcpus: u32::from(request.cpus),
         kernel: image(request.kernel),
+        boot_protocol: request.boot_protocol,
         initrd: request.initrd.map(image),
+        modules: request
+            .modules
+            .into_iter()
+            .map(|(bytes, text)| Module {
+                image: image(bytes),
+                text,
+            })
+            .collect(),
         cmdline: request.append,
         cpu: request.cpu,
         nested: match request.nested {
@@ -306,14 +328,15 @@ fn machine_config(request: RunRequest, can: &Capabilities) -> MachineConfig {
 
 /// The monitor's messages are `<why>; <what to do>`.
 fn refused(error: impl fmt::Display) -> RunError {
-    let text = error.to_string();
+    let (why, advice) = split(&error.to_string());
+    RunError::Refused { why, advice }
+}
+
+fn split(text: &str) -> (String, String) {
     let (why, advice) = text
         .rsplit_once("; ")
-        .unwrap_or((&text, "see `nestling doctor`"));
-    RunError::Refused {
-        why: why.to_owned(),
-        advice: advice.to_owned(),
-    }
+        .unwrap_or((text, "see `nestling doctor`"));
+    (why.to_owned(), advice.to_owned())
 }
 
 fn failed(error: impl fmt::Display) -> RunError {
@@ -353,6 +376,8 @@ mod tests {
         let request = RunRequest {
             kernel: vec![1],
             initrd: None,
+            boot_protocol: BootProtocol::Auto,
+            modules: Vec::new(),
             append: String::new(),
             disks: Vec::new(),
             cdrom: None,

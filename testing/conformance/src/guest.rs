@@ -168,11 +168,26 @@ pub fn run(engine: &dyn Engine, name: &str, nested: NestedVirt) -> Result<GuestR
 /// # Errors
 /// As for [`run`].
 pub fn run_on(engine: &dyn Engine, name: &str, config: MachineConfig) -> Result<GuestRun, String> {
+    let kernel = Image::Bytes(Arc::new(kernel_image(&program(name)?)?));
+    run_machine(engine, MachineConfig { kernel, ..config })
+}
+
+/// The ELF program that is guest `name`.
+///
+/// # Errors
+/// When the guests cannot be built.
+pub fn program(name: &str) -> Result<Vec<u8>, String> {
     let path = built()?.join(name);
-    let elf = std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// Runs the kernel of `config` as guests are run: memory, clock and debug exit are not taken from there.
+///
+/// # Errors
+/// When the machine cannot be started.
+pub fn run_machine(engine: &dyn Engine, config: MachineConfig) -> Result<GuestRun, String> {
     let config = MachineConfig {
         memory_bytes: 64 << 20,
-        kernel: Image::Bytes(Arc::new(kernel_image(&elf)?)),
         clock: if engine.capabilities().own_interrupt_controllers {
             ClockMode::Host
         } else {

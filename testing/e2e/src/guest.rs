@@ -1,6 +1,6 @@
 //! A made-up kernel as a file, and runs of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::{NamedTempFile, TempDir};
 
@@ -80,7 +80,19 @@ impl Level1 {
     /// A run of it on the soft engine, with more options.
     #[must_use]
     pub fn run(&self, options: &[&str]) -> Run {
-        run_kernel(&self.folder.path().join("vmlinuz"))
+        self.run_kernel(&self.kernel(), options)
+    }
+
+    /// Its bzImage.
+    #[must_use]
+    pub fn kernel(&self) -> PathBuf {
+        self.folder.path().join("vmlinuz")
+    }
+
+    /// The same with another file of the kernel.
+    #[must_use]
+    pub fn run_kernel(&self, kernel: &Path, options: &[&str]) -> Run {
+        run_kernel(kernel)
             .args(["--engine", "soft", "--append", &self.append, "--initrd"])
             .args([self.folder.path().join("initramfs.cpio")])
             .args(options)

@@ -96,27 +96,39 @@ fn a_kernel_that_is_none() {
         change(&mut image);
         image
     };
-    let cases: [(Vec<u8>, &str); 8] = [
-        (Vec::new(), "it is not a Linux bzImage"),
-        (b"hello\n".to_vec(), "it is not a Linux bzImage"),
-        (vec![0xff; 100_000], "it is not a Linux bzImage"),
-        (b"\x7fELF\x02\x01\x01".to_vec(), "it is an ELF file"),
-        (with(&|k| k[0x202] = b'h'), "it is not a Linux bzImage"),
-        (with(&|k| k[0x206] = 0x0b), "older than 2.12"),
-        (with(&|k| k[0x236] = 0), "no 64-bit entry point"),
+    let cases: [(Vec<u8>, &str); 10] = [
+        (Vec::new(), "it is no kernel"),
+        (b"hello\n".to_vec(), "it is no kernel"),
+        (vec![0xff; 100_000], "it is no kernel"),
+        (
+            b"\x7fELF\x02\x01\x01".to_vec(),
+            "its ELF headers are broken",
+        ),
+        (
+            fs::read("/proc/self/exe").expect("readable"),
+            "without a multiboot header",
+        ),
+        (b"\x1f\x8b and more".to_vec(), "cannot read "),
+        (with(&|k| k[0x202] = b'h'), "it is no kernel"),
+        (with(&|k| k[0x206] = 0x02), "2.03 is needed"),
+        (with(&|k| k[0x211] = 0), "it is a zImage"),
         (with(&|k| k.truncate(0x300)), "it is cut short"),
     ];
     for (content, why) in cases {
         let file = written(&content);
-        assert_tells(
-            &soft(file.path()).end(),
-            &[
-                "cannot boot ",
-                why,
-                "; give --kernel an x86-64 Linux bzImage",
-            ],
-        );
+        assert_tells(&soft(file.path()).end(), &["cannot ", why, "; "]);
     }
+    let file = written(&with(&|k| k[0x236] = 0));
+    let long = soft(file.path()).args(["--boot-protocol", "linux64"]);
+    assert_tells(
+        &long.end(),
+        &["cannot boot ", "no 64-bit entry point", "; leave out"],
+    );
+    let module = file.path().display().to_string();
+    assert_tells(
+        &soft(file.path()).args(["--module", &module]).end(),
+        &["takes no modules", "; give the file by --initrd"],
+    );
 }
 
 #[test]

@@ -10,6 +10,8 @@ use vcpu::cpuid::CpuModel;
 
 use crate::disks::{DiskConfig, MAX_DISKS};
 
+use crate::boot::BootProtocol;
+
 /// Where the bytes of a kernel or an initial RAM disk come from.
 #[derive(Clone)]
 pub enum Image {
@@ -39,6 +41,15 @@ impl fmt::Debug for Image {
     }
 }
 
+/// A file for a kernel that is booted by multiboot or PVH.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// Its bytes.
+    pub image: Image,
+    /// What the kernel is told with it: by custom a name and arguments. Without NUL.
+    pub text: String,
+}
+
 /// Configuration of a VM.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
@@ -46,10 +57,14 @@ pub struct MachineConfig {
     pub memory_bytes: u64,
     /// Number of vCPUs.
     pub vcpus: u32,
-    /// A Linux bzImage.
+    /// A kernel: a Linux bzImage, a multiboot image, or an ELF file with a PVH entry.
     pub kernel: Image,
-    /// Initial RAM disk, if any.
+    /// How the kernel is booted.
+    pub boot_protocol: BootProtocol,
+    /// Initial RAM disk, if any; the first module of a kernel that takes modules.
     pub initrd: Option<Image>,
+    /// More modules.
+    pub modules: Vec<Module>,
     /// Kernel command line.
     pub cmdline: String,
     /// The processor the guest is shown.
@@ -87,7 +102,9 @@ impl Default for MachineConfig {
             memory_bytes: 1 << 30,
             vcpus: 1,
             kernel: Image::File(PathBuf::new()),
+            boot_protocol: BootProtocol::Auto,
             initrd: None,
+            modules: Vec::new(),
             cmdline: String::new(),
             cpu: CpuModel::Max,
             nested: NestedVirt::Off,
@@ -133,6 +150,9 @@ pub enum ConfigError {
     /// A NUL would end the command line early.
     #[error("the kernel command line contains a NUL character; remove it")]
     CmdlineNul,
+    /// The same in the text of a module.
+    #[error("the arguments of a module contain a NUL character; remove it")]
+    ModuleNul,
 }
 
 impl MachineConfig {
@@ -172,6 +192,9 @@ impl MachineConfig {
         }
         if self.cmdline.contains('\0') {
             return Err(ConfigError::CmdlineNul);
+        }
+        if self.modules.iter().any(|m| m.text.contains('\0')) {
+            return Err(ConfigError::ModuleNul);
         }
         Ok(())
     }

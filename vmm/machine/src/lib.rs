@@ -23,9 +23,10 @@ mod ports_platform;
 mod signal;
 
 pub use board::Board;
+pub use boot::BootProtocol;
 pub use bus::ClockMode;
 pub use chipset::serial::{SerialInput, SerialOutput};
-pub use config::{ConfigError, Image, MachineConfig};
+pub use config::{ConfigError, Image, MachineConfig, Module};
 pub use control::{GuestRequest, RequestSink};
 pub use disks::{DiskConfig, MAX_DISKS};
 pub use engine::{EngineKind, UnfitEngine};

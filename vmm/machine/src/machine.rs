@@ -13,7 +13,7 @@ use vcpu::{Engine, EngineError, Vcpu, Vm, VmConfig};
 
 use crate::acpi::{self, AcpiConfig};
 use crate::board::Board;
-use crate::boot::{self, BootError, LinuxBoot};
+use crate::boot::{self, BootError, BootRequest};
 use crate::config::{ConfigError, MachineConfig};
 use crate::control::{Control, RequestSink};
 use crate::devices::{self, DeviceWiring};
@@ -133,11 +133,13 @@ impl Machine {
         let entry = boot::load(
             &ram,
             &map,
-            &LinuxBoot {
+            &BootRequest {
                 kernel: &config.kernel,
                 initrd: config.initrd.as_ref(),
+                modules: &config.modules,
                 cmdline: &config.cmdline,
                 rsdp: acpi::rsdp_address(),
+                protocol: config.boot_protocol,
             },
         )?;
 

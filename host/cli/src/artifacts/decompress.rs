@@ -4,7 +4,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 /// gzip, RFC 1952 section 2.3.1.
-const GZIP: &[u8] = &[0x1f, 0x8b];
+pub const GZIP: &[u8] = &[0x1f, 0x8b];
 /// xz, "The .xz File Format" section 2.1.1.1.
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0x00];
 /// zstd frame, RFC 8878 section 3.1.1.

@@ -88,10 +88,15 @@ pub mod tests {
         image[0x1f1] = 1;
         image[0x1f4..0x1f8].copy_from_slice(&0xc0_u32.to_le_bytes());
         image[0x1fe..0x200].copy_from_slice(&0xaa55_u16.to_le_bytes());
+        image[0x200..0x202].copy_from_slice(&[0xeb, 0x66]);
         image[0x202..0x206].copy_from_slice(b"HdrS");
         image[0x206..0x208].copy_from_slice(&0x020f_u16.to_le_bytes());
         image[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
+        image[0x211] = 1;
         image[0x236] = 1;
+        image[0x238..0x23c].copy_from_slice(&255_u32.to_le_bytes());
+        image[0x258..0x260].copy_from_slice(&(1_u64 << 20).to_le_bytes());
+        image[0x260..0x264].copy_from_slice(&0x1000_u32.to_le_bytes());
         image[0x300..0x300 + release.len()].copy_from_slice(release.as_bytes());
         image
     }

@@ -119,7 +119,18 @@ pub fn obtain(
     })
 }
 
-/// Refuses what cannot be booted.
+/// A kernel as it is loaded: unpacked, if it is a file packed by gzip.
+///
+/// # Errors
+/// Broken content, or [`std::io::ErrorKind::FileTooLarge`] for more than `limit` bytes.
+pub fn unpacked(kernel: Vec<u8>, limit: usize) -> std::io::Result<Vec<u8>> {
+    if kernel.starts_with(decompress::GZIP) {
+        return decompress::all(&kernel, limit);
+    }
+    Ok(kernel)
+}
+
+/// Refuses what a demo cannot boot.
 ///
 /// # Errors
 /// Why `kernel`, which is from `place`, is no kernel.

@@ -20,7 +20,8 @@ use crate::interrupt::Interrupt;
 use crate::output;
 use crate::run::{self, EXIT_TIMEOUT};
 use crate::vm::{
-    ClockMode, ConsoleSink, Engine, NestedChoice, RunOutcome, RunReport, RunRequest, Runner,
+    BootProtocol, ClockMode, ConsoleSink, Engine, NestedChoice, RunOutcome, RunReport, RunRequest,
+    Runner,
 };
 use images::Wanted;
 use levels::Levels;
@@ -125,6 +126,8 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     let request = RunRequest {
         kernel: artifacts.kernel,
         initrd: Some(images.outermost),
+        boot_protocol: BootProtocol::Auto,
+        modules: Vec::new(),
         append,
         disks: Vec::new(),
         cdrom: None,

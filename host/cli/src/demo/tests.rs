@@ -61,6 +61,8 @@ fn play(console: &[u8], end: Result<RunOutcome, RunError>) -> (Result<u8, Failur
     let request = RunRequest {
         kernel: Vec::new(),
         initrd: None,
+        boot_protocol: BootProtocol::Auto,
+        modules: Vec::new(),
         append: String::new(),
         disks: Vec::new(),
         cdrom: None,

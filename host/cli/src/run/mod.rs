@@ -16,7 +16,9 @@ use crate::engine::{self, Needs};
 use crate::failure::{Failure, cause};
 use crate::interrupt::{Interrupt, StopReason};
 use crate::output;
-use crate::vm::{Engine, NestedChoice, RunError, RunOutcome, RunReport, RunRequest, Runner};
+use crate::vm::{
+    BootProtocol, Engine, NestedChoice, RunError, RunOutcome, RunReport, RunRequest, Runner,
+};
 use console::{Keys, Output};
 use terminal::RawMode;
 
@@ -30,6 +32,8 @@ pub const EXIT_LEFT: u8 = 14;
 pub const EXIT_TIMEOUT: u8 = 124;
 /// What a kernel needs besides itself and its initial RAM disk.
 const KERNEL_HEADROOM_BYTES: u64 = 64 << 20;
+/// More is not unpacked.
+const LARGEST_KERNEL_BYTES: usize = 1 << 30;
 
 /// The exit status for the end of a run. With a debug exit of 128 and more the shift loses the top bit, as a
 /// status has eight.
@@ -150,14 +154,21 @@ pub fn run(args: &RunArgs, runner: &dyn Runner) -> Result<u8, Failure> {
 
 fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
     let read = |path: &Path| std::fs::read(path).map_err(|e| Failure::reading(path, &e));
-    let kernel = read(&args.kernel)?;
-    artifacts::check_kernel(&kernel, &args.kernel.display().to_string())?;
+    let kernel = kernel(&args.kernel)?;
+    let boot_protocol = protocol(&kernel, args)?;
     let initrd = args.initrd.as_deref().map(read).transpose()?;
-    check_memory(
-        args.memory,
-        kernel.len(),
-        initrd.as_ref().map_or(0, Vec::len),
-    )?;
+    let modules = args
+        .module
+        .iter()
+        .map(|m| Ok((read(&m.path)?, m.text.clone())))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    if boot_protocol == BootProtocol::Linux64 {
+        check_memory(
+            args.memory,
+            kernel.len(),
+            initrd.as_ref().map_or(0, Vec::len),
+        )?;
+    }
     let needs = Needs {
         nested: args.nested.into(),
         clock: args.clock.into(),
@@ -167,7 +178,9 @@ fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
     output::say(&format!("engine {}: {}", decision.engine, decision.why));
     Ok(RunRequest {
         kernel,
+        boot_protocol,
         initrd,
+        modules,
         append: args.append.clone(),
         disks: args.disks.clone(),
         cdrom: args.cdrom.clone(),
@@ -181,6 +194,24 @@ fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
         timeout: args.timeout,
         confinement: args.confine.into(),
         interrupt: Interrupt::new(),
+    })
+}
+
+/// Reads a kernel, and unpacks it if it is packed.
+fn kernel(path: &Path) -> Result<Vec<u8>, Failure> {
+    let failure = |e| Failure::reading(path, &e);
+    let file = std::fs::read(path).map_err(failure)?;
+    artifacts::unpacked(file, LARGEST_KERNEL_BYTES).map_err(failure)
+}
+
+/// How the kernel is booted.
+fn protocol(kernel: &[u8], args: &RunArgs) -> Result<BootProtocol, Failure> {
+    crate::vm::identify(kernel, args.boot_protocol.into()).map_err(|(why, advice)| {
+        Failure::new(
+            format_args!("cannot boot {}", args.kernel.display()),
+            why,
+            advice,
+        )
     })
 }
 

@@ -42,7 +42,7 @@ fn a_kernel_that_is_none_is_refused() {
     std::fs::write(file.path(), "hello").expect("written");
     let path = file.path().display().to_string();
     let failure = request(&args(&["--kernel", &path])).expect_err("no kernel");
-    assert_eq!(failure.why, "it is not a Linux bzImage");
+    assert!(failure.why.starts_with("it is no kernel"), "{failure}");
 }
 
 #[test]

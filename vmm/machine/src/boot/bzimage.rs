@@ -28,20 +28,37 @@ mod field {
 const LOADED_HIGH: u8 = 1;
 /// `xloadflags`: the kernel has the 64-bit entry point at 200h.
 const XLF_KERNEL_64: u16 = 1;
-/// First protocol with `xloadflags`, `pref_address` and `init_size`.
-const VERSION_64_BIT_ENTRY: u16 = 0x020c;
+/// First protocol whose command line is given by `cmd_line_ptr`, and with `initrd_addr_max`.
+const VERSION_OLDEST: u16 = 0x0203;
+/// First protocol with `relocatable_kernel`.
+const VERSION_RELOCATABLE: u16 = 0x0205;
+/// First protocol with `cmdline_size`.
+const VERSION_CMDLINE_SIZE: u16 = 0x0206;
+/// First protocol with `pref_address` and `init_size`.
+const VERSION_INIT_SIZE: u16 = 0x020a;
+/// First protocol with `xloadflags`.
+const VERSION_XLOADFLAGS: u16 = 0x020c;
+/// Where a bzImage is loaded that does not say.
+const DEFAULT_ADDRESS: u64 = 0x10_0000;
+/// Longest command line of a kernel that does not say.
+const DEFAULT_CMDLINE_LIMIT: usize = 255;
+/// `syssize` counts paragraphs of this many bytes; the last need not be whole in the file.
+const PARAGRAPH: u64 = 16;
 
-/// Why a file is no kernel for the 64-bit protocol.
+/// Why a file is no Linux kernel that can be booted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// No `HdrS` signature.
     #[error("it has no Linux boot header; give a bzImage (such as /boot/vmlinuz-*)")]
     NoSignature,
-    /// A protocol without 64-bit entry.
-    #[error("its boot protocol {}.{:02} is too old, 2.12 is needed; use Linux 3.8 or later", .0 >> 8, .0 & 0xff)]
+    /// A protocol older than any we serve.
+    #[error("its boot protocol {}.{:02} is too old, 2.03 is needed; use Linux 2.4.18 or later", .0 >> 8, .0 & 0xff)]
     TooOld(u16),
-    /// A 32-bit kernel, or a zImage.
-    #[error("it has no 64-bit entry point; use an x86-64 bzImage")]
+    /// A zImage.
+    #[error("it is a zImage, loaded below 1 MiB; use a bzImage")]
+    LoadedLow,
+    /// A kernel without 64-bit entry, which was asked for.
+    #[error("it has no 64-bit entry point; leave out --boot-protocol")]
     No64BitEntry,
     /// The file ends before the code its header announces.
     #[error("it is cut short: {have_bytes} bytes of {need_bytes}; fetch it again")]
@@ -52,7 +69,7 @@ pub enum HeaderError {
         need_bytes: u64,
     },
     /// Header fields that contradict the protocol.
-    #[error("its boot header is broken ({0})")]
+    #[error("its boot header is broken ({0}); build or fetch it again")]
     Broken(&'static str),
 }
 
@@ -67,7 +84,7 @@ impl SetupHeader {
     /// Checks the header in the first bytes of a file that is `file_bytes` long.
     ///
     /// # Errors
-    /// [`HeaderError`] when the file cannot be booted by the 64-bit protocol.
+    /// [`HeaderError`] when the file can be booted neither by the 32-bit nor by the 64-bit protocol.
     pub fn parse(start: &[u8], file_bytes: u64) -> Result<Self, HeaderError> {
         if start.len() < HEADER_END
             || start[field::BOOT_FLAG..field::BOOT_FLAG + 2] != [0x55, 0xaa]
@@ -81,34 +98,33 @@ impl SetupHeader {
             raw: start[HEADER_START..end.clamp(field::MAGIC, HEADER_END)].to_vec(),
         };
         let version = header.u16(field::VERSION);
-        if version < VERSION_64_BIT_ENTRY {
+        if version < VERSION_OLDEST {
             return Err(HeaderError::TooOld(version));
         }
-        if header.u8(field::LOADFLAGS) & LOADED_HIGH == 0
-            || header.u16(field::XLOADFLAGS) & XLF_KERNEL_64 == 0
-        {
-            return Err(HeaderError::No64BitEntry);
+        if header.u8(field::LOADFLAGS) & LOADED_HIGH == 0 {
+            return Err(HeaderError::LoadedLow);
         }
         header.check_sizes(file_bytes)?;
         Ok(header)
     }
 
     fn check_sizes(&self, file_bytes: u64) -> Result<(), HeaderError> {
-        let need_bytes = self.protected_mode_offset() + 16 * u64::from(self.u32(field::SYSSIZE));
-        if file_bytes < need_bytes {
+        let need_bytes =
+            self.protected_mode_offset() + PARAGRAPH * u64::from(self.u32(field::SYSSIZE));
+        if file_bytes + PARAGRAPH <= need_bytes || file_bytes < self.protected_mode_offset() {
             return Err(HeaderError::Truncated {
                 have_bytes: file_bytes,
                 need_bytes,
             });
         }
-        if self.u32(field::INIT_SIZE) == 0 {
+        if self.has(VERSION_INIT_SIZE) && self.u32(field::INIT_SIZE) == 0 {
             return Err(HeaderError::Broken("init_size is zero"));
         }
-        if self.u32(field::CMDLINE_SIZE) == 0 {
+        if self.cmdline_limit() == 0 {
             return Err(HeaderError::Broken("cmdline_size is zero"));
         }
         let preferred = self.preferred_address().0;
-        if preferred < 0x10_0000 || preferred & 0xfff != 0 {
+        if preferred < DEFAULT_ADDRESS || preferred & 0xfff != 0 {
             return Err(HeaderError::Broken(
                 "pref_address is below 1 MiB or unaligned",
             ));
@@ -119,6 +135,17 @@ impl SetupHeader {
             ));
         }
         Ok(())
+    }
+
+    /// Whether the protocol is at least that of `version`.
+    fn has(&self, version: u16) -> bool {
+        self.u16(field::VERSION) >= version
+    }
+
+    /// Whether the kernel can be entered in 64-bit mode.
+    #[must_use]
+    pub fn has_64_bit_entry(&self) -> bool {
+        self.has(VERSION_XLOADFLAGS) && self.u16(field::XLOADFLAGS) & XLF_KERNEL_64 != 0
     }
 
     fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
@@ -142,7 +169,7 @@ impl SetupHeader {
     }
 
     fn is_relocatable(&self) -> bool {
-        self.u8(field::RELOCATABLE) != 0
+        self.has(VERSION_RELOCATABLE) && self.u8(field::RELOCATABLE) != 0
     }
 
     /// Where the protected-mode code starts in the file.
@@ -159,7 +186,11 @@ impl SetupHeader {
     /// Where the kernel would like to be.
     #[must_use]
     pub fn preferred_address(&self) -> Gpa {
-        Gpa(u64::from_le_bytes(self.bytes(field::PREF_ADDRESS)))
+        if self.has(VERSION_INIT_SIZE) {
+            Gpa(u64::from_le_bytes(self.bytes(field::PREF_ADDRESS)))
+        } else {
+            Gpa(DEFAULT_ADDRESS)
+        }
     }
 
     /// The lowest place a relocatable kernel can be put: its alignment, but not below 1 MByte.
@@ -172,8 +203,11 @@ impl SetupHeader {
     /// Contiguous memory needed from the load address on, for a file of `file_bytes`.
     #[must_use]
     pub fn memory_needed(&self, file_bytes: u64) -> u64 {
-        u64::from(self.u32(field::INIT_SIZE))
-            .max(file_bytes.saturating_sub(self.protected_mode_offset()))
+        let init_size = match self.has(VERSION_INIT_SIZE) {
+            true => u64::from(self.u32(field::INIT_SIZE)),
+            false => 0,
+        };
+        init_size.max(file_bytes.saturating_sub(self.protected_mode_offset()))
     }
 
     /// First address after the highest the initial RAM disk may occupy.
@@ -185,6 +219,10 @@ impl SetupHeader {
     /// Longest command line, without the terminating zero.
     #[must_use]
     pub fn cmdline_limit(&self) -> usize {
-        self.u32(field::CMDLINE_SIZE) as usize
+        if self.has(VERSION_CMDLINE_SIZE) {
+            self.u32(field::CMDLINE_SIZE) as usize
+        } else {
+            DEFAULT_CMDLINE_LIMIT
+        }
     }
 }

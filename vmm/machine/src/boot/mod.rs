@@ -1,194 +1,134 @@
-//! The 64-bit Linux boot protocol (Linux Documentation/arch/x86/boot.rst, zero-page.rst).
+//! Loading a kernel directly, as a boot loader would: by its contents a Linux bzImage, a multiboot image or
+//! an ELF file with a PVH entry.
 //!
-//! Puts a bzImage, its initial RAM disk, command line and `boot_params` into guest RAM and says in which
-//! state the boot processor starts. Low memory is used like this:
+//! | file | protocol | entered in |
+//! | --- | --- | --- |
+//! | bzImage with a 64-bit entry | Linux, 64 bits ([`linux`]) | 64-bit mode |
+//! | other bzImage | Linux, 32 bits ([`linux`]) | protected mode |
+//! | multiboot header in the first 8 KByte | multiboot 1 ([`multiboot`]) | protected mode |
+//! | ELF with the note of a 32-bit entry | PVH ([`pvh`]) | protected mode |
 //!
-//! ```text
-//! 0_0400   BIOS data area (base memory size, segment of the EBDA)
-//! 0_0500   GDT of the 64-bit entry
-//! 0_7000   boot_params ("zero page")
-//! 0_8000   end of a small stack, growing down
-//! 0_9000   page tables: PML4, PDPT, 4 page directories of 2-MByte pages
-//! 2_0000   command line
-//! ```
+//! All of them get the first page of RAM with the BIOS data area and the GDT of the entry.
 
+mod blob;
 mod bzimage;
+mod elf;
 mod entry;
+mod error;
+mod linux;
+mod multiboot;
+mod place;
+mod program;
+mod pvh;
 mod zero_page;
 
-use std::fs::File;
-use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::fmt;
 
 use guestmem::{Gpa, GuestRam, RamError};
 use vcpu::VcpuState;
 
-use crate::config::Image;
+use crate::config::{Image, Module};
 use crate::memory::{EBDA_START, LEGACY_START, MemoryMap};
+use blob::Blob;
 
 pub use bzimage::{HeaderError, SetupHeader};
+pub use elf::ElfError;
+pub use error::{BootError, ImageError};
+pub use linux::{CMDLINE, ZERO_PAGE};
+pub use multiboot::MultibootError;
 pub use zero_page::ZERO_PAGE_SIZE;
 
-/// Where `boot_params` lies.
-pub const ZERO_PAGE: Gpa = Gpa(0x7000);
-/// Where the command line lies.
-pub const CMDLINE: Gpa = Gpa(0x2_0000);
 const BIOS_DATA_AREA: Gpa = Gpa(0x400);
 
-/// Why a kernel cannot be booted.
-#[derive(Debug, thiserror::Error)]
-pub enum BootError {
-    /// A file cannot be opened or read.
-    #[error("cannot read the {what} {name}: {source}")]
-    Unreadable {
-        /// "kernel" or "initial RAM disk".
-        what: &'static str,
-        /// Which one.
-        name: String,
-        /// The host's error.
-        source: std::io::Error,
-    },
-    /// The file is no bzImage we can start.
-    #[error("{name} is not a kernel that can be booted: {source}")]
-    NotAKernel {
-        /// Which one.
-        name: String,
-        /// What is wrong with it.
-        source: HeaderError,
-    },
-    /// The kernel does not fit into RAM.
-    #[error(
-        "{} MiB of memory is too little for the kernel {name}, which needs RAM up to {} MiB; give the VM more memory",
-        have_bytes >> 20, (need_bytes >> 20) + 1
-    )]
-    KernelTooLarge {
-        /// Which one.
-        name: String,
-        /// Low RAM there is.
-        have_bytes: u64,
-        /// Low RAM needed.
-        need_bytes: u64,
-    },
-    /// The initial RAM disk does not fit beside the kernel.
-    #[error(
-        "the initial RAM disk {name} of {} MiB does not fit beside the kernel into {} MiB of memory; give the VM at least {} MiB",
-        size_bytes.div_ceil(1 << 20), have_bytes >> 20, need_bytes.div_ceil(1 << 20)
-    )]
-    InitrdTooLarge {
-        /// Which one.
-        name: String,
-        /// Its size.
-        size_bytes: u64,
-        /// Low RAM there is.
-        have_bytes: u64,
-        /// Low RAM that would be enough, as far as the kernel can reach.
-        need_bytes: u64,
-    },
-    /// The initial RAM disk lies beyond what this kernel can reach, whatever the memory.
-    #[error(
-        "the initial RAM disk {name} of {size_bytes} bytes is larger than this kernel accepts; use a smaller one"
-    )]
-    InitrdBeyondKernel {
-        /// Which one.
-        name: String,
-        /// Its size.
-        size_bytes: u64,
-    },
-    /// The command line is longer than the kernel takes.
-    #[error(
-        "the kernel command line has {length} characters, this kernel takes at most {limit}; shorten it"
-    )]
-    CmdlineTooLong {
-        /// Its length.
-        length: usize,
-        /// The longest there may be.
-        limit: usize,
-    },
-    /// The board's own tables do not fit (RAM is smaller than the board's minimum).
-    #[error(transparent)]
-    Ram(#[from] RamError),
+/// By which rules a kernel is loaded and entered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BootProtocol {
+    /// Chosen by the file's contents.
+    #[default]
+    Auto,
+    /// Linux, 64-bit entry.
+    Linux64,
+    /// Linux, 32-bit entry.
+    Linux32,
+    /// Multiboot 1.
+    Multiboot,
+    /// The x86/HVM direct boot ABI.
+    Pvh,
+}
+
+impl fmt::Display for BootProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Linux64 => "linux64",
+            Self::Linux32 => "linux32",
+            Self::Multiboot => "multiboot",
+            Self::Pvh => "pvh",
+        })
+    }
 }
 
 /// What to boot.
 #[derive(Clone, Copy, Debug)]
-pub struct LinuxBoot<'a> {
-    /// The bzImage.
+pub struct BootRequest<'a> {
+    /// The kernel's file.
     pub kernel: &'a Image,
-    /// Initial RAM disk.
+    /// Initial RAM disk. For multiboot and PVH it is the first module.
     pub initrd: Option<&'a Image>,
+    /// More modules, for multiboot and PVH.
+    pub modules: &'a [Module],
     /// Command line, without NUL.
     pub cmdline: &'a str,
     /// Where the RSDP lies.
     pub rsdp: Gpa,
+    /// How to boot it.
+    pub protocol: BootProtocol,
 }
 
-trait Source: Read + Seek {}
-impl<T: Read + Seek> Source for T {}
-
-/// Bytes that go to guest RAM.
-struct Blob<'a> {
-    source: Box<dyn Source + 'a>,
-    what: &'static str,
-    name: String,
-    size_bytes: u64,
+/// A kernel's file in memory.
+#[derive(Clone, Copy)]
+struct Kernel<'a> {
+    /// What messages call it.
+    name: &'a str,
+    bytes: &'a [u8],
 }
 
-impl<'a> Blob<'a> {
-    fn open(what: &'static str, image: &'a Image) -> Result<Self, BootError> {
-        let name = image.name();
-        let (source, size_bytes): (Box<dyn Source + 'a>, u64) = match image {
-            Image::Bytes(bytes) => (Box::new(Cursor::new(bytes.as_slice())), bytes.len() as u64),
-            Image::File(path) => {
-                let open = || {
-                    let file = File::open(path)?;
-                    let meta = file.metadata()?;
-                    if !meta.is_file() {
-                        return Err(std::io::Error::other("it is not a regular file"));
-                    }
-                    Ok((file, meta.len()))
-                };
-                let (file, size) = open().map_err(|source| BootError::Unreadable {
-                    what,
-                    name: name.clone(),
-                    source,
-                })?;
-                (Box::new(file), size)
-            }
+impl Kernel<'_> {
+    fn size_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+}
+
+/// The protocol by which `file` will be booted when `asked` for: never [`BootProtocol::Auto`].
+///
+/// # Errors
+/// [`ImageError`]: it is no kernel, a broken one, or not one for that protocol.
+pub fn identify(file: &[u8], asked: BootProtocol) -> Result<BootProtocol, ImageError> {
+    let linux = match SetupHeader::parse(file, file.len() as u64) {
+        Err(HeaderError::NoSignature) => None,
+        other => Some(other?),
+    };
+    if let Some(header) = linux {
+        return match asked {
+            BootProtocol::Auto if header.has_64_bit_entry() => Ok(BootProtocol::Linux64),
+            BootProtocol::Auto | BootProtocol::Linux32 => Ok(BootProtocol::Linux32),
+            BootProtocol::Linux64 if header.has_64_bit_entry() => Ok(asked),
+            BootProtocol::Linux64 => Err(HeaderError::No64BitEntry.into()),
+            BootProtocol::Multiboot | BootProtocol::Pvh => Err(ImageError::Protocol(asked)),
         };
-        Ok(Self {
-            source,
-            what,
-            name,
-            size_bytes,
-        })
     }
-
-    fn unreadable(&self, source: std::io::Error) -> BootError {
-        BootError::Unreadable {
-            what: self.what,
-            name: self.name.clone(),
-            source,
-        }
+    let may_be_multiboot = matches!(asked, BootProtocol::Auto | BootProtocol::Multiboot);
+    if may_be_multiboot && multiboot::Header::find(file).is_some() {
+        return Ok(BootProtocol::Multiboot);
     }
-
-    /// Copies everything from `start` on to `gpa`; at most as much as the file had when it was opened.
-    fn copy_to(&mut self, start: u64, ram: &GuestRam, gpa: Gpa) -> Result<(), BootError> {
-        self.source
-            .seek(SeekFrom::Start(start))
-            .map_err(|e| self.unreadable(e))?;
-        let mut left = self.size_bytes.saturating_sub(start);
-        let mut at = gpa;
-        let mut chunk = vec![0u8; 1 << 20];
-        while left > 0 {
-            let len = usize::try_from(left).map_or(chunk.len(), |l| l.min(chunk.len()));
-            let part = &mut chunk[..len];
-            self.source
-                .read_exact(part)
-                .map_err(|e| self.unreadable(e))?;
-            ram.write(at, part)?;
-            at = at.offset(part.len() as u64);
-            left -= part.len() as u64;
-        }
-        Ok(())
+    let is_elf = file.starts_with(elf::MAGIC);
+    let has_pvh_entry = is_elf && elf::Elf::parse(file)?.pvh_entry.is_some();
+    match asked {
+        BootProtocol::Auto | BootProtocol::Pvh if has_pvh_entry => Ok(BootProtocol::Pvh),
+        BootProtocol::Auto if is_elf => Err(ImageError::NoEntry),
+        BootProtocol::Auto => Err(ImageError::Unknown),
+        BootProtocol::Linux64 | BootProtocol::Linux32 => Err(HeaderError::NoSignature.into()),
+        BootProtocol::Multiboot | BootProtocol::Pvh => Err(ImageError::Protocol(asked)),
     }
 }
 
@@ -196,118 +136,27 @@ impl<'a> Blob<'a> {
 ///
 /// # Errors
 /// [`BootError`]: which file or size is wrong, and what to do.
-pub fn load(ram: &GuestRam, map: &MemoryMap, boot: &LinuxBoot<'_>) -> Result<VcpuState, BootError> {
-    let mut kernel = Blob::open("kernel", boot.kernel)?;
-    let header = read_header(&mut kernel)?;
-    let load = place_kernel(&kernel, &header, map)?;
-    let code_start = header.protected_mode_offset();
-    kernel.copy_to(code_start, ram, load)?;
-
-    let kernel_end = load.0 + header.memory_needed(kernel.size_bytes);
-    let initrd = match boot.initrd {
-        Some(image) => Some(load_initrd(image, &header, kernel_end, ram, map)?),
-        None => None,
-    };
-    write_cmdline(boot.cmdline, &header, ram)?;
-    write_bios_data(ram)?;
-    let page = zero_page::build(
-        &header,
-        &zero_page::Contents {
-            load,
-            cmdline: CMDLINE,
-            initrd,
-            rsdp: boot.rsdp,
-            map: &map.e820(),
-        },
-    );
-    ram.write(ZERO_PAGE, &page)?;
-    Ok(entry::prepare(ram, load)?)
-}
-
-fn read_header(kernel: &mut Blob<'_>) -> Result<SetupHeader, BootError> {
-    let mut start = Vec::with_capacity(bzimage::HEADER_END);
-    (&mut kernel.source)
-        .take(bzimage::HEADER_END as u64)
-        .read_to_end(&mut start)
-        .map_err(|e| kernel.unreadable(e))?;
-    SetupHeader::parse(&start, kernel.size_bytes).map_err(|source| BootError::NotAKernel {
-        name: kernel.name.clone(),
-        source,
-    })
-}
-
-/// Where the kernel goes: where it prefers to be, or, if that is beyond RAM and it is relocatable, as low
-/// as its alignment allows.
-fn place_kernel(
-    kernel: &Blob<'_>,
-    header: &SetupHeader,
-    map: &MemoryMap,
-) -> Result<Gpa, BootError> {
-    let have = map.low_end().0;
-    let need = header.memory_needed(kernel.size_bytes);
-    let candidates = [Some(header.preferred_address()), header.lowest_address()];
-    let fits = |at: &Gpa| at.0.checked_add(need).is_some_and(|end| end <= have);
-    candidates
-        .into_iter()
-        .flatten()
-        .find(fits)
-        .ok_or_else(|| BootError::KernelTooLarge {
-            name: kernel.name.clone(),
-            have_bytes: have,
-            need_bytes: header
-                .lowest_address()
-                .unwrap_or(header.preferred_address())
-                .0
-                .saturating_add(need),
-        })
-}
-
-/// Puts the initial RAM disk as high as the kernel can reach it below the 32-bit hole.
-fn load_initrd(
-    image: &Image,
-    header: &SetupHeader,
-    kernel_end: u64,
+pub fn load(
     ram: &GuestRam,
     map: &MemoryMap,
-) -> Result<(Gpa, u64), BootError> {
-    let mut blob = Blob::open("initial RAM disk", image)?;
-    let size = blob.size_bytes;
-    let reach = header.initrd_end_limit();
-    if kernel_end.saturating_add(size) > reach {
-        return Err(BootError::InitrdBeyondKernel {
-            name: blob.name.clone(),
-            size_bytes: size,
-        });
+    boot: &BootRequest<'_>,
+) -> Result<VcpuState, BootError> {
+    write_bios_data(ram)?;
+    let mut blob = Blob::open("kernel", boot.kernel)?;
+    let bytes = blob.whole()?;
+    let kernel = Kernel {
+        name: &blob.name,
+        bytes: &bytes,
+    };
+    let protocol =
+        identify(&bytes, boot.protocol).map_err(|source| BootError::image(kernel.name, source))?;
+    match protocol {
+        BootProtocol::Auto => unreachable!("a protocol has been chosen"),
+        BootProtocol::Linux64 => linux::load(ram, map, boot, &kernel, linux::Entry::Long),
+        BootProtocol::Linux32 => linux::load(ram, map, boot, &kernel, linux::Entry::Protected),
+        BootProtocol::Multiboot => multiboot::load(ram, map, boot, &kernel),
+        BootProtocol::Pvh => pvh::load(ram, map, boot, &kernel),
     }
-    let have = map.low_end().0;
-    let start = have
-        .min(reach)
-        .checked_sub(size)
-        .map(|s| Gpa(s).page())
-        .filter(|s| s.0 >= kernel_end)
-        .ok_or_else(|| BootError::InitrdTooLarge {
-            name: blob.name.clone(),
-            size_bytes: size,
-            have_bytes: have,
-            // Unpacking takes at least as much room again.
-            need_bytes: kernel_end + 2 * size,
-        })?;
-    blob.copy_to(0, ram, start)?;
-    Ok((start, size))
-}
-
-fn write_cmdline(cmdline: &str, header: &SetupHeader, ram: &GuestRam) -> Result<(), BootError> {
-    let room = (EBDA_START - CMDLINE.0 - 1) as usize;
-    let limit = header.cmdline_limit().min(room);
-    if cmdline.len() > limit {
-        return Err(BootError::CmdlineTooLong {
-            length: cmdline.len(),
-            limit,
-        });
-    }
-    let mut bytes = cmdline.as_bytes().to_vec();
-    bytes.push(0);
-    Ok(ram.write(CMDLINE, &bytes)?)
 }
 
 /// The two words of the BIOS data area from which a kernel learns where conventional memory ends.

@@ -2,6 +2,7 @@ use std::mem::offset_of;
 use std::sync::Arc;
 
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
+use x86defs::cr::{cr0, cr4, efer};
 use x86defs::segment::Descriptor;
 
 use super::*;
@@ -44,11 +45,13 @@ struct Loaded {
 fn load_into(mib: u64, kernel: &Image, initrd: Option<&Image>, cmdline: &str) -> Loaded {
     let map = MemoryMap::new(mib * MIB);
     let ram = GuestRam::new(&map.ram_regions()).expect("memory for a test");
-    let boot = LinuxBoot {
+    let boot = BootRequest {
         kernel,
         initrd,
+        modules: &[],
         cmdline,
         rsdp: Gpa(0xe_0000),
+        protocol: BootProtocol::Auto,
     };
     let result = load(&ram, &map, &boot);
     Loaded { ram, result }
@@ -256,10 +259,10 @@ fn the_command_line_may_be_as_long_as_the_kernel_says() {
 }
 
 fn header_error(change: impl FnOnce(&mut Vec<u8>)) -> HeaderError {
-    match load_into(64, &bzimage(change), None, "").result {
-        Err(BootError::NotAKernel { source, .. }) => source,
-        other => panic!("{other:?}"),
-    }
+    let mut file = kernel_bytes();
+    change(&mut file);
+    let size = file.len() as u64;
+    SetupHeader::parse(&file, size).expect_err("it is refused")
 }
 
 #[test]
@@ -267,11 +270,10 @@ fn files_that_are_no_kernel_are_refused_by_name() {
     assert_eq!(header_error(Vec::clear), HeaderError::NoSignature);
     assert_eq!(header_error(|b| b[0x202] = b'X'), HeaderError::NoSignature);
     assert_eq!(
-        header_error(|b| b[0x206..0x208].copy_from_slice(&[0x0b, 2])),
-        HeaderError::TooOld(0x020b)
+        header_error(|b| b[0x206..0x208].copy_from_slice(&[2, 2])),
+        HeaderError::TooOld(0x0202)
     );
-    assert_eq!(header_error(|b| b[0x236] = 0), HeaderError::No64BitEntry);
-    assert_eq!(header_error(|b| b[0x211] = 0), HeaderError::No64BitEntry);
+    assert_eq!(header_error(|b| b[0x211] = 0), HeaderError::LoadedLow);
     assert!(matches!(
         header_error(|b| b.truncate(4096)),
         HeaderError::Truncated {
@@ -283,7 +285,81 @@ fn files_that_are_no_kernel_are_refused_by_name() {
         header_error(|b| b[0x258..0x260].fill(0)),
         HeaderError::Broken(_)
     ));
-    assert!(HeaderError::TooOld(0x020b).to_string().contains("2.11"));
+    assert!(HeaderError::TooOld(0x0202).to_string().contains("2.02"));
+}
+
+#[test]
+fn the_last_paragraph_need_not_be_whole() {
+    let short = |bytes: usize| {
+        let file = bzimage(|b| b.truncate(b.len() - bytes));
+        load_into(64, &file, None, "").result.is_ok()
+    };
+    assert!(short(15));
+    assert!(!short(16));
+}
+
+#[test]
+fn a_kernel_without_64_bit_entry_is_entered_in_protected_mode() {
+    for narrow in [
+        bzimage(|b| b[0x236] = 0),
+        // A protocol that does not know xloadflags.
+        bzimage(|b| b[0x206..0x208].copy_from_slice(&[0x0b, 2])),
+    ] {
+        let l = load_into(64, &narrow, None, "");
+        let s = l.state();
+        assert_eq!(s.rip, 16 * MIB, "code32_start");
+        assert_eq!(s.gpr[6], PAGE, "ESI");
+        assert_eq!([s.gpr[3], s.gpr[5], s.gpr[7]], [0; 3], "EBX, EBP, EDI");
+        assert_eq!(s.rflags & 1 << 9, 0, "IF");
+        assert_eq!(s.system.cr0 & (cr0::PE | cr0::PG), cr0::PE);
+        assert_eq!(s.system.cr4 & cr4::PAE, 0);
+        assert_eq!(s.system.efer & efer::LME, 0);
+        let [es, cs, ss, ds, ..] = s.segments;
+        assert_eq!(cs.selector.0, 0x10);
+        assert_eq!([es, ss, ds].map(|r| r.selector.0), [0x18; 3]);
+        assert!(cs.access.default_big() && !cs.access.long());
+        assert_eq!((cs.base, cs.limit), (0, 0xffff_ffff));
+        let d = Descriptor(l.u64(s.gdtr.base + 0x10));
+        assert_eq!(
+            (d.base(), d.limit(), d.access()),
+            (0, 0xffff_ffff, cs.access)
+        );
+    }
+}
+
+#[test]
+fn fields_newer_than_the_protocol_are_not_looked_at() {
+    // Protocol 2.04: no relocation, no cmdline_size, no pref_address, no init_size.
+    let old = bzimage(|b| {
+        b[0x206..0x208].copy_from_slice(&[4, 2]);
+        b[0x234..0x280].fill(0xff);
+    });
+    let l = load_into(64, &old, None, &"x".repeat(255));
+    assert_eq!(l.state().rip, MIB);
+    assert!(matches!(
+        load_into(64, &old, None, &"x".repeat(256)).error(),
+        BootError::CmdlineTooLong { limit: 255, .. }
+    ));
+}
+
+#[test]
+fn a_protocol_asked_for_must_fit_the_file() {
+    use BootProtocol::{Auto, Linux32, Linux64, Multiboot, Pvh};
+    let long = kernel_bytes();
+    let mut narrow = kernel_bytes();
+    narrow[0x236] = 0;
+    assert_eq!(identify(&long, Auto), Ok(Linux64));
+    assert_eq!(identify(&long, Linux32), Ok(Linux32));
+    assert_eq!(identify(&narrow, Auto), Ok(Linux32));
+    assert_eq!(
+        identify(&narrow, Linux64),
+        Err(ImageError::Linux(HeaderError::No64BitEntry))
+    );
+    for other in [Multiboot, Pvh] {
+        assert_eq!(identify(&long, other), Err(ImageError::Protocol(other)));
+        assert_eq!(identify(b"x", other), Err(ImageError::Protocol(other)));
+    }
+    assert_eq!(identify(b"hello", Auto), Err(ImageError::Unknown));
 }
 
 #[test]
