@@ -232,6 +232,8 @@ pub struct Cpu {
     /// Bases of ES, CS, SS, DS, FS, GS as effective-address computation uses them: zero in 64-bit mode but
     /// for FS and GS.
     pub ea_base: [u64; 8],
+    /// The last offset code may be fetched from: CS's limit, or everything in 64-bit mode.
+    pub fetch_limit: u64,
     /// Current privilege level.
     pub cpl: u8,
     /// 64-bit mode (EFER.LMA and CS.L).
@@ -423,6 +425,11 @@ impl Cpu {
     /// changed.
     pub fn mode_changed(&mut self) {
         self.long64 = self.long_mode() && self.seg[sreg::CS].access.long();
+        self.fetch_limit = if self.long64 {
+            u64::MAX
+        } else {
+            u64::from(self.seg[sreg::CS].limit)
+        };
         for i in 0..6 {
             self.ea_base[i] = if self.long64 && i < sreg::FS {
                 0
@@ -511,6 +518,26 @@ impl Cpu {
         let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    /// #UD for VEX encodings in real-address and virtual-8086 mode (SDM Vol 2 2.4).
+    #[inline(always)]
+    pub fn require_vex(&mut self) -> Flow {
+        if self.long64 || (self.protected() && !self.v8086()) {
+            Ok(())
+        } else {
+            self.ud()
+        }
+    }
+
+    /// #UD outside protected mode, for what does not exist in real-address and virtual-8086 mode.
+    #[inline]
+    pub fn require_protected(&mut self) -> Flow {
+        if self.protected() && !self.v8086() {
+            Ok(())
+        } else {
+            self.ud()
+        }
     }
 
     /// #GP(0) unless the current privilege level is 0.

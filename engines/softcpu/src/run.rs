@@ -143,6 +143,12 @@ impl Runner {
         if block.crosses {
             cpu.code_pages.running_second = self.cache.second_page(index);
         }
+        let last = cpu.regs[RIP].wrapping_add(u64::from(block.bytes) - 1);
+        if last > cpu.fetch_limit || block.crosses && self.crosses_limit(index) {
+            return self.at_limit(index);
+        }
+        let block = self.cache.block(index);
+        let cpu = &mut self.cpu;
         cpu.budget -= i64::from(block.instructions);
         for op in self.cache.ops(block) {
             if let Err(trap) = (op.run)(cpu, op) {
@@ -156,6 +162,35 @@ impl Runner {
             cpu.code_pages.running_second = u64::MAX;
         }
         true
+    }
+
+    /// Whether an instruction on two pages reaches beyond CS's limit.
+    #[cold]
+    fn crosses_limit(&self, index: u32) -> bool {
+        let ops = self.cache.ops(self.cache.block(index));
+        let length = match ops.first() {
+            Some(op) if op.length > 0 => u64::from(op.length),
+            // Too long to be one instruction.
+            _ => u64::from(self.cache.block(index).bytes),
+        };
+        self.cpu.regs[RIP].wrapping_add(length - 1) > self.cpu.fetch_limit
+    }
+
+    /// CS's limit lies inside the block: goes on one instruction at a time, up to the one that the limit cuts, which
+    /// is #GP(0) (SDM Vol 3 5.3). What [`Runner::execute`] returns.
+    #[cold]
+    #[inline(never)]
+    fn at_limit(&mut self, index: u32) -> bool {
+        if self.crosses_limit(index) {
+            self.cpu.fault = Fault {
+                vector: exception::GP,
+                error_code: 0,
+                detail: 0,
+            };
+            self.take(Trap::Exception, &Op::default());
+            return false;
+        }
+        self.find(true).is_some_and(|single| self.execute(single))
     }
 
     /// A handler did not complete.
@@ -439,7 +474,7 @@ impl Runner {
         if in_page == 15 {
             return Some((15, None));
         }
-        // Only an instruction that really reaches the next page may fault there.
+        // Only an instruction that really reaches the next page may fault there, and CS's limit comes before it.
         let mode = mode_of(&self.cpu, true);
         let mut ops = Vec::new();
         let cpu = &mut self.cpu;
@@ -449,6 +484,9 @@ impl Runner {
         };
         if let Decoded::Block(_) = decode_block(&out[..in_page], mode, &mut side, &mut ops) {
             return Some((in_page, None));
+        }
+        if self.cpu.regs[RIP].wrapping_add(in_page as u64) > self.cpu.fetch_limit {
+            return fault_outside(&mut self.cpu);
         }
         let next = (va & !0xfff).wrapping_add(4096);
         let next = if self.cpu.long64 {
@@ -775,14 +813,8 @@ fn mode_of(cpu: &Cpu, single: bool) -> Mode {
 #[cold]
 #[inline(never)]
 fn fetch_page(cpu: &mut Cpu, va: u64) -> Option<RamOffset> {
-    if cpu.long64 && !canonical(va) {
-        cpu.fault = Fault {
-            vector: exception::GP,
-            error_code: 0,
-            detail: 0,
-        };
-        fault_at_fetch(cpu, Trap::Exception);
-        return None;
+    if cpu.long64 && !canonical(va) || cpu.regs[RIP] > cpu.fetch_limit {
+        return fault_outside(cpu);
     }
     match cpu.fetch_target(va) {
         Ok(Some(at)) => Some(at),
@@ -801,6 +833,17 @@ fn fetch_page(cpu: &mut Cpu, va: u64) -> Option<RamOffset> {
             None
         }
     }
+}
+
+/// #GP(0) for a fetch from a non-canonical address or beyond CS's limit.
+fn fault_outside<T>(cpu: &mut Cpu) -> Option<T> {
+    cpu.fault = Fault {
+        vector: exception::GP,
+        error_code: 0,
+        detail: 0,
+    };
+    fault_at_fetch(cpu, Trap::Exception);
+    None
 }
 
 fn fetch_page_quiet(cpu: &mut Cpu, va: u64) -> Option<RamOffset> {

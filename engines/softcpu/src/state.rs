@@ -103,6 +103,7 @@ impl Cpu {
             large_pages: LargePages::default(),
             ram,
             ea_base: [0; 8],
+            fetch_limit: u64::MAX,
             cpl: 0,
             long64: false,
             seg: [vcpu::SegmentRegister::default(); 6],
