@@ -152,6 +152,8 @@ pub mod system_type {
     pub const TSS16_BUSY: u8 = 3;
     /// Call gate.
     pub const CALL_GATE: u8 = 12;
+    /// 16-bit call gate.
+    pub const CALL_GATE16: u8 = 4;
     /// Task gate.
     pub const TASK_GATE: u8 = 5;
     /// 16-bit interrupt gate.

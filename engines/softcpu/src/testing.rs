@@ -315,6 +315,29 @@ impl Bench {
         })
     }
 
+    /// The same at CPL 3.
+    pub fn protected_user() -> Self {
+        Self::new(false, |s| {
+            s.system.cr0 = 0x33;
+            s.system.cr4 = 0x600;
+            Self::flat(s, sel::USER_CODE32, 0xc09b, sel::USER_DATA);
+        })
+    }
+
+    /// Virtual-8086 mode with IOPL 3; CS base is [`CODE`].
+    pub fn v8086() -> Self {
+        Self::new(false, |s| {
+            s.system.cr0 = 0x33;
+            s.system.cr4 = 0x600;
+            let data = segment(0, 0xf3, 0, 0xffff);
+            s.segments = [data; 6];
+            s.segments[sreg::CS] = segment((CODE >> 4) as u16, 0xf3, CODE, 0xffff);
+            s.rflags = 0x2_3002;
+            s.rip = 0;
+            s.gpr[gpr::RSP] = 0xf000;
+        })
+    }
+
     /// Real-address mode; CS base is [`CODE`].
     pub fn real() -> Self {
         Self::new(false, |s| {

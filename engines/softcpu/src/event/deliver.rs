@@ -1,13 +1,11 @@
 //! From an event to its handler (SDM Vol 3 6.8 to 6.15).
 
 use vcpu::MpState;
-use vcpu::SegmentRegister;
 use x86defs::exception::{self, DF, GP, NP, PF, TS, selector_error};
 use x86defs::rflags;
-use x86defs::segment::{Access, Descriptor, Selector, system_type};
+use x86defs::segment::{Selector, system_type};
 
-use super::segments::segment_of;
-use crate::cpu::{Cpu, Event, EventKind, Fault, Flow, RIP, Trap, canonical, gpr, pending, sreg};
+use crate::cpu::{Cpu, Event, EventKind, Flow, RIP, Trap, pending};
 
 /// How exceptions combine (SDM Vol 3 Table 6-5).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,13 +29,13 @@ fn class(e: &Event) -> Class {
 }
 
 /// A gate of the IDT.
-struct Gate {
-    selector: Selector,
-    offset: u64,
-    kind: u8,
+pub(super) struct Gate {
+    pub selector: Selector,
+    pub offset: u64,
+    pub kind: u8,
     dpl: u8,
     present: bool,
-    ist: u8,
+    pub ist: u8,
 }
 
 impl Cpu {
@@ -46,15 +44,21 @@ impl Cpu {
     /// # Errors
     /// [`Trap::VmExit`] when a hypervisor takes it (or the delivery) instead.
     pub fn deliver_fault(&mut self) -> Flow {
+        let event = self.raised();
+        self.deliver_exception(event, self.fault.detail)
+    }
+
+    /// The exception in [`Cpu::fault`] as an event. There are no error codes in real-address mode (SDM Vol 3 21.1.4,
+    /// 28.2.2).
+    fn raised(&self) -> Event {
         let f = self.fault;
-        let error_code = exception::pushes_error_code(f.vector).then_some(f.error_code);
-        let event = Event {
+        let has_code = self.protected() && exception::pushes_error_code(f.vector);
+        Event {
             vector: f.vector,
             kind: EventKind::Hardware,
-            error_code,
+            error_code: has_code.then_some(f.error_code),
             length: 0,
-        };
-        self.deliver_exception(event, f.detail)
+        }
     }
 
     /// Delivers an exception; `detail` is the faulting address of #PF or the DR6 bits of #DB.
@@ -77,7 +81,10 @@ impl Cpu {
         let mut event = event;
         loop {
             self.delivering = Some(event);
+            // No block is running that a store of the delivery could change.
+            let alone = std::mem::replace(&mut self.alone, true);
             let done = self.through_idt(event);
+            self.alone = alone;
             match done {
                 Ok(()) => {
                     self.delivering = None;
@@ -89,12 +96,7 @@ impl Cpu {
                 Err(t) => return Err(t),
             }
             let f = self.fault;
-            let second = Event {
-                vector: f.vector,
-                kind: EventKind::Hardware,
-                error_code: exception::pushes_error_code(f.vector).then_some(f.error_code),
-                length: 0,
-            };
+            let second = self.raised();
             // The exception bitmap is asked of the exception met, not of what the two combine to: a hypervisor
             // without EPT repairs its own page faults and delivers the first event again.
             self.intercept_exception(second, f.detail)?;
@@ -112,7 +114,7 @@ impl Cpu {
                 | (Class::Page, Class::Contributory | Class::Page) => Event {
                     vector: DF,
                     kind: EventKind::Hardware,
-                    error_code: Some(0),
+                    error_code: self.protected().then_some(0),
                     length: 0,
                 },
                 _ => second,
@@ -161,8 +163,9 @@ impl Cpu {
             return self.raise_code(NP, idt_error);
         }
         if gate.kind == system_type::TASK_GATE {
-            // Hardware task switches are not implemented; a gate to one is refused like an invalid TSS.
-            return self.raise_code(TS, self.selector_error(gate.selector));
+            let (back, flags) = (self.return_rip(&event), self.pushed_flags(&event));
+            self.shadow = crate::cpu::Shadow::None;
+            return self.switch_by_event(&event, gate.selector, back, flags);
         }
         if gate.selector.is_null() {
             return self.raise_code(GP, self.external_bit());
@@ -228,7 +231,7 @@ impl Cpu {
     }
 
     /// RFLAGS as the handler's frame holds them: RF set for faults (SDM Vol 3 18.3.1.1).
-    fn pushed_flags(&self, event: &Event) -> u64 {
+    pub(super) fn pushed_flags(&self, event: &Event) -> u64 {
         // Of debug exceptions only general detect is a fault that sets RF; instruction breakpoints do not.
         let general_detect =
             self.fault.vector == exception::DB && self.fault.detail & x86defs::cr::dr::DR6_BD != 0;
@@ -240,7 +243,7 @@ impl Cpu {
     }
 
     /// Software events return behind their instruction.
-    fn return_rip(&self, event: &Event) -> u64 {
+    pub(super) fn return_rip(&self, event: &Event) -> u64 {
         match event.kind {
             EventKind::SoftwareInterrupt
             | EventKind::SoftwareException
@@ -250,196 +253,5 @@ impl Cpu {
             }
             EventKind::External | EventKind::Nmi | EventKind::Hardware => self.regs[RIP],
         }
-    }
-
-    fn enter_handler64(&mut self, event: &Event, gate: &Gate, d: Descriptor, new_cpl: u8) -> Flow {
-        let switch = new_cpl != self.cpl;
-        let top = if switch || gate.ist != 0 {
-            self.tss64_stack(new_cpl, gate.ist)?
-        } else {
-            self.regs[gpr::RSP]
-        };
-        if !canonical(top) {
-            return self.raise_code(exception::SS, self.external_bit());
-        }
-        if !canonical(gate.offset) {
-            return self.raise_code(GP, self.external_bit());
-        }
-        // The stack is aligned to 16 bytes before the frame (SDM Vol 3 6.14.2).
-        let aligned = top & !15;
-        let old_ss = self.seg[sreg::SS].selector.0;
-        let old_cs = self.seg[sreg::CS].selector.0;
-        let mut frame = [0u64; 6];
-        let mut words = 0;
-        if let Some(code) = event.error_code {
-            frame[0] = u64::from(code);
-            words = 1;
-        }
-        let flags = self.pushed_flags(event);
-        for v in [
-            self.return_rip(event),
-            u64::from(old_cs),
-            flags,
-            self.regs[gpr::RSP],
-            u64::from(old_ss),
-        ] {
-            frame[words] = v;
-            words += 1;
-        }
-        let at = aligned.wrapping_sub(8 * words as u64);
-        self.push_frame(at, &frame[..words], new_cpl)?;
-        self.regs[gpr::RSP] = at;
-        if switch {
-            self.seg[sreg::SS] = SegmentRegister {
-                selector: Selector(u16::from(new_cpl)),
-                base: 0,
-                limit: 0,
-                access: Access(Access::UNUSABLE.0 | u32::from(new_cpl) << 5),
-            };
-        }
-        self.enter_code(gate, d, new_cpl);
-        Ok(())
-    }
-
-    /// Stores the frame with the rights of the handler's level.
-    fn push_frame(&mut self, at: u64, frame: &[u64], cpl: u8) -> Flow {
-        let mut bytes = [0u8; 48];
-        for (i, v) in frame.iter().enumerate() {
-            bytes[8 * i..8 * i + 8].copy_from_slice(&v.to_le_bytes());
-        }
-        let bytes = &bytes[..8 * frame.len()];
-        let long64 = std::mem::replace(&mut self.long64, true);
-        let done = if cpl == self.cpl {
-            self.write_bytes(at, bytes)
-        } else {
-            self.write_bytes_as(at, bytes, cpl == 3)
-        };
-        self.long64 = long64;
-        if done == Err(Trap::Exception) && self.fault.vector == PF {
-            // The frame is pushed word by word, downwards: the highest word of the page is what faults.
-            let highest = (self.fault.detail | 0xfff) - 7;
-            self.fault.detail = highest.min(at.wrapping_add(bytes.len() as u64 - 8));
-        }
-        if done == Err(Trap::Exception) && self.fault.vector == GP {
-            self.fault = Fault {
-                vector: exception::SS,
-                error_code: self.external_bit(),
-                detail: 0,
-            };
-        }
-        done
-    }
-
-    fn enter_code(&mut self, gate: &Gate, d: Descriptor, new_cpl: u8) {
-        self.cpl = new_cpl;
-        let selector = Selector((gate.selector.0 & !3) | u16::from(new_cpl));
-        self.seg[sreg::CS] = segment_of(selector, d);
-        self.regs[RIP] = gate.offset;
-        self.next_rip = gate.offset;
-        self.mode_changed();
-    }
-
-    fn enter_handler32(&mut self, event: &Event, gate: &Gate, d: Descriptor, new_cpl: u8) -> Flow {
-        let wide = gate.kind & 8 != 0;
-        let from_v86 = self.v8086();
-        if from_v86 && new_cpl != 0 {
-            return self.raise_code(GP, self.selector_error(gate.selector));
-        }
-        let mut words: Vec<u64> = Vec::with_capacity(11);
-        let flags = self.pushed_flags(event);
-        let (old_ss, old_sp) = (self.seg[sreg::SS], self.regs[gpr::RSP]);
-        let mut new_sp = old_sp;
-        let switch = new_cpl != self.cpl || from_v86;
-        let mut new_ss = old_ss;
-        if switch {
-            let (selector, sp) = self.tss32_stack(new_cpl)?;
-            new_ss = self.stack_segment(selector, new_cpl, TS)?;
-            new_sp = sp;
-            if from_v86 {
-                for s in [sreg::GS, sreg::FS, sreg::DS, sreg::ES] {
-                    words.push(u64::from(self.seg[s].selector.0));
-                }
-            }
-            words.push(u64::from(old_ss.selector.0));
-            words.push(old_sp);
-        }
-        words.push(flags);
-        words.push(u64::from(self.seg[sreg::CS].selector.0));
-        words.push(self.return_rip(event));
-        words.extend(event.error_code.map(u64::from));
-        if gate.offset > u64::from(d.limit()) {
-            return self.raise_code(GP, self.external_bit());
-        }
-        let mask = if new_ss.access.default_big() {
-            0xffff_ffff
-        } else {
-            0xffff
-        };
-        let size = if wide { 4 } else { 2 };
-        let mut sp = new_sp;
-        // The new stack is checked and written with the new privilege.
-        let saved_ss = std::mem::replace(&mut self.seg[sreg::SS], new_ss);
-        for w in words {
-            sp = (sp & !mask) | (sp.wrapping_sub(size) & mask);
-            let done = self
-                .segmented(sreg::SS, sp & mask, size, true)
-                .and_then(|va| {
-                    self.write_bytes_as(va, &w.to_le_bytes()[..size as usize], new_cpl == 3)
-                });
-            if let Err(t) = done {
-                self.seg[sreg::SS] = saved_ss;
-                if t == Trap::Exception && self.fault.vector == exception::SS {
-                    // Beyond the stack's limit: a new stack is named (SDM Vol 2, INT n).
-                    self.fault.error_code = if switch {
-                        self.selector_error(new_ss.selector)
-                    } else {
-                        self.external_bit()
-                    };
-                }
-                return Err(t);
-            }
-        }
-        self.regs[gpr::RSP] = sp;
-        if from_v86 {
-            for s in [sreg::ES, sreg::DS, sreg::FS, sreg::GS] {
-                self.seg[s] = SegmentRegister {
-                    access: Access::UNUSABLE,
-                    ..SegmentRegister::default()
-                };
-            }
-            self.rflags_rest &= !rflags::VM;
-        }
-        self.enter_code(gate, d, new_cpl);
-        Ok(())
-    }
-
-    /// Real-address mode (SDM Vol 3 21.1.4).
-    fn through_ivt(&mut self, event: Event) -> Flow {
-        let offset = u64::from(event.vector) * 4;
-        if offset + 3 > u64::from(self.idtr.limit) {
-            return self.raise_code(GP, u32::from(event.vector) << 3 | selector_error::IDT);
-        }
-        let entry: u32 = self.read_system(self.idtr.base.wrapping_add(offset))?;
-        let rsp = self.regs[gpr::RSP];
-        for v in [
-            self.rflags(),
-            u64::from(self.seg[sreg::CS].selector.0),
-            self.return_rip(&event),
-        ] {
-            if let Err(t) = self.push(v as u16) {
-                self.regs[gpr::RSP] = rsp;
-                return Err(t);
-            }
-        }
-        let selector = Selector((entry >> 16) as u16);
-        self.seg[sreg::CS].selector = selector;
-        self.seg[sreg::CS].base = u64::from(selector.0) << 4;
-        self.regs[RIP] = u64::from(entry & 0xffff);
-        self.next_rip = self.regs[RIP];
-        let flags = self.rflags() & !(rflags::IF | rflags::TF | rflags::AC | rflags::RF);
-        self.set_rflags(flags);
-        self.shadow = crate::cpu::Shadow::None;
-        self.mode_changed();
-        Ok(())
     }
 }

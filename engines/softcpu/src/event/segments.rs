@@ -64,14 +64,7 @@ impl Cpu {
     /// MOV/POP/LxS to ES, SS, DS, FS or GS (SDM Vol 2, MOV; Vol 3 5.4).
     pub fn load_segment(&mut self, seg: usize, selector: Selector) -> Flow {
         if !self.protected() || self.v8086() {
-            let s = &mut self.seg[seg];
-            s.selector = selector;
-            s.base = u64::from(selector.0) << 4;
-            if self.v8086() {
-                self.seg[seg].limit = 0xffff;
-                self.seg[seg].access = Access(0xf3);
-            }
-            self.mode_changed();
+            self.load_real(seg, selector);
             return Ok(());
         }
         if selector.is_null() {
@@ -79,16 +72,10 @@ impl Cpu {
             if seg == sreg::SS && !(self.long64 && self.cpl < 3 && selector.rpl() == self.cpl) {
                 return self.raise_code(GP, 0);
             }
-            let dpl = if seg == sreg::SS {
-                u32::from(self.cpl) << 5
+            self.seg[seg] = if seg == sreg::SS {
+                null_stack(selector, self.cpl)
             } else {
-                0
-            };
-            self.seg[seg] = SegmentRegister {
-                selector,
-                base: 0,
-                limit: 0,
-                access: Access(Access::UNUSABLE.0 | dpl),
+                null_segment(selector)
             };
             self.mode_changed();
             return Ok(());
@@ -118,14 +105,27 @@ impl Cpu {
         Ok(())
     }
 
+    /// Loads a segment register in real-address or virtual-8086 mode (SDM Vol 3 21.1.1, 21.2.1). In real-address
+    /// mode limit and rights stay what protected mode has left in them.
+    fn load_real(&mut self, seg: usize, selector: Selector) {
+        if self.v8086() {
+            self.seg[seg] = v8086_segment(selector);
+        } else {
+            self.seg[seg].selector = selector;
+            self.seg[seg].base = u64::from(selector.0) << 4;
+        }
+        self.mode_changed();
+    }
+
+    /// The same for CS, with far transfers.
+    pub fn load_code_real(&mut self, selector: Selector) {
+        self.load_real(sreg::CS, selector);
+    }
+
     /// LLDT (SDM Vol 2).
     pub fn load_ldtr(&mut self, selector: Selector) -> Flow {
         if selector.is_null() {
-            self.ldtr = SegmentRegister {
-                selector,
-                access: Access::UNUSABLE,
-                ..SegmentRegister::default()
-            };
+            self.ldtr = null_segment(selector);
             return Ok(());
         }
         let (d, base_high) = self.system_descriptor(selector)?;
@@ -247,6 +247,34 @@ impl Cpu {
         }
         let d = self.mark_accessed(d, at)?;
         Ok(segment_of(selector, d))
+    }
+}
+
+/// A segment register with a null selector.
+pub(super) fn null_segment(selector: Selector) -> SegmentRegister {
+    SegmentRegister {
+        selector,
+        base: 0,
+        limit: 0,
+        access: Access::UNUSABLE,
+    }
+}
+
+/// SS with a null selector, whose DPL is the privilege level.
+pub(crate) fn null_stack(selector: Selector, cpl: u8) -> SegmentRegister {
+    SegmentRegister {
+        access: Access(Access::UNUSABLE.0 | u32::from(cpl) << 5),
+        ..null_segment(selector)
+    }
+}
+
+/// A segment register in virtual-8086 mode (SDM Vol 3 21.2.1).
+pub(crate) fn v8086_segment(selector: Selector) -> SegmentRegister {
+    SegmentRegister {
+        selector,
+        base: u64::from(selector.0) << 4,
+        limit: 0xffff,
+        access: Access(0xf3),
     }
 }
 

@@ -188,6 +188,7 @@ pub fn bind_without_count(form: &Form) -> Option<Handler> {
 
 /// ANDN, PDEP, PEXT: destination, first source register (`src`), second source register or memory.
 fn three<T: Int, const KIND: u8, const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
+    cpu.require_vex()?;
     let b = if MEMORY {
         Mem::get::<T>(cpu, op)?
     } else {
@@ -236,6 +237,7 @@ fn extract(source: u64, selector: u64) -> u64 {
 
 /// BLSI, BLSMSK, BLSR: destination is the VEX.vvvv register, operand 0.
 fn lowest<T: Int, S: Source, const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Flow {
+    cpu.require_vex()?;
     let a = S::get::<T>(cpu, op)?.to_u64();
     let (r, cf) = match KIND {
         0 => (a & a.wrapping_neg(), a != 0),
@@ -249,6 +251,7 @@ fn lowest<T: Int, S: Source, const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Flow {
 
 /// BEXTR and BZHI: source is operand 1, the control register operand 2.
 fn field<T: Int, S: Source, const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Flow {
+    cpu.require_vex()?;
     let a = S::get::<T>(cpu, op)?.to_u64();
     let control = T::reg(cpu, op.extra as u8).to_u64();
     let low = control as u32 & 0xff;

@@ -94,9 +94,7 @@ pub fn bind_table(form: &Form, op: &mut Op) -> Option<Handler> {
 }
 
 fn load_system_selector<const TR: bool, const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
-    if !cpu.protected() || cpu.v8086() {
-        return cpu.ud();
-    }
+    cpu.require_protected()?;
     cpu.require_cpl0()?;
     cpu.intercept(Intercept::Descriptor(if TR {
         DescriptorAccess::Ltr
@@ -119,9 +117,7 @@ fn store_system_selector<T: Int, const TR: bool, const MEMORY: bool>(
     cpu: &mut Cpu,
     op: &Op,
 ) -> Flow {
-    if !cpu.protected() || cpu.v8086() {
-        return cpu.ud();
-    }
+    cpu.require_protected()?;
     cpu.check_umip()?;
     cpu.intercept(Intercept::Descriptor(if TR {
         DescriptorAccess::Str

@@ -2,8 +2,10 @@
 
 use iced_x86::Mnemonic;
 use x86defs::exception::{BP, BR, DB, OF};
+use x86defs::rflags;
 
 use super::form::Form;
+use super::next;
 use super::operand::Int;
 use crate::code::{Handler, Op};
 use crate::cpu::{Cpu, Event, EventKind, Flow, RIP};
@@ -36,6 +38,8 @@ fn software_interrupt(cpu: &mut Cpu, op: &Op, vector: u8, kind: EventKind) -> Fl
         cpu.regs[RIP] = start;
     }
     cpu.step_cancelled = done.is_ok();
+    // Only a task switch leaves RF set.
+    cpu.trapped_kind_sets_rf = done.is_ok() && cpu.rflags_rest & rflags::RF != 0;
     done
 }
 
@@ -52,8 +56,7 @@ fn into(cpu: &mut Cpu, op: &Op) -> Flow {
     if cpu.flags.of() {
         return software_interrupt(cpu, op, OF, EventKind::SoftwareException);
     }
-    cpu.next_rip = cpu.rip_after(op) & 0xffff_ffff;
-    Ok(())
+    next(cpu, op)
 }
 
 pub fn bind_int(form: &Form, _: &mut Op) -> Option<Handler> {

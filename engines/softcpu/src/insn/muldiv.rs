@@ -142,6 +142,7 @@ pub fn bind_muldiv(form: &Form, _: &mut Op) -> Option<Handler> {
 
 /// MULX: high to `dst`, low to `src`, multiplicand RDX, multiplier the third operand.
 fn mulx<T: Int, const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
+    cpu.require_vex()?;
     let b = if MEMORY {
         Mem::get::<T>(cpu, op)?
     } else {

@@ -71,8 +71,7 @@ fn load_far_pointer(cpu: &mut Cpu, op: &Op) -> Flow {
         4 => u32::set_reg(cpu, op.dst, offset as u32),
         _ => u64::set_reg(cpu, op.dst, offset),
     }
-    cpu.next_rip = cpu.rip_after(op);
-    Ok(())
+    next(cpu, op)
 }
 
 pub fn bind_load_far(form: &Form, op: &mut Op) -> Option<Handler> {

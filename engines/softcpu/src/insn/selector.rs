@@ -9,11 +9,7 @@ use crate::code::{Handler, Op};
 use crate::cpu::{Cpu, Flow, Trap};
 
 /// LAR, LSL, VERR, VERW ask what a selector would give.
-fn probe(cpu: &mut Cpu, op: &Op, selector: Selector, what: Mnemonic) -> Result<Option<u64>, Trap> {
-    if !cpu.protected() || cpu.v8086() {
-        return cpu.ud();
-    }
-    let _ = op;
+fn probe(cpu: &mut Cpu, selector: Selector, what: Mnemonic) -> Result<Option<u64>, Trap> {
     if selector.is_null() {
         return Ok(None);
     }
@@ -46,6 +42,7 @@ fn probe(cpu: &mut Cpu, op: &Op, selector: Selector, what: Mnemonic) -> Result<O
 }
 
 fn selector_operand(cpu: &mut Cpu, op: &Op, memory: bool, register: u8) -> Result<Selector, Trap> {
+    cpu.require_protected()?;
     Ok(Selector(if memory {
         Mem::get::<u16>(cpu, op)?
     } else {
@@ -56,7 +53,7 @@ fn selector_operand(cpu: &mut Cpu, op: &Op, memory: bool, register: u8) -> Resul
 fn lar_lsl<T: Int, const LAR: bool, const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
     let selector = selector_operand(cpu, op, MEMORY, op.src)?;
     let what = if LAR { Mnemonic::Lar } else { Mnemonic::Lsl };
-    let found = probe(cpu, op, selector, what)?;
+    let found = probe(cpu, selector, what)?;
     cpu.flags.set_zf(found.is_some());
     if let Some(v) = found {
         T::set_reg(cpu, op.dst, T::from_u64(v));
@@ -71,7 +68,7 @@ fn verify<const WRITE: bool, const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow
     } else {
         Mnemonic::Verr
     };
-    let found = probe(cpu, op, selector, what)?;
+    let found = probe(cpu, selector, what)?;
     cpu.flags.set_zf(found.is_some());
     Ok(())
 }
@@ -102,9 +99,7 @@ pub fn bind_probe(form: &Form, _: &mut Op) -> Option<Handler> {
 
 /// ARPL (SDM Vol 2).
 fn arpl<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
-    if !cpu.protected() || cpu.v8086() {
-        return cpu.ud();
-    }
+    cpu.require_protected()?;
     let source = u16::reg(cpu, op.src) & 3;
     let adjust = |cpu: &mut Cpu, v: u16| {
         let lower = v & 3 < source;

@@ -268,6 +268,7 @@ pub fn bind_double(form: &Form, _: &mut Op) -> Option<Handler> {
 
 /// SHLX, SHRX, SARX: destination `dst`, source `S`, count in `extra`.
 fn flagless<T: Int, S: Source, const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Flow {
+    cpu.require_vex()?;
     let a = S::get::<T>(cpu, op)?.to_u64();
     let count = T::reg(cpu, op.extra as u8).to_u64() as u32 & count_mask::<T>();
     let r = match KIND {
@@ -280,6 +281,7 @@ fn flagless<T: Int, S: Source, const KIND: u8>(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 fn rorx<T: Int, S: Source>(cpu: &mut Cpu, op: &Op) -> Flow {
+    cpu.require_vex()?;
     let a = S::get::<T>(cpu, op)?.to_u64();
     let n = op.imm as u32 & count_mask::<T>();
     let r = if n == 0 {

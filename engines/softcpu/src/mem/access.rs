@@ -3,6 +3,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use guestmem::{Gpa, PAGE_MASK, RamOffset, Word};
+use vcpu::SegmentRegister;
 use x86defs::cr::{cr0, efer};
 use x86defs::exception;
 use x86defs::rflags;
@@ -62,6 +63,31 @@ impl Cpu {
         }
     }
 
+    /// Whether `size` bytes from `offset` of a segment may be accessed (SDM Vol 3 5.3 to 5.5).
+    pub fn segment_allows(&self, s: &SegmentRegister, offset: u64, size: u64, write: bool) -> bool {
+        let last = offset + size.max(1) - 1;
+        let limit = u64::from(s.limit);
+        if !self.protected() || self.v8086() {
+            return last <= limit;
+        }
+        let in_limit = if s.access.expand_down() {
+            let top = if s.access.default_big() {
+                0xffff_ffff
+            } else {
+                0xffff
+            };
+            offset > limit && last <= top
+        } else {
+            last <= limit
+        };
+        let typed = if write {
+            s.access.writable()
+        } else {
+            s.access.readable()
+        };
+        in_limit && typed && !s.access.unusable()
+    }
+
     /// Type and limit checks outside 64-bit mode (SDM Vol 3 5.3 to 5.5).
     pub fn segmented(
         &mut self,
@@ -72,27 +98,7 @@ impl Cpu {
     ) -> Result<u64, Trap> {
         let s = self.seg[seg % 6];
         let offset = offset & 0xffff_ffff;
-        let last = offset + size.max(1) - 1;
-        let limit = u64::from(s.limit);
-        let in_limit = if s.access.expand_down() && self.protected() && !self.v8086() {
-            let top = if s.access.default_big() {
-                0xffff_ffff
-            } else {
-                0xffff
-            };
-            offset > limit && last <= top
-        } else {
-            last <= limit
-        };
-        let typed = !self.protected()
-            || self.v8086()
-            || (!s.access.unusable()
-                && if write {
-                    s.access.writable()
-                } else {
-                    s.access.readable()
-                });
-        if !in_limit || !typed {
+        if !self.segment_allows(&s, offset, size, write) {
             let vector = if seg == sreg::SS {
                 exception::SS
             } else {
@@ -481,6 +487,16 @@ impl Cpu {
             self.select_view();
         }
         done
+    }
+
+    /// Loads bytes with supervisor rights. At most a page.
+    pub fn read_system_bytes(&mut self, va: u64, data: &mut [u8]) -> Flow {
+        self.implicitly(va, |cpu, va| cpu.read_bytes_as(va, data, false))
+    }
+
+    /// Checks that `size` bytes can be stored with supervisor rights. At most a page.
+    pub fn probe_system(&mut self, va: u64, size: u64) -> Flow {
+        self.implicitly(va, |cpu, va| cpu.probe_write(va, size))
     }
 
     /// Stores with supervisor rights.

@@ -6,9 +6,8 @@ mod iret;
 mod ret;
 
 use iced_x86::{Code, Mnemonic};
-use vcpu::SegmentRegister;
 use x86defs::exception::{GP, NP};
-use x86defs::segment::{Access, Selector};
+use x86defs::segment::Selector;
 
 use super::form::{Form, Kind};
 use crate::code::{Handler, Op};
@@ -53,6 +52,11 @@ fn push_sized(cpu: &mut Cpu, size: u64, v: u64) -> Flow {
     }
 }
 
+/// Pushes words one after the other. The stack pointer may have moved when it fails.
+fn push_all(cpu: &mut Cpu, size: u64, words: &[u64]) -> Flow {
+    words.iter().try_for_each(|&w| push_sized(cpu, size, w))
+}
+
 fn far_transfer(
     cpu: &mut Cpu,
     op: &Op,
@@ -65,20 +69,18 @@ fn far_transfer(
     let old_cs = u64::from(cpu.seg[sreg::CS].selector.0);
     let rsp = cpu.regs[gpr::RSP];
     if !cpu.protected() || cpu.v8086() {
-        if offset > 0xffff {
+        if offset > u64::from(cpu.seg[sreg::CS].limit) {
             return cpu.gp0();
         }
         if call {
-            let done = push_sized(cpu, size, old_cs).and_then(|()| push_sized(cpu, size, back));
+            let done = push_all(cpu, size, &[old_cs, back]);
             if let Err(t) = done {
                 cpu.regs[gpr::RSP] = rsp;
                 return Err(t);
             }
         }
-        cpu.seg[sreg::CS].selector = selector;
-        cpu.seg[sreg::CS].base = u64::from(selector.0) << 4;
+        cpu.load_code_real(selector);
         cpu.next_rip = offset;
-        cpu.mode_changed();
         return Ok(());
     }
     if selector.is_null() {
@@ -88,7 +90,7 @@ fn far_transfer(
     let a = d.access();
     let error = selector.error_code();
     if !a.is_code_or_data() {
-        return gate::far_through_gate(cpu, op, selector, d, call);
+        return gate::far_to_system(cpu, op, selector, d, call);
     }
     if !a.is_code() || (cpu.long_mode() && a.long() && a.default_big()) {
         return cpu.raise_code(GP, error);
@@ -114,7 +116,7 @@ fn far_transfer(
         return cpu.gp0();
     }
     if call {
-        let done = push_sized(cpu, size, old_cs).and_then(|()| push_sized(cpu, size, back));
+        let done = push_all(cpu, size, &[old_cs, back]);
         if let Err(t) = done {
             cpu.regs[gpr::RSP] = rsp;
             return Err(t);
@@ -126,15 +128,6 @@ fn far_transfer(
     cpu.next_rip = offset;
     cpu.mode_changed();
     Ok(())
-}
-
-fn null_stack(cpl: u8) -> SegmentRegister {
-    SegmentRegister {
-        selector: Selector(u16::from(cpl)),
-        base: 0,
-        limit: 0,
-        access: Access(Access::UNUSABLE.0 | u32::from(cpl) << 5),
-    }
 }
 
 pub fn bind_far(form: &Form, op: &mut Op) -> Option<Handler> {

@@ -5,22 +5,22 @@ use vcpu::SegmentRegister;
 use x86defs::exception::{GP, NP, SS};
 use x86defs::segment::{Access, Descriptor, Selector};
 
-use super::null_stack;
 use crate::code::{Handler, Op};
 use crate::cpu::{Cpu, Flow, Trap, canonical, gpr, sreg};
-use crate::event::segment_of;
+use crate::event::{null_stack, segment_of};
 use crate::insn::form::Form;
 use crate::insn::operand::Int;
 
 /// What RETF and IRET have in common: where they return to.
 pub(super) struct Return {
-    pub rip: u64,
     pub code: Descriptor,
     pub code_at: u64,
+    /// To 64-bit mode.
+    pub to64: bool,
 }
 
 /// Checks the code segment of a return (SDM Vol 2, RET and IRET).
-pub(super) fn return_target(cpu: &mut Cpu, cs: Selector, rip: u64) -> Result<Return, Trap> {
+pub(super) fn return_target(cpu: &mut Cpu, cs: Selector) -> Result<Return, Trap> {
     if cs.is_null() {
         return cpu.gp0();
     }
@@ -42,16 +42,21 @@ pub(super) fn return_target(cpu: &mut Cpu, cs: Selector, rip: u64) -> Result<Ret
     if !a.present() {
         return cpu.raise_code(NP, error);
     }
-    let to64 = cpu.long_mode() && a.long();
-    let ok = if to64 {
+    Ok(Return {
+        code,
+        code_at,
+        to64: cpu.long_mode() && a.long(),
+    })
+}
+
+/// Checks the instruction pointer of a return, which comes after the stack's checks.
+pub(super) fn check_return_pointer(cpu: &mut Cpu, r: &Return, rip: u64) -> Flow {
+    let inside = if r.to64 {
         canonical(rip)
     } else {
-        rip <= u64::from(code.limit())
+        rip <= u64::from(r.code.limit())
     };
-    if !ok {
-        return cpu.gp0();
-    }
-    Ok(Return { rip, code, code_at })
+    if inside { Ok(()) } else { cpu.gp0() }
 }
 
 /// Checks the stack segment of a return to an outer level (or any 64-bit IRET).
@@ -63,10 +68,7 @@ pub(super) fn return_stack(
 ) -> Result<SegmentRegister, Trap> {
     if ss.is_null() {
         if to64 && rpl < 3 && ss.rpl() == rpl {
-            return Ok(SegmentRegister {
-                selector: ss,
-                ..null_stack(rpl)
-            });
+            return Ok(null_stack(ss, rpl));
         }
         return cpu.gp0();
     }
@@ -115,38 +117,35 @@ fn far_return<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     let rip = cpu.peek::<T>(0)?.to_u64();
     let cs = Selector(cpu.peek::<T>(T::SIZE)?.to_u64() as u16);
     if !cpu.protected() || cpu.v8086() {
-        if rip > 0xffff {
+        if rip > u64::from(cpu.seg[sreg::CS].limit) {
             return cpu.gp0();
         }
         cpu.release_stack(2 * T::SIZE + op.imm);
-        cpu.seg[sreg::CS].selector = cs;
-        cpu.seg[sreg::CS].base = u64::from(cs.0) << 4;
+        cpu.load_code_real(cs);
         cpu.next_rip = rip;
-        cpu.mode_changed();
         return Ok(());
     }
-    let r = return_target(cpu, cs, rip)?;
+    let r = return_target(cpu, cs)?;
     let outer = cs.rpl() > cpu.cpl;
     let mut stack = None;
     if outer {
         let rsp = cpu.peek::<T>(2 * T::SIZE + op.imm)?.to_u64();
         let ss = Selector(cpu.peek::<T>(3 * T::SIZE + op.imm)?.to_u64() as u16);
-        let to64 = cpu.long_mode() && r.code.access().long();
-        stack = Some((rsp, return_stack(cpu, ss, cs.rpl(), to64)?));
+        stack = Some((rsp, return_stack(cpu, ss, cs.rpl(), r.to64)?));
     }
+    check_return_pointer(cpu, &r, rip)?;
     let d = cpu.mark_accessed(r.code, r.code_at)?;
     match stack {
         None => cpu.release_stack(2 * T::SIZE + op.imm),
         Some((rsp, ss)) => {
             cpu.seg[sreg::SS] = ss;
-            let to64 = cpu.long_mode() && d.access().long();
-            load_outer_stack::<T>(cpu, rsp.wrapping_add(op.imm), to64);
+            load_outer_stack::<T>(cpu, rsp.wrapping_add(op.imm), r.to64);
             cpu.cpl = cs.rpl();
             drop_privileged_segments(cpu);
         }
     }
     cpu.seg[sreg::CS] = segment_of(cs, d);
-    cpu.next_rip = r.rip;
+    cpu.next_rip = rip;
     cpu.mode_changed();
     Ok(())
 }

@@ -1,211 +1,178 @@
-//! Virtual-8086 mode extensions and protected-mode virtual interrupts (SDM Vol 3 21.3.3, 21.4).
+//! Virtual-8086 mode (SDM Vol 3 21.2, 21.3).
 
-use x86defs::cr::cr4;
-use x86defs::exception::GP;
-use x86defs::rflags::{DF, FIXED_1, IF, IOPL, TF, VIF, VIP, VM};
-use x86defs::segment::{Access, Selector};
+use x86defs::exception::{BP, GP, OF, UD};
+use x86defs::rflags;
 
-use crate::cpu::gpr::RSP;
-use crate::cpu::{RIP, sreg};
+use crate::cpu::gpr::*;
+use crate::cpu::sreg;
 use crate::testing::*;
 
-/// Where the I/O map begins in the TSS, behind the redirection bitmap.
-const IO_MAP: u64 = 0x88;
-const STACK_BASE: u64 = 0x3_0000;
-const INT_21: [u8; 2] = [0xcd, 0x21];
-const CLI: [u8; 1] = [0xfa];
-const STI: [u8; 1] = [0xfb];
-const PUSHF: [u8; 1] = [0x9c];
-const PUSHFD: [u8; 2] = [0x66, 0x9c];
-const POPF: [u8; 1] = [0x9d];
-const IRET: [u8; 1] = [0xcf];
-
-/// A program in virtual-8086 mode with these RFLAGS, and CR4.VME; no interrupt is the monitor's.
-fn program(flags: u64) -> Bench {
-    let mut b = Bench::protected();
-    b.put::<u16>(TSS + 0x66, IO_MAP as u16);
-    b.put::<u32>(0x21 * 4, 0x0500_0123);
-    let cpu = b.cpu();
-    cpu.tr.limit = 0xfff;
-    cpu.cr4 |= cr4::VME;
-    for s in &mut cpu.seg {
-        (s.selector, s.base) = (Selector(0x3000), STACK_BASE);
-        (s.limit, s.access) = (0xffff, Access(0xf3));
-    }
-    cpu.seg[sreg::CS].selector = Selector((CODE >> 4) as u16);
-    cpu.seg[sreg::CS].base = CODE;
-    cpu.cpl = 3;
-    cpu.set_rflags(flags | VM | FIXED_1);
-    cpu.mode_changed();
-    b.set(RIP, 0x10);
-    b.set(RSP, 0x8000);
+/// With IOPL 0.
+fn sensitive() -> Bench {
+    let mut b = Bench::v8086();
+    b.cpu().set_rflags(0x2_0202);
     b
 }
 
-/// Gives `vector` to the monitor.
-fn to_the_monitor(b: &Bench, vector: u64) {
-    b.put::<u8>(TSS + IO_MAP - 32 + vector / 8, 1 << (vector % 8));
-}
-
-fn flags(b: &mut Bench) -> u64 {
-    b.cpu().rflags()
-}
-
-fn pushed(b: &Bench, word: u64) -> u64 {
-    u64::from(b.at::<u16>(STACK_BASE + b.get(RSP) + 2 * word))
-}
-
-/// Method 5 of Table 21-2: IOPL 3, bit clear.
+/// 21.2.7: CLI, STI, PUSHF, POPF, INT n and IRET are sensitive to IOPL; INT3, INTO and INT1 are not.
 #[test]
-fn a_redirected_interrupt_with_iopl_3() {
-    let mut b = program(IOPL | IF | DF);
-    assert_eq!(b.run(&INT_21), Outcome::Next(0x123));
-    assert_eq!(b.cpu().seg[sreg::CS].selector.0, 0x500);
-    assert_eq!(b.cpu().seg[sreg::CS].base, 0x5000);
-    assert_eq!(b.get(RSP), 0x8000 - 6);
-    assert_eq!(pushed(&b, 0), 0x12, "IP behind the instruction");
-    assert_eq!(pushed(&b, 1), CODE >> 4);
-    assert_eq!(pushed(&b, 2), IOPL | IF | DF | FIXED_1);
-    assert_eq!(flags(&mut b), IOPL | DF | VM | FIXED_1, "IF is cleared");
-}
-
-/// Method 6: IOPL below 3, bit clear. The program sees VIF as its IF and IOPL 3.
-#[test]
-fn a_redirected_interrupt_with_a_virtual_flag() {
-    let mut b = program(IF | VIF);
-    assert_eq!(b.run(&INT_21), Outcome::Next(0x123));
-    assert_eq!(pushed(&b, 2), IOPL | IF | FIXED_1);
-    assert_eq!(flags(&mut b), IF | VM | FIXED_1, "VIF is cleared, not IF");
-    let mut b = program(IF);
-    assert_eq!(b.run(&INT_21), Outcome::Next(0x123));
-    assert_eq!(pushed(&b, 2), IOPL | FIXED_1);
-}
-
-/// Methods 1 and 4: the bit is set, so IOPL decides. So it does without VME (methods 1 and 2).
-#[test]
-fn interrupts_of_the_monitor() {
-    for vme in [true, false] {
-        for (iopl, vector) in [(0, GP), (IOPL, 0x21)] {
-            let mut b = program(iopl);
-            to_the_monitor(&b, 0x21);
-            if !vme {
-                b.cpu().cr4 &= !cr4::VME;
-            }
-            assert_eq!(b.run(&INT_21), Outcome::Vector(vector), "{vme} {iopl}");
-        }
+fn sensitive_instructions() {
+    for code in [
+        &[0xfa][..],
+        &[0xfb],
+        &[0x9c],
+        &[0x9d],
+        &[0x66, 0x9c],
+        &[0x66, 0x9d],
+        &[0xcd, 0x21],
+        &[0xcf],
+        &[0x66, 0xcf],
+    ] {
+        let mut b = sensitive();
+        assert_eq!(b.run(code), Outcome::Vector(GP), "{code:02x?}");
+        assert_eq!(b.at::<u32>(b.get(RSP)), 0);
     }
+    assert_eq!(sensitive().run(&[0xcc]), Outcome::Vector(BP));
+    let mut b = sensitive();
+    b.cpu().set_rflags(0x2_0a02);
+    assert_eq!(b.run(&[0xce]), Outcome::Vector(OF));
+    assert_eq!(sensitive().run(&[0xf1]), Outcome::Vector(1));
+    let mut b = Bench::v8086();
+    b.ok(&[0xfb]);
+    assert_ne!(b.cpu().rflags() & rflags::IF, 0);
+    b.ok(&[0x9c]);
+    assert_eq!(b.at::<u16>(0xeffe), 0x3202);
+    // POPF changes IF, and neither IOPL nor VM.
+    b.put::<u16>(0xeffe, 0x0002);
+    b.ok(&[0x9d]);
+    assert_eq!(b.cpu().rflags(), 0x2_3002);
 }
 
-/// The bitmap is read 32 bytes below the I/O map, inside the TSS's limit; INT3 does not look at it.
+/// 21.2.7, 21.2.8.1: I/O is by the bitmap alone, whatever IOPL is.
 #[test]
-fn the_redirection_bitmap() {
-    let mut b = program(IOPL);
-    b.cpu().tr.limit = (IO_MAP - 32 + 0x21 / 8 - 1) as u32;
-    assert_eq!(b.run(&INT_21), Outcome::Vector(GP));
-    let mut b = program(IOPL);
-    b.cpu().tr.limit = (IO_MAP - 32 + 0x21 / 8) as u32;
-    assert_eq!(b.run(&INT_21), Outcome::Next(0x123));
-    let mut b = program(IOPL);
-    assert_eq!(b.run(&[0xcc]), Outcome::Vector(3));
+fn ports() {
+    let mut b = Bench::v8086();
+    b.put::<u16>(TSS + 0x66, 0x68);
+    assert_eq!(b.run(&[0xe4, 0x80]), Outcome::Vector(GP));
+    let mut b = Bench::v8086();
+    b.cpu().tr.limit = 0x200;
+    b.put::<u16>(TSS + 0x66, 0x68);
+    b.put::<u16>(TSS + 0x68 + 0x10, 0xfffe);
+    b.ok(&[0xe4, 0x80]);
+    assert_eq!(b.run(&[0xe4, 0x81]), Outcome::Vector(GP));
 }
 
-/// SDM Vol 2, CLI and STI: VIF with IOPL below 3; STI faults while VIP is set.
+/// 21.3.1: the frame of an event: nine words, the data segments null afterwards, VM clear.
 #[test]
-fn cli_and_sti_of_a_program() {
-    let mut b = program(IF | VIF);
-    b.ok(&CLI);
-    assert_eq!(flags(&mut b), IF | VM | FIXED_1);
-    b.ok(&STI);
-    assert_eq!(flags(&mut b), IF | VIF | VM | FIXED_1);
-    let mut b = program(VIP);
-    assert_eq!(b.run(&STI), Outcome::Vector(GP));
-    let mut b = program(VIP | VIF);
-    b.ok(&CLI);
-    assert_eq!(flags(&mut b), VIP | VM | FIXED_1);
-    let mut b = program(IOPL);
-    b.ok(&STI);
-    assert_eq!(flags(&mut b), IOPL | IF | VM | FIXED_1, "IF with IOPL 3");
-    let mut b = program(0);
-    b.cpu().cr4 &= !cr4::VME;
-    assert_eq!(b.run(&CLI), Outcome::Vector(GP));
-}
-
-/// SDM Vol 3 21.4: at CPL 3 with IOPL below 3, without VM.
-#[test]
-fn protected_mode_virtual_interrupts() {
-    let user = |flags: u64, on: bool| {
-        let mut b = Bench::protected();
-        let cpu = b.cpu();
-        cpu.cpl = 3;
-        for s in &mut cpu.seg {
-            s.access = Access(s.access.0 | 3 << 5);
-        }
-        cpu.seg[sreg::CS].selector = Selector(sel::USER_CODE32);
-        cpu.seg[sreg::SS].selector = Selector(sel::USER_DATA);
-        cpu.cr4 |= if on { cr4::PVI } else { 0 };
-        cpu.set_rflags(flags | FIXED_1);
-        cpu.mode_changed();
-        b
-    };
-    let mut b = user(IF, true);
-    b.ok(&STI);
-    assert_eq!(flags(&mut b), IF | VIF | FIXED_1);
-    b.ok(&CLI);
-    assert_eq!(flags(&mut b), IF | FIXED_1);
-    assert_eq!(user(VIP, true).run(&STI), Outcome::Vector(GP));
-    assert_eq!(user(0, false).run(&STI), Outcome::Vector(GP));
-    let mut b = user(IOPL, true);
-    b.ok(&STI);
-    assert_eq!(flags(&mut b), IOPL | IF | FIXED_1);
-    // PUSHF shows the flags as they are.
-    let mut b = user(VIF, true);
-    b.ok(&PUSHFD[1..]);
-    assert_eq!(u64::from(b.at::<u32>(b.get(RSP))), VIF | FIXED_1);
-}
-
-/// SDM Vol 2, PUSHF and POPF: 16 bits work on VIF, 32 bits are the monitor's.
-#[test]
-fn pushf_and_popf_of_a_program() {
-    for (flags, image) in [(VIF, IOPL | IF | FIXED_1), (IF, IOPL | FIXED_1)] {
-        let mut b = program(flags);
-        b.ok(&PUSHF);
-        assert_eq!(pushed(&b, 0), image);
+fn events_leave_to_level_zero() {
+    let mut b = Bench::v8086();
+    for (i, s) in [sreg::ES, sreg::DS, sreg::FS, sreg::GS]
+        .into_iter()
+        .enumerate()
+    {
+        b.cpu().seg[s].selector.0 = 0x100 + i as u16;
     }
-    assert_eq!(program(VIF).run(&PUSHFD), Outcome::Vector(GP));
-    assert_eq!(program(VIF).run(&[0x66, 0x9d]), Outcome::Vector(GP));
-    let popf = |flags: u64, image: u64| {
-        let mut b = program(flags);
-        b.put::<u16>(STACK_BASE + 0x8000, image as u16);
-        let outcome = b.run(&POPF);
-        (outcome, b)
-    };
-    let (outcome, mut b) = popf(IF, IOPL | IF | DF);
-    assert_eq!((outcome, b.get(RSP)), (Outcome::Next(0x11), 0x8002));
-    assert_eq!(flags(&mut b), IF | VIF | DF | VM | FIXED_1);
-    let (_, mut b) = popf(IF | VIF, 0);
-    assert_eq!(flags(&mut b), IF | VM | FIXED_1);
-    assert_eq!(popf(0, TF).0, Outcome::Vector(GP));
-    assert_eq!(popf(VIP, IF).0, Outcome::Vector(GP));
-    assert_eq!(popf(VIP, 0).0, Outcome::Next(0x11));
+    assert_eq!(b.run(&[0xcd, 0x21]), Outcome::Vector(0x21));
+    let frame: Vec<u32> = (0..9).map(|i| b.at(b.get(RSP) + 4 * i)).collect();
+    assert_eq!(
+        frame,
+        [
+            2,
+            (CODE >> 4) as u32,
+            0x2_3002,
+            0xf000,
+            0,
+            0x100,
+            0x101,
+            0x102,
+            0x103
+        ]
+    );
+    assert_eq!(b.get(RSP), RSP0 - 36);
+    let cpu = b.cpu();
+    assert_eq!(cpu.cpl, 0);
+    assert_eq!(cpu.rflags() & (rflags::VM | rflags::IF), 0);
+    for s in [sreg::ES, sreg::DS, sreg::FS, sreg::GS] {
+        assert_eq!(cpu.seg[s].selector.0, 0);
+        assert!(cpu.seg[s].access.unusable());
+    }
+    // IRETD with VM in its image goes back.
+    b.run(&[0xcf]);
+    let cpu = b.cpu();
+    assert!(cpu.v8086());
+    assert_eq!(cpu.cpl, 3);
+    assert_eq!(cpu.seg[sreg::DS].base, 0x1010);
+    assert_eq!(cpu.seg[sreg::CS].base, CODE);
+    assert_eq!(b.get(RSP), 0xf000);
 }
 
-/// SDM Vol 2, IRET: the same for its FLAGS.
+/// 21.3.1: the handler must be nonconforming code of privilege 0.
 #[test]
-fn iret_of_a_program() {
-    let iret = |flags: u64, image: u64| {
-        let mut b = program(flags);
-        for (i, word) in [0x456, 0x600, image].into_iter().enumerate() {
-            b.put::<u16>(STACK_BASE + 0x8000 + 2 * i as u64, word as u16);
-        }
-        let outcome = b.run(&IRET);
-        (outcome, b)
-    };
-    let (outcome, mut b) = iret(IF, IOPL | IF | DF);
-    assert_eq!((outcome, b.get(RSP)), (Outcome::Next(0x456), 0x8006));
-    assert_eq!(b.cpu().seg[sreg::CS].base, 0x6000);
-    assert_eq!(flags(&mut b), IF | VIF | DF | VM | FIXED_1);
-    assert_eq!(iret(0, TF).0, Outcome::Vector(GP));
-    assert_eq!(iret(VIP, IF).0, Outcome::Vector(GP));
-    let mut b = program(VIF);
-    assert_eq!(b.run(&[0x66, 0xcf]), Outcome::Vector(GP));
+fn handlers_of_other_levels_are_refused() {
+    for access in [0x9f, 0xfb] {
+        let mut b = Bench::v8086();
+        b.cpu().gdtr.limit = 0xfff;
+        b.put::<u64>(GDT + 0x100, 0x00cf_0000_0000_ffff | access << 40);
+        let entry: u64 = b.at(IDT + 8 * 0x21);
+        b.put(IDT + 8 * 0x21, entry & !0xffff_0000 | 0x100 << 16);
+        assert_eq!(b.run(&[0xcd, 0x21]), Outcome::Vector(GP), "{access:#x}");
+        assert_eq!(b.at::<u32>(b.get(RSP)), 0x100);
+    }
+    // INT n needs a gate of privilege 3.
+    let mut b = Bench::v8086();
+    let entry: u64 = b.at(IDT + 8 * 0x21);
+    b.put(IDT + 8 * 0x21, entry & !(3 << 45));
+    assert_eq!(b.run(&[0xcd, 0x21]), Outcome::Vector(GP));
+    assert_eq!(b.at::<u32>(b.get(RSP)), 0x21 << 3 | 2);
+}
+
+/// Vol 2: protected-mode instructions are #UD, privileged ones #GP(0).
+#[test]
+fn undefined_and_privileged() {
+    for code in [
+        &[0x0f, 0x02, 0xc0][..],
+        &[0x0f, 0x00, 0xc0],
+        &[0x63, 0xc0],
+        &[0xc4, 0xe2, 0x60, 0xf2, 0xc1],
+    ] {
+        assert_eq!(Bench::v8086().run(code), Outcome::Vector(UD), "{code:02x?}");
+    }
+    for code in [
+        &[0xf4][..],
+        &[0x0f, 0x22, 0xc0],
+        &[0x0f, 0x20, 0xc0],
+        &[0x0f, 0x21, 0xc0],
+        &[0x0f, 0x06],
+        &[0x0f, 0x01, 0x17],
+        &[0x0f, 0x32],
+        &[0x0f, 0x01, 0xf0],
+    ] {
+        assert_eq!(Bench::v8086().run(code), Outcome::Vector(GP), "{code:02x?}");
+    }
+    // SMSW and SGDT are for everybody without CR4.UMIP (2.5).
+    let mut b = Bench::v8086();
+    b.ok(&[0x0f, 0x01, 0xe0]);
+    b.cpu().cr4 |= 1 << 11;
+    assert_eq!(b.run(&[0x0f, 0x01, 0xe0]), Outcome::Vector(GP));
+}
+
+/// Segment loads shift by four, whatever the descriptor tables hold; far transfers stay in the mode.
+#[test]
+fn segments() {
+    let mut b = Bench::v8086();
+    b.set(RAX, 0x1234);
+    b.ok(&[0x8e, 0xd8]);
+    assert_eq!(b.cpu().seg[sreg::DS].base, 0x1_2340);
+    assert_eq!(b.run(&[0xea, 0, 1, 0x34, 0x12]), Outcome::Next(0x100));
+    assert_eq!(b.cpu().seg[sreg::CS].base, 0x1_2340);
+    assert_eq!(b.cpu().seg[sreg::CS].access.0, 0xf3);
+    // Vol 2, IRET: an EIP beyond FFFFh on the way in is #GP(0) of level 0.
+    let mut b = Bench::protected();
+    for (i, w) in [0x1_0000u32, 0x2000, 0x2_0002, 0xf000, 0, 0, 0, 0, 0]
+        .into_iter()
+        .enumerate()
+    {
+        b.put(STACK + 4 * i as u64, w);
+    }
+    assert_eq!(b.run(&[0xcf]), Outcome::Vector(GP));
 }
