@@ -5,6 +5,7 @@
 
 pub mod acpi_pm;
 pub mod control;
+pub mod coprocessor;
 pub mod debug_ports;
 pub mod fabric;
 pub mod hpet;

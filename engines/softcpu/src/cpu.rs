@@ -316,6 +316,8 @@ pub struct Cpu {
     pub step_cancelled: bool,
     /// The controller has an interrupt for us that IF, shadow or VMX held back.
     pub interrupt_waiting: bool,
+    /// FERR# is driven.
+    pub ferr: bool,
     /// NMI received and not yet taken.
     pub nmi_pending: bool,
     /// INIT received and not yet taken: it is blocked in VMX root operation.

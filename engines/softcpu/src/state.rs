@@ -154,6 +154,7 @@ impl Cpu {
             trapped_kind_sets_rf: false,
             step_cancelled: false,
             interrupt_waiting: false,
+            ferr: false,
             nmi_pending: false,
             init_pending: false,
             sipi_pending: None,

@@ -4,6 +4,7 @@
 //! itself, so that RIP tells what happened ([`Bench::step`]).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use guestmem::{Gpa, GuestRam, RamOffset};
 use hostexec::HostExec;
@@ -65,7 +66,18 @@ const DESCRIPTORS: [u64; 11] = [
     0x0000_9300_0000_ffff,
 ];
 
-struct Board;
+/// What of the board a test sees and sets.
+#[derive(Default)]
+pub struct Signals {
+    /// FERR#, driven by the processor.
+    pub ferr: AtomicBool,
+    /// IGNNE#.
+    pub ignne: AtomicBool,
+    /// The vector of an interrupt that waits to be taken; 0 for none.
+    pub interrupt: AtomicU8,
+}
+
+struct Board(Arc<Signals>);
 
 impl Platform for Board {
     fn pio_read(&mut self, _: u16, _: u8) -> u32 {
@@ -90,10 +102,17 @@ impl Platform for Board {
     }
     fn set_cr8(&mut self, _: u8) {}
     fn interrupt_pending(&mut self) -> bool {
-        false
+        self.0.interrupt.load(Ordering::Relaxed) != 0
     }
     fn acknowledge_interrupt(&mut self) -> Option<u8> {
-        None
+        let vector = self.0.interrupt.swap(0, Ordering::Relaxed);
+        (vector != 0).then_some(vector)
+    }
+    fn set_ferr(&mut self, asserted: bool) {
+        self.0.ferr.store(asserted, Ordering::Relaxed);
+    }
+    fn ignne(&mut self) -> bool {
+        self.0.ignne.load(Ordering::Relaxed)
     }
     fn take_nmi(&mut self) -> bool {
         false
@@ -133,6 +152,7 @@ pub enum Outcome {
 pub struct Bench {
     pub runner: Runner,
     pub ram: Arc<GuestRam>,
+    pub signals: Arc<Signals>,
 }
 
 fn segment(selector: u16, access: u32, base: u64, limit: u32) -> SegmentRegister {
@@ -238,10 +258,11 @@ impl Bench {
     }
 
     fn after_reset(model: Model, ram: Arc<GuestRam>) -> Self {
+        let signals = Arc::new(Signals::default());
         let cpu = Cpu::new(
             Arc::new(model),
             ram.clone(),
-            Box::new(Board),
+            Box::new(Board(Arc::clone(&signals))),
             Attention::new(),
             0,
             HostExec::new().unwrap(),
@@ -250,6 +271,7 @@ impl Bench {
         Self {
             runner: Runner::new(cpu),
             ram,
+            signals,
         }
     }
 

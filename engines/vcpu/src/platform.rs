@@ -64,6 +64,13 @@ pub trait Platform: Send {
     /// Takes a pending start-up IPI: its vector.
     fn take_sipi(&mut self) -> Option<u8>;
 
+    /// Drives FERR#: an unmasked x87 exception is pending while CR0.NE is clear (SDM Vol 1 D.2.1).
+    fn set_ferr(&mut self, _asserted: bool) {}
+    /// IGNNE#: whether such exceptions are to be ignored.
+    fn ignne(&mut self) -> bool {
+        false
+    }
+
     /// The time-stamp counter's frequency in Hz.
     fn tsc_hz(&self) -> u64;
     /// The time-stamp counter without the guest's IA32_TSC offset.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use bus::{Bus, BusBuilder, Device, IrqLine, LineSink, MsiSink, Region};
 use chipset::SystemControl;
 use chipset::acpi_pm::{self, AcpiPmDevice, ResetPort};
+use chipset::coprocessor::{self, CoprocessorPorts};
 use chipset::debug_ports::{self, DebugExit, PostCode};
 use chipset::fabric::InterruptFabric;
 use chipset::hpet::{self, HpetDevice, LegacyRoute};
@@ -121,6 +122,8 @@ pub(crate) fn build(wiring: DeviceWiring<'_>) -> (Bus, SerialInput) {
 
 fn interrupt_controllers(bus: &mut Adder, fabric: &Arc<InterruptFabric>) {
     bus.add(PicDevice::new(Arc::clone(fabric)), &PicDevice::PORTS, &[]);
+    let errors = CoprocessorPorts::new(Arc::clone(fabric));
+    bus.add_ports(errors, coprocessor::PORT, coprocessor::PORTS);
     let ioapic = IoApicDevice::new(Arc::clone(fabric));
     bus.add_mmio(ioapic, ioapic::regs::BASE, ioapic::regs::MMIO_SIZE);
 }

@@ -252,6 +252,14 @@ impl Platform for SoftPlatform {
         self.fabric.take_sipi(self.index)
     }
 
+    fn set_ferr(&mut self, asserted: bool) {
+        self.fabric.set_ferr(self.index, asserted);
+    }
+
+    fn ignne(&mut self) -> bool {
+        self.fabric.ignne()
+    }
+
     fn tsc_hz(&self) -> u64 {
         self.tsc_hz
     }

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bus::{IrqLine, LineSink, Msi, MsiSink, VirtualTime};
 
+use crate::coprocessor::{self, ErrorLogic};
 use crate::ioapic::IoApic;
 use crate::lapic::{Lapic, LapicConfig, MsrFault, Outgoing, Summary, TscClock, regs};
 use crate::message::InterruptMessage;
@@ -92,6 +93,8 @@ pub struct InterruptFabric {
     slots: Box<[Slot]>,
     ioapic: Mutex<IoApic>,
     pic: Mutex<PicPair>,
+    /// Numeric errors. No other lock is taken with it held.
+    coprocessor: Mutex<ErrorLogic>,
     /// INTR of the 8259A pair; written with its lock held.
     intr: AtomicBool,
     /// Where the next search for a lowest-priority target starts.
@@ -145,6 +148,7 @@ impl InterruptFabric {
             slots: ids.iter().enumerate().map(slot).collect(),
             ioapic: Mutex::new(IoApic::new()),
             pic: Mutex::new(PicPair::new()),
+            coprocessor: Mutex::new(ErrorLogic::default()),
             intr: AtomicBool::new(false),
             turn: AtomicUsize::new(0),
         })
@@ -455,7 +459,25 @@ impl InterruptFabric {
         self.own(vcpu, Lapic::set_virtual_wire);
     }
 
+    /// A vCPU drives FERR#.
+    pub fn set_ferr(&self, vcpu: usize, asserted: bool) {
+        let irq = lock(&self.coprocessor).set_ferr(vcpu, asserted);
+        self.set_gsi(coprocessor::IRQ, irq);
+    }
+
+    /// IGNNE#: numeric errors are to be ignored.
+    #[must_use]
+    pub fn ignne(&self) -> bool {
+        lock(&self.coprocessor).ignne()
+    }
+
     // ---- the board's side ----
+
+    /// Port F0h is written: the numeric error is being handled.
+    pub(crate) fn acknowledge_ferr(&self) {
+        let irq = lock(&self.coprocessor).acknowledge();
+        self.set_gsi(coprocessor::IRQ, irq);
+    }
 
     /// Drives a global system interrupt. 0 to 15 are the ISA interrupts and reach both the 8259A pair and the I/O APIC
     /// (ISA 0 at pin 2; ISA 2 is the cascade and reaches nothing); 16 to 23 reach the I/O APIC only.

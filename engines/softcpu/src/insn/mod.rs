@@ -31,6 +31,7 @@ mod system;
 pub mod table;
 mod translation;
 mod vector;
+mod x87_error;
 mod xsave;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use hostexec::{
     Bounce, Class, MaskedMemory, MemoryUse, Outcome, PrepareError, Prepared, X87Context,
 };
 use x86defs::cr::{cr0, cr4};
-use x86defs::exception::{MF, NM, UD, XM};
+use x86defs::exception::{NM, UD, XM};
 
 use super::features::GuestFeatures;
 use super::form::Form;
@@ -110,12 +110,20 @@ impl Cpu {
         if ts { self.raise(NM) } else { Ok(()) }
     }
 
-    /// #MF for a pending x87 exception.
-    pub fn check_x87_pending(&mut self) -> Flow {
-        if self.ext.x87_pending() {
-            self.raise(MF)
+    /// What x87 and MMX instructions owe to a pending x87 exception; gives what is to be put back afterwards.
+    #[inline(always)]
+    fn begin_vector(&mut self, p: &Prepared) -> Result<u16, crate::cpu::Trap> {
+        if p.facts().x87_state && p.facts().class != Class::X87NoWait {
+            self.begin_waiting()
         } else {
-            Ok(())
+            Ok(0)
+        }
+    }
+
+    #[inline(always)]
+    fn end_vector(&mut self, p: &Prepared, held: u16) {
+        if p.facts().x87_state {
+            self.end_waiting(held);
         }
     }
 
@@ -155,7 +163,7 @@ impl Cpu {
                 };
                 self.raise(vector)
             }
-            Outcome::X87Pending => self.raise(MF),
+            Outcome::X87Pending => unreachable!("waiting instructions have asked"),
             Outcome::Stale => unreachable!("blocks are dropped before the code area is cleared"),
         }
     }
@@ -168,18 +176,22 @@ impl Cpu {
 fn register_only(cpu: &mut Cpu, op: &Op) -> Flow {
     let p = cpu.prepared(op);
     cpu.vector_allowed(p.facts().class)?;
+    let held = cpu.begin_vector(&p)?;
     let mut bounce = std::mem::take(&mut cpu.bounce);
     let done = cpu.run_on_host(&p, &mut bounce, None);
     cpu.bounce = bounce;
+    cpu.end_vector(&p, held);
     done
 }
 
 fn with_memory(cpu: &mut Cpu, op: &Op) -> Flow {
     let p = cpu.prepared(op);
     cpu.vector_allowed(p.facts().class)?;
+    let held = cpu.begin_vector(&p)?;
     let mut bounce = std::mem::take(&mut cpu.bounce);
     let done = memory_instruction(cpu, op, &p, &mut bounce, None);
     cpu.bounce = bounce;
+    cpu.end_vector(&p, held);
     done
 }
 
@@ -195,10 +207,6 @@ fn memory_instruction(
         MemoryUse::Write(n) => (usize::from(n), true),
         _ => (0, false),
     };
-    if p.facts().x87_state && p.facts().class != Class::X87NoWait {
-        // A pending x87 exception comes before the memory access.
-        cpu.check_x87_pending()?;
-    }
     let va = cpu.linear(op, size as u64, write)?;
     if va & (u64::from(p.facts().alignment) - 1) != 0 {
         return cpu.gp0();
@@ -249,7 +257,7 @@ fn run_x87_store(
     match outcome {
         Outcome::Done => Ok(false),
         Outcome::StoreSuppressed => Ok(true),
-        Outcome::X87Pending => cpu.raise(MF),
+        Outcome::X87Pending => unreachable!("waiting instructions have asked"),
         Outcome::SimdException => {
             let vector = if cpu.cr4 & cr4::OSXMMEXCPT != 0 {
                 XM
@@ -265,7 +273,13 @@ fn run_x87_store(
 fn x87(cpu: &mut Cpu, op: &Op) -> Flow {
     let p = cpu.prepared(op);
     cpu.vector_allowed(p.facts().class)?;
+    // A pending x87 exception comes before the memory access.
+    let mut held = cpu.begin_vector(&p)?;
     let memory = p.facts().memory != MemoryUse::None;
+    if memory && matches!(op.extra & 0x738, 0x120 | 0x520) {
+        // FLDENV (D9 /4) and FRSTOR (DD /4) replace the status word.
+        held = 0;
+    }
     let context = X87Context {
         rip: cpu.regs[crate::cpu::RIP].wrapping_add(u64::from(op.offset)),
         data_address: memory.then(|| cpu.effective_address(op)),
@@ -280,6 +294,7 @@ fn x87(cpu: &mut Cpu, op: &Op) -> Flow {
         cpu.run_on_host(&p, &mut bounce, Some(&context))
     };
     cpu.bounce = bounce;
+    cpu.end_vector(&p, held);
     done
 }
 
@@ -287,9 +302,7 @@ fn x87(cpu: &mut Cpu, op: &Op) -> Flow {
 fn masked(cpu: &mut Cpu, op: &Op) -> Flow {
     let p = cpu.prepared(op);
     cpu.vector_allowed(p.facts().class)?;
-    if p.facts().x87_state {
-        cpu.check_x87_pending()?;
-    }
+    let held = cpu.begin_vector(&p)?;
     let mut bounce = std::mem::take(&mut cpu.bounce);
     let done = match p.facts().memory {
         MemoryUse::MaskedRead(m) => masked_read(cpu, op, &p, m, &mut bounce),
@@ -300,6 +313,7 @@ fn masked(cpu: &mut Cpu, op: &Op) -> Flow {
         }
     };
     cpu.bounce = bounce;
+    cpu.end_vector(&p, held);
     done
 }
 

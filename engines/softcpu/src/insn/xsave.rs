@@ -174,6 +174,7 @@ fn fxrstor(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.ext.mxcsr = mxcsr;
     let wanted = cpu.moves_pointers(&image);
     load_x87(&mut cpu.ext, &image, op.extra == 1, wanted);
+    cpu.follow_x87_state();
     cpu.load_xmm(&image);
     Ok(())
 }
@@ -287,6 +288,7 @@ fn xrstor(cpu: &mut Cpu, op: &Op) -> Flow {
             let fx = initial.fx;
             load_x87(&mut cpu.ext, &fx, true, true);
         }
+        cpu.follow_x87_state();
     }
     if rfbm & SSE != 0 {
         if bv & SSE == 0 {
