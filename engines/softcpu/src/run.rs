@@ -80,6 +80,7 @@ impl Runner {
     /// Runs block after block while nothing else wants attention.
     #[inline(always)]
     fn blocks(&mut self) {
+        self.gave_way = false;
         let Some(mut index) = self.find(false) else {
             return;
         };
@@ -211,7 +212,8 @@ impl Runner {
         if trap == Trap::Alone {
             return self.alone();
         }
-        self.gave_way = trap == Trap::Restart;
+        // A stop in front of a waiting x87 instruction is none.
+        self.gave_way = trap == Trap::Restart && self.cpu.activity == MpState::Running;
         self.take(trap, op);
     }
 
@@ -322,7 +324,9 @@ impl Runner {
             cpu.shadow = Shadow::None;
             cpu.pending = (cpu.pending & !pending::SHADOW) | pending::INTERRUPT | pending::VMX;
         }
-        if completed && tf && !cpu.step_cancelled && vm_level == cpu.vmx.in_guest {
+        // A load of SS swallows its own single-step trap (SDM Vol 3 6.8.3).
+        let loads_ss = cpu.shadow == Shadow::MovSs;
+        if completed && tf && !loads_ss && !cpu.step_cancelled && vm_level == cpu.vmx.in_guest {
             cpu.pending_debug |= dr::DR6_BS;
         }
         if cpu.pending_debug != 0 {
@@ -668,14 +672,28 @@ impl Runner {
     }
 
     fn events(&mut self) {
+        // Between the iterations of a repeated string instruction events find RF set (SDM Vol 3 18.3.1.1). Where
+        // there was none, a code breakpoint is not met anew by the next iteration.
+        let mid_repeat = std::mem::take(&mut self.gave_way);
+        if mid_repeat {
+            self.cpu.rflags_rest |= rflags::RF;
+        }
+        let taken = self.take_event();
+        if mid_repeat && !taken && self.cpu.pending & pending::STEP == 0 {
+            self.cpu.rflags_rest &= !rflags::RF;
+        }
+    }
+
+    /// Takes the first of the events that are due; whether there was one.
+    fn take_event(&mut self) -> bool {
         let cpu = &mut self.cpu;
         collect_signals(cpu);
         if self.init_or_sipi() {
-            return;
+            return true;
         }
         let cpu = &mut self.cpu;
         if cpu.pending & pending::VMX != 0 && cpu.vmx_before_debug() {
-            return self.take(Trap::VmExit, &Op::default());
+            return self.take_boundary(Trap::VmExit);
         }
         if cpu.pending & pending::DEBUG != 0 && cpu.shadow != Shadow::MovSs {
             cpu.pending &= !pending::DEBUG;
@@ -685,45 +703,48 @@ impl Runner {
                 error_code: 0,
                 detail: bits,
             };
-            let trap = Op::default();
-            return self.take(Trap::Exception, &trap);
+            return self.take_boundary(Trap::Exception);
         }
         if cpu.pending & pending::VMX != 0 && cpu.vmx_before_nmi() {
-            return self.take(Trap::VmExit, &Op::default());
+            return self.take_boundary(Trap::VmExit);
         }
         if cpu.nmi_pending && cpu.shadow == Shadow::None {
             if self.nmi_exits() {
-                return self.take(Trap::VmExit, &Op::default());
+                return self.take_boundary(Trap::VmExit);
             }
             let cpu = &mut self.cpu;
             if !cpu.nmi_blocked {
                 cpu.nmi_pending = false;
                 cpu.nmi_blocked = true;
-                return self.deliver(Event {
+                self.deliver(Event {
                     vector: exception::NMI,
                     kind: EventKind::Nmi,
                     error_code: None,
                     length: 0,
                 });
+                return true;
             }
         }
         let cpu = &mut self.cpu;
         if cpu.pending & pending::VMX != 0 && cpu.vmx_before_interrupt() {
-            return self.take(Trap::VmExit, &Op::default());
+            return self.take_boundary(Trap::VmExit);
         }
         if cpu.pending & pending::INTERRUPT != 0 && cpu.shadow == Shadow::None {
             if !cpu.platform.interrupt_pending() {
                 cpu.pending &= !pending::INTERRUPT;
             } else if cpu.vmx_external_interrupt() {
-                self.take(Trap::VmExit, &Op::default());
+                return self.take_boundary(Trap::VmExit);
             } else if cpu.interrupts_enabled() {
                 match cpu.platform.acknowledge_interrupt() {
-                    Some(vector) => self.deliver(Event {
-                        vector,
-                        kind: EventKind::External,
-                        error_code: None,
-                        length: 0,
-                    }),
+                    Some(vector) => {
+                        self.deliver(Event {
+                            vector,
+                            kind: EventKind::External,
+                            error_code: None,
+                            length: 0,
+                        });
+                        return true;
+                    }
                     None => cpu.pending &= !pending::INTERRUPT,
                 }
             } else {
@@ -731,6 +752,12 @@ impl Runner {
                 cpu.pending &= !pending::INTERRUPT;
             }
         }
+        false
+    }
+
+    fn take_boundary(&mut self, trap: Trap) -> bool {
+        self.take(trap, &Op::default());
+        true
     }
 
     /// Follows an INIT or a start-up IPI; true if the processor's state is another now.

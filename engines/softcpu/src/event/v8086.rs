@@ -110,9 +110,7 @@ impl Cpu {
                 return Err(trap);
             }
         }
-        let selector = Selector((entry >> 16) as u16);
-        self.seg[sreg::CS].selector = selector;
-        self.seg[sreg::CS].base = u64::from(selector.0) << 4;
+        self.load_code_real(Selector((entry >> 16) as u16));
         self.regs[RIP] = u64::from(entry & 0xffff);
         self.next_rip = self.regs[RIP];
         let cleared = if virtual_flag {
@@ -123,7 +121,6 @@ impl Cpu {
         let flags = self.rflags() & !(cleared | rflags::TF | rflags::RF);
         self.set_rflags(flags);
         self.shadow = crate::cpu::Shadow::None;
-        self.mode_changed();
         Ok(())
     }
 }

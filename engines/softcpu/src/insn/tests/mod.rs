@@ -1,5 +1,6 @@
 //! Single instructions against the manual.
 
+mod debug;
 mod decoding;
 mod events;
 mod gates;
@@ -12,3 +13,4 @@ mod tasks;
 mod v8086;
 mod vendor;
 mod vme;
+mod x87;

@@ -7,3 +7,4 @@ mod instructions;
 mod memory;
 mod rig;
 mod switch;
+mod tasks;

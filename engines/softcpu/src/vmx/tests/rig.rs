@@ -23,13 +23,13 @@ pub const RAM_BYTES: u64 = 16 << 20;
 pub const PML4: u64 = 0x1000;
 const GDT: u64 = 0x4000;
 const HOST_IDT: u64 = 0x5000;
-const TSS: u64 = 0x6000;
+pub const TSS: u64 = 0x6000;
 /// The stack of handlers entered from CPL 1 to 3.
 const RSP0: u64 = 0x10_e000;
 /// Selectors of the user segments, without RPL.
 pub const USER_CS: u64 = 0x28;
 pub const USER_SS: u64 = 0x30;
-const GUEST_IDT: u64 = 0x7000;
+pub const GUEST_IDT: u64 = 0x7000;
 pub const HOST_CODE: u64 = 0x2_0000;
 pub const EXIT_RIP: u64 = 0x2_1000;
 pub const HOST_RSP: u64 = 0x2_f000;
