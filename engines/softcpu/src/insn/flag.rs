@@ -24,6 +24,11 @@ fn flag_instruction(cpu: &mut Cpu, op: &Op) -> Flow {
             let image = cpu.flags.bits() & 0xff | rflags::FIXED_1;
             u8::set_reg(cpu, 0x20, image as u8);
         }
+        7 => {
+            // SALC (APM Vol 3 Table A-1, D6h; not in the SDM, though its processors have it).
+            let carry = cpu.flags.bits() & rflags::CF != 0;
+            u8::set_reg(cpu, 0, if carry { 0xff } else { 0 });
+        }
         _ => {
             let low = rflags::CF | rflags::PF | rflags::AF | rflags::ZF | rflags::SF;
             let ah = u64::from(u8::reg(cpu, 0x20));
@@ -90,6 +95,7 @@ pub fn bind_flag(form: &Form, op: &mut Op) -> Option<Handler> {
         M::Std => 4,
         M::Lahf => 5,
         M::Sahf => 6,
+        M::Salc => 7,
         M::Cli => return Some(cli),
         M::Sti => return Some(sti),
         M::Stac => return Some(alignment_flag::<true>),

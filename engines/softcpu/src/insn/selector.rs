@@ -4,7 +4,7 @@ use iced_x86::Mnemonic;
 use x86defs::segment::{Descriptor, Selector};
 
 use super::form::{Form, Kind};
-use super::operand::{Int, Mem, Source};
+use super::operand::{Int, Mem, Place, Source};
 use crate::code::{Handler, Op};
 use crate::cpu::{Cpu, Flow, Trap};
 
@@ -107,8 +107,13 @@ fn arpl<const MEMORY: bool>(cpu: &mut Cpu, op: &Op) -> Flow {
         if lower { (v & !3) | source } else { v }
     };
     if MEMORY {
-        let va = cpu.linear(op, 2, true)?;
-        cpu.modify_linear(va, adjust)
+        let v = Mem::get::<u16>(cpu, op)?;
+        if v & 3 < source {
+            // Only now does it write.
+            Mem::set::<u16>(cpu, op, (v & !3) | source)?;
+        }
+        adjust(cpu, v);
+        Ok(())
     } else {
         let v = u16::reg(cpu, op.dst);
         let v = adjust(cpu, v);

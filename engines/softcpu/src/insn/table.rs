@@ -162,7 +162,7 @@ static ROWS: &[Row] = rows! {
     [Movsd, Cmpsd] User quiet flows Helper StringOrHost(string::bind_string);
     [Insb, Insw, Insd, Outsb, Outsw, Outsd] Io exits flows Helper Here(string::bind_string);
 
-    [Clc, Stc, Cmc, Cld, Std, Lahf, Sahf] User quiet flows Native Here(flag::bind_flag);
+    [Clc, Stc, Cmc, Cld, Std, Lahf, Sahf, Salc] User quiet flows Native Here(flag::bind_flag);
     [Cli] Io quiet flows Helper Here(flag::bind_flag);
     [Sti] Io quiet ends Helper Here(flag::bind_flag);
     [Stac, Clac] Supervisor quiet flows Helper Here(flag::bind_flag);

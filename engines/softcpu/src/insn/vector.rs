@@ -328,12 +328,14 @@ fn masked_elements(
         .map(move |i| i..i + size)
 }
 
+/// Nothing of an element that is not selected faults, its segment's limit and rights included (SDM Vol 2,
+/// VMASKMOV).
 fn masked_read(cpu: &mut Cpu, op: &Op, p: &Prepared, m: MaskedMemory, bounce: &mut Bounce) -> Flow {
     let mask = m.byte_mask(&cpu.ext);
-    let va = cpu.linear(op, m.size() as u64, false)?;
     bounce.0[..m.size()].fill(0);
     for r in masked_elements(&m, mask) {
-        cpu.read_bytes(va.wrapping_add(r.start as u64), &mut bounce.0[r])?;
+        let va = cpu.linear_at(op, r.start as u64, r.len() as u64, false)?;
+        cpu.read_bytes(va, &mut bounce.0[r])?;
     }
     cpu.run_on_host(p, bounce, None)
 }
@@ -346,13 +348,14 @@ fn masked_write(
     bounce: &mut Bounce,
 ) -> Flow {
     let mask = m.byte_mask(&cpu.ext);
-    let va = cpu.linear(op, m.size() as u64, true)?;
     for r in masked_elements(&m, mask) {
-        cpu.probe_write(va.wrapping_add(r.start as u64), r.len() as u64)?;
+        let va = cpu.linear_at(op, r.start as u64, r.len() as u64, true)?;
+        cpu.probe_write(va, r.len() as u64)?;
     }
     cpu.run_on_host(p, bounce, None)?;
     for r in masked_elements(&m, mask) {
-        cpu.write_bytes(va.wrapping_add(r.start as u64), &bounce.0[r])?;
+        let va = cpu.linear_at(op, r.start as u64, r.len() as u64, true)?;
+        cpu.write_bytes(va, &bounce.0[r])?;
     }
     Ok(())
 }

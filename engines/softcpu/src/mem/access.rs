@@ -47,6 +47,16 @@ impl Cpu {
         }
     }
 
+    /// The linear address of `size` bytes that are `skip` bytes behind the start of `op`'s memory operand.
+    pub fn linear_at(&mut self, op: &Op, skip: u64, size: u64, write: bool) -> Result<u64, Trap> {
+        let a = self.effective_address(op).wrapping_add(skip);
+        match op.ea {
+            Ea::Flat => Ok(a),
+            Ea::Based | Ea::Addr32 => Ok(a.wrapping_add(self.ea_base[(op.seg & 7) as usize])),
+            Ea::Legacy32 | Ea::Legacy16 => self.segmented(usize::from(op.seg), a, size, write),
+        }
+    }
+
     /// The linear address of `offset` in segment `seg` with the width rules of the current mode.
     #[inline(always)]
     pub fn linear_in(

@@ -103,7 +103,7 @@ pub(super) fn drop_privileged_segments(cpu: &mut Cpu) {
 pub(super) fn load_outer_stack<T: Int>(cpu: &mut Cpu, value: u64, to64: bool) {
     let old = cpu.regs[gpr::RSP];
     let narrow = !to64 && !cpu.seg[sreg::SS].access.default_big();
-    cpu.regs[gpr::RSP] = if narrow || T::SIZE == 2 {
+    cpu.regs[gpr::RSP] = if narrow {
         (old & !0xffff) | (value & 0xffff)
     } else if to64 {
         value
