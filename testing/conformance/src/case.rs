@@ -2,6 +2,8 @@
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
+use crate::segments::{CS, Segment, Setting};
+
 /// Bytes of the memory window: two writable pages and one read-only page.
 pub const WINDOW_BYTES: usize = 3 * 4096;
 
@@ -10,12 +12,6 @@ pub const READ_ONLY_OFFSET: usize = 2 * 4096;
 
 /// Bytes of the code area (readable, writable, executable).
 pub const CODE_BYTES: usize = 2 * 4096;
-
-/// CS of the code under test: Linux's 64-bit user code segment, so that PUSH and MOV of selectors agree.
-pub const CPL3_CS: u16 = 0x33;
-
-/// SS of the code under test; DS, ES, FS and GS hold null selectors.
-pub const CPL3_SS: u16 = 0x2b;
 
 /// Where a subject has its memory, in linear addresses.
 ///
@@ -31,12 +27,34 @@ impl Layout {
     /// Bytes of a slot.
     pub const SLOT_BYTES: u64 = 1 << 20;
 
-    /// The slot of worker `index`.
+    /// Slots there are room for.
+    pub const WORKERS: u64 = 128;
+
+    const FIRST_SLOT: u64 = 0x1000_0000;
+
+    /// The slot of worker `index`, below [`Layout::WORKERS`].
     #[must_use]
     pub const fn worker(index: u64) -> Self {
         Self {
-            slot: 0x1000_0000 + index * Self::SLOT_BYTES,
+            slot: Self::FIRST_SLOT + index * Self::SLOT_BYTES,
         }
+    }
+
+    /// The slot that holds `address`.
+    #[must_use]
+    pub const fn of(address: u64) -> Option<Self> {
+        let offset = address.wrapping_sub(Self::FIRST_SLOT);
+        if offset < Self::WORKERS * Self::SLOT_BYTES {
+            Some(Self::worker(offset / Self::SLOT_BYTES))
+        } else {
+            None
+        }
+    }
+
+    /// Number of the worker.
+    #[must_use]
+    pub const fn index(self) -> u64 {
+        (self.slot - Self::FIRST_SLOT) / Self::SLOT_BYTES
     }
 
     /// First byte of the memory window.
@@ -167,7 +185,7 @@ impl Extended {
 pub struct Registers {
     /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
     pub gpr: [u64; 16],
-    /// RIP.
+    /// RIP: an offset in the code segment.
     pub rip: u64,
     /// RFLAGS.
     pub rflags: u64,
@@ -193,39 +211,73 @@ pub struct Case {
     pub bytes: Vec<u8>,
     /// Where the subject has its memory.
     pub layout: Layout,
+    /// Mode and segments before.
+    pub setting: Setting,
     /// Registers before; RIP is where the instruction lies.
     pub before: Registers,
     /// What differs from the window's background.
     pub patches: Vec<Patch>,
-    /// Where a branch goes when it is taken; the code area is filled with INT3 elsewhere.
+    /// Where a near branch goes when it is taken, as an offset in the code segment; the code area is filled
+    /// with INT3 elsewhere.
     pub branch_target: Option<u64>,
 }
 
 impl Case {
-    /// `bytes` in the middle of the code area, registers zero but RSP (middle of the window) and RFLAGS.
+    /// `bytes` in the middle of the code area in 64-bit mode, registers zero but RSP (middle of the window)
+    /// and RFLAGS.
     #[must_use]
     pub fn new(layout: Layout, bytes: &[u8]) -> Self {
+        Self::within(layout, Setting::long(layout), bytes)
+    }
+
+    /// The same in `setting`.
+    #[must_use]
+    pub fn within(layout: Layout, setting: Setting, bytes: &[u8]) -> Self {
         let mut before = Registers {
-            rip: layout.code() + CODE_BYTES as u64 / 2,
+            rip: layout.code() + CODE_BYTES as u64 / 2 - setting.code().base,
             rflags: 0x202,
             ..Registers::default()
         };
-        before.gpr[4] = layout.window() + 4096;
-        let instruction = Decoder::with_ip(64, bytes, before.rip, DecoderOptions::NONE).decode();
+        before.gpr[4] = layout.window() + 4096 - setting.segments[2].base;
+        let instruction =
+            Decoder::with_ip(setting.bits, bytes, before.rip, DecoderOptions::NONE).decode();
         Self {
             instruction,
             bytes: bytes.to_vec(),
             layout,
+            setting,
             before,
             patches: Vec::new(),
             branch_target: None,
         }
     }
 
-    /// Address of the next instruction.
+    /// Address of the next instruction: an offset in the code segment.
     #[must_use]
     pub fn next_rip(&self) -> u64 {
         self.before.rip + self.bytes.len() as u64
+    }
+
+    /// Linear address of the instruction.
+    #[must_use]
+    pub fn code(&self) -> u64 {
+        self.setting.code().base + self.before.rip
+    }
+
+    /// Whether a trap of INT3 that left `rip` and `cs` comes from the code area's filling: a branch went
+    /// where no exit is.
+    #[must_use]
+    pub fn is_elsewhere(&self, rip: u64, cs: u16) -> bool {
+        let landed = rip.wrapping_sub(1);
+        landed < self.before.rip
+            || landed >= self.next_rip()
+            || cs != self.setting.segments[CS].selector
+    }
+
+    /// The selectors before.
+    #[must_use]
+    pub fn selectors(&self) -> [u16; 6] {
+        self.setting.segments.map(|s: Segment| s.selector)
     }
 }
 
@@ -243,6 +295,10 @@ pub struct Exception {
 /// What came of a case.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Outcome {
+    /// ES, CS, SS, DS, FS, GS after.
+    pub selectors: [u16; 6],
+    /// Bases of FS and GS after, in 64-bit mode, where a program may read them.
+    pub bases: [u64; 2],
     /// The exception the instruction raised, if it did.
     pub exception: Option<Exception>,
     /// Registers after; with an exception, as its handler would find them (RF apart, which is cleared).
@@ -251,8 +307,22 @@ pub struct Outcome {
     pub memory: Vec<(usize, u8)>,
 }
 
+impl Outcome {
+    /// Clears what a change of mode leaves undefined: R8 to R15 and the upper halves of the others outside
+    /// of 64-bit mode (SDM Vol 1 3.4.1.1).
+    pub(crate) fn clear_undefined(&mut self, case: &Case) {
+        if case.setting.bits == 64 && self.selectors[CS] == case.setting.segments[CS].selector {
+            return;
+        }
+        for (i, value) in self.after.gpr.iter_mut().enumerate() {
+            *value &= if i < 8 { 0xffff_ffff } else { 0 };
+        }
+        self.bases = [0; 2];
+    }
+}
+
 /// Something that executes cases.
 pub trait Subject {
-    /// Executes one case at CPL 3 in 64-bit mode.
+    /// Executes one case at CPL 3.
     fn execute(&mut self, case: &Case) -> Outcome;
 }

@@ -12,6 +12,8 @@ const GPR_NAMES: [&str; 16] = [
     "r14", "r15",
 ];
 
+const SEGMENT_NAMES: [&str; 6] = ["es", "cs", "ss", "ds", "fs", "gs"];
+
 /// What differs between the oracle's outcome and the subject's, one line each; empty when they agree in
 /// everything the manuals define.
 #[must_use]
@@ -35,8 +37,18 @@ pub fn differences(case: &Case, host: &Outcome, subject: &Outcome) -> Vec<String
     }
     let (a, b) = (&host.after, &subject.after);
     for (i, name) in GPR_NAMES.iter().enumerate() {
-        if a.gpr[i] != b.gpr[i] && undefined.gpr != Some(i) {
+        if a.gpr[i] != b.gpr[i] && undefined.gpr & 1 << i == 0 {
             lines.push(differ(name, a.gpr[i], b.gpr[i]));
+        }
+    }
+    for (i, name) in SEGMENT_NAMES.iter().enumerate() {
+        if host.selectors[i] != subject.selectors[i] {
+            lines.push(differ(name, host.selectors[i], subject.selectors[i]));
+        }
+    }
+    for (i, name) in ["fs base", "gs base"].iter().enumerate() {
+        if host.bases[i] != subject.bases[i] && !undefined.bases[i] {
+            lines.push(differ(name, host.bases[i], subject.bases[i]));
         }
     }
     if a.rip != b.rip {
@@ -163,6 +175,20 @@ pub fn describe(case: &Case) -> String {
         x.abridged_tags(),
         case.layout.window()
     );
+    if case.setting.bits != 64 {
+        let _ = writeln!(text, "  {} bits", case.setting.bits);
+        for (name, segment) in SEGMENT_NAMES.iter().zip(&case.setting.segments) {
+            let _ = writeln!(
+                text,
+                "  {name} {:04x} base {:x} limit {:x} {:?}{}",
+                segment.selector,
+                segment.base,
+                segment.limit,
+                segment.kind,
+                if segment.big { " big" } else { "" }
+            );
+        }
+    }
     for i in vector_operands(case) {
         let _ = writeln!(text, "  ymm{i} {:032x}_{:032x}", x.ymm_high[i], x.xmm(i));
     }

@@ -1,7 +1,7 @@
 //! Any [`vcpu::Engine`] as a [`Subject`].
 //!
 //! A machine of its own for each worker: a page of ring-0 code that puts the instruction where the case
-//! wants it and goes to CPL 3 by IRETQ; an IDT whose every gate leads to an OUT, at which the engine stops;
+//! wants it and goes to CPL 3 by IRETQ, to 64-bit mode or to compatibility mode; an IDT whose every gate leads to an OUT, at which the engine stops;
 //! the slot, mapped as on the host. Only architecture is used, so the way into the instruction and out of it
 //! is tested as well. The instruction is stored by the guest itself: that the engine notices code that
 //! changes is part of the test.
@@ -18,10 +18,11 @@ use vcpu::{
 use x86defs::segment::{Access, Selector};
 
 use crate::case::{
-    CODE_BYTES, CPL3_CS, CPL3_SS, Case, Exception, Layout, Outcome, READ_ONLY_OFFSET, Registers,
-    Subject, WINDOW_BYTES,
+    CODE_BYTES, Case, Exception, Layout, Outcome, READ_ONLY_OFFSET, Registers, Subject,
+    WINDOW_BYTES,
 };
-use crate::host::window_changes;
+use crate::host::{has_fsgsbase, window_changes};
+use crate::segments::{CODE64, CS, DATA, Kind, SS, Segment, first_entry, ldt};
 
 const LOW_BYTES: u64 = 2 << 20;
 const PML4: u64 = 0x1000;
@@ -31,6 +32,9 @@ const TABLE: u64 = 0x4000;
 const IDT: u64 = 0x5000;
 const GDT: u64 = 0x6000;
 const TSS: u64 = 0x6100;
+/// The LDT: a table for all workers' entries.
+const LDT: u64 = 0x10_0000;
+const LDT_LIMIT: u32 = 0xffff;
 const LOADER: u64 = 0x7000;
 const GATES: u64 = 0x8000;
 const GATE_BYTES: u64 = 16;
@@ -38,8 +42,9 @@ const TRAP_STACK_TOP: u64 = 0xa000;
 const STAGING: u64 = 0xb000;
 const LOADER_STACK: u64 = 0xc000;
 
-const KERNEL_CS: u16 = 0x08;
-const KERNEL_SS: u16 = 0x10;
+/// The GDT's selectors are Linux's, so that loading one of the kernel's ends as on the host.
+const KERNEL_CS: u16 = 0x10;
+const KERNEL_SS: u16 = 0x18;
 const TSS_SELECTOR: u16 = 0x40;
 
 /// Fills the last case's code with INT3, copies this case's, loads registers, IRETQ.
@@ -51,6 +56,19 @@ const LOADER_CODE: [u8; 20] = [
     0x58, 0x59, 0x5a, 0x5b, 0x5e, 0x5f, // pop rax, rcx, rdx, rbx, rsi, rdi
     0x48, 0xcf, // iretq
     0x0f, 0x0b, // ud2
+];
+
+/// Offset in the slot of the code a case of compatibility mode goes through. IRETQ would leave the upper part
+/// of ESP as it was when it loads a 16-bit stack (SDM Vol 2, IRET).
+const PASSAGE: u64 = 0xe_0000;
+/// Offset in the slot of what that code loads: ESP, SS, and the far pointer to the case.
+const PASSAGE_DATA: u64 = PASSAGE + 0x1000;
+
+/// In 64-bit mode at CPL 3: loads SS and ESP, jumps into the case.
+const PASSAGE_CODE: [u8; 19] = [
+    0x8e, 0x15, 0xfa, 0x0f, 0, 0, // mov ss, [rip + 0xffa]
+    0x48, 0x8b, 0x25, 0xfb, 0x0f, 0, 0, // mov rsp, [rip + 0xffb]
+    0xff, 0x2d, 0xfd, 0x0f, 0, 0, // jmp far [rip + 0xffd]
 ];
 
 /// Vectors with an error code (SDM Vol 3 Table 6-1).
@@ -254,6 +272,9 @@ impl EngineSubject {
         page(window, P | W | U | NX);
         page(window + 4096, P | W | U | NX);
         page(window + READ_ONLY_OFFSET as u64, P | U | NX);
+        page(self.layout.slot + PASSAGE, P | U);
+        page(self.layout.slot + PASSAGE_DATA, P | U | NX);
+        self.put(self.layout.slot + PASSAGE, &PASSAGE_CODE);
         page(self.layout.code(), P | W | U);
         page(self.layout.code() + 4096, P | W | U);
 
@@ -261,10 +282,10 @@ impl EngineSubject {
             GDT,
             &[
                 0,
+                0x00cf_9b00_0000_ffff,
                 0x00af_9b00_0000_ffff,
                 0x00cf_9300_0000_ffff,
-                0,
-                0,
+                0x00cf_fb00_0000_ffff,
                 0x00cf_f300_0000_ffff,
                 0x00af_fb00_0000_ffff,
                 0,
@@ -272,12 +293,17 @@ impl EngineSubject {
                 0,
             ],
         );
+        let entries = ldt(self.layout).map(|segment| segment.descriptor());
+        self.put_words(LDT + 8 * first_entry(self.layout) as u64, &entries);
         // RSP0 at 4, IST 1 at 36 (SDM Vol 3 Figure 8-11).
         self.put(TSS + 4, &TRAP_STACK_TOP.to_le_bytes());
         self.put(TSS + 36, &TRAP_STACK_TOP.to_le_bytes());
+        // No I/O permission bitmap (SDM Vol 1 19.5.2).
+        self.put(TSS + 102, &0x68u16.to_le_bytes());
         for vector in 0..256 {
             let target = GATES + GATE_BYTES * vector;
-            let dpl = if vector == 3 { 3u64 } else { 0 };
+            // As Linux has them: INT3 and INTO.
+            let dpl = if matches!(vector, 3 | 4) { 3u64 } else { 0 };
             let low = target & 0xffff
                 | u64::from(KERNEL_CS) << 16
                 | 1 << 32
@@ -316,6 +342,15 @@ impl EngineSubject {
         self.put(STAGING, &case.bytes);
         let before = &case.before;
         let g = &before.gpr;
+        let segments = &case.setting.segments;
+        let (mut rip, mut cs, mut ss) = (before.rip, segments[CS].selector, segments[SS].selector);
+        if case.setting.bits != 64 {
+            self.put_words(
+                self.layout.slot + PASSAGE_DATA,
+                &[u64::from(ss), g[4], before.rip | u64::from(cs) << 32],
+            );
+            (rip, cs, ss) = (self.layout.slot + PASSAGE, CODE64, DATA);
+        }
         self.put_words(
             LOADER_STACK,
             &[
@@ -325,11 +360,11 @@ impl EngineSubject {
                 g[3],
                 g[6],
                 g[7],
-                before.rip,
-                u64::from(CPL3_CS),
+                rip,
+                u64::from(cs),
                 before.rflags,
                 g[4],
-                u64::from(CPL3_SS),
+                u64::from(ss),
             ],
         );
         let state = &mut self.start;
@@ -337,7 +372,7 @@ impl EngineSubject {
         state.gpr[0] = 0xcc;
         state.gpr[1] = self.last_code.1;
         state.gpr[2] = case.bytes.len() as u64;
-        state.gpr[3] = before.rip;
+        state.gpr[3] = case.code();
         state.gpr[4] = LOADER_STACK;
         state.gpr[6] = STAGING;
         state.gpr[7] = self.last_code.0;
@@ -345,7 +380,13 @@ impl EngineSubject {
         image.legacy[..512].copy_from_slice(&before.extended.legacy);
         image.legacy[512] = 7;
         image.ymm_high = before.extended.ymm_high;
-        self.last_code = (before.rip, case.bytes.len() as u64);
+        // The loader runs in 64-bit mode at CPL 0 and takes CS and SS from its stack.
+        for (register, segment) in segments.iter().enumerate() {
+            if register != CS && register != SS {
+                state.segments[register] = hidden(segment);
+            }
+        }
+        self.last_code = (case.code(), case.bytes.len() as u64);
         self.vcpu.set_state(&self.start)
     }
 
@@ -363,6 +404,7 @@ impl EngineSubject {
             .legacy
             .copy_from_slice(&state.extended.legacy[..512]);
         after.extended.ymm_high = state.extended.ymm_high;
+        let mut selectors = state.segments.map(|segment| segment.selector.0);
         let mut exception = Some(Exception {
             vector: LOST,
             error_code: 0,
@@ -371,12 +413,12 @@ impl EngineSubject {
         if vector < 256 && offset % GATE_BYTES == 2 {
             let frame = TRAP_STACK_TOP - 40;
             after.rip = self.word(frame);
+            selectors[CS] = self.word(frame + 8) as u16;
             after.rflags = self.word(frame + 16);
             after.gpr[4] = self.word(frame + 24);
-            let landed = after.rip.wrapping_sub(1);
-            let elsewhere = landed < case.before.rip || landed >= case.next_rip();
-            exception = if vector == 3 && elsewhere {
-                after.rip = landed;
+            selectors[SS] = self.word(frame + 32) as u16;
+            exception = if vector == 3 && case.is_elsewhere(after.rip, selectors[CS]) {
+                after.rip = after.rip.wrapping_sub(1);
                 None
             } else {
                 Some(Exception {
@@ -393,11 +435,18 @@ impl EngineSubject {
         let background = std::mem::replace(&mut self.background, Box::new([0; WINDOW_BYTES]));
         let memory = window_changes(self.window(), &background, &case.patches);
         self.background = background;
-        Outcome {
+        let mut outcome = Outcome {
+            selectors,
+            bases: [0; 2],
             exception,
             after,
             memory,
+        };
+        if has_fsgsbase() {
+            outcome.bases = [4, 5].map(|register: usize| state.segments[register].base);
         }
+        outcome.clear_undefined(case);
+        outcome
     }
 
     fn run(&mut self, case: &Case) -> Result<VcpuState, EngineError> {
@@ -406,6 +455,24 @@ impl EngineSubject {
         match self.vcpu.run()? {
             RunExit::Stopped | RunExit::Shutdown => self.vcpu.state(),
         }
+    }
+}
+
+/// A segment register that was loaded with `segment`.
+fn hidden(segment: &Segment) -> SegmentRegister {
+    if segment.kind == Kind::Null {
+        return SegmentRegister {
+            base: segment.base,
+            access: Access::UNUSABLE,
+            ..SegmentRegister::default()
+        };
+    }
+    let flags = (segment.descriptor() >> 52 & 0xc) as u32;
+    SegmentRegister {
+        selector: Selector(segment.selector),
+        base: segment.base,
+        limit: segment.limit,
+        access: Access(u32::from(segment.access_byte()) | flags << 12),
     }
 }
 
@@ -432,7 +499,12 @@ fn start_state(reset: &VcpuState) -> VcpuState {
         null,
         null,
     ];
-    state.ldtr = null;
+    state.ldtr = SegmentRegister {
+        selector: Selector(0x50),
+        base: LDT,
+        limit: LDT_LIMIT,
+        access: Access(0x82),
+    };
     state.tr = SegmentRegister {
         selector: Selector(TSS_SELECTOR),
         base: TSS,
@@ -441,7 +513,7 @@ fn start_state(reset: &VcpuState) -> VcpuState {
     };
     state.gdtr = DescriptorTable {
         base: GDT,
-        limit: 0x4f,
+        limit: 0x7f,
     };
     state.idtr = DescriptorTable {
         base: IDT,
@@ -450,8 +522,8 @@ fn start_state(reset: &VcpuState) -> VcpuState {
     // PG, AM, WP, NE, ET, MP, PE: as Linux has it.
     state.system.cr0 = 0x8005_0033;
     state.system.cr3 = PML4;
-    // OSXSAVE, OSXMMEXCPT, OSFXSR, PGE, PAE.
-    state.system.cr4 = 0x4_06a0;
+    // OSXSAVE, FSGSBASE, OSXMMEXCPT, OSFXSR, PGE, PAE.
+    state.system.cr4 = 0x4_06a0 | u64::from(has_fsgsbase()) << 16;
     // NXE, LMA, LME, SCE.
     state.system.efer = 0xd01;
     state.system.xcr0 = 7;

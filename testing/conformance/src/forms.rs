@@ -1,4 +1,4 @@
-//! Which instruction forms can be compared with the host, and why the others cannot.
+//! Which instruction forms can be compared with the host in which mode, and why the others cannot.
 
 use std::collections::BTreeMap;
 
@@ -7,24 +7,20 @@ use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, Mnemonic, OpCodeOp
 /// Why a form is not tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Skip {
-    /// Not an instruction of 64-bit mode, or a pseudo-instruction of the assembler.
-    NotInLongMode,
+    /// Not an instruction of this mode, or a pseudo-instruction of the assembler.
+    NotInMode,
     /// An encoding (EVEX, XOP, 3DNow!) the CPU models do not offer.
     Encoding,
     /// AMD and Intel processors decode these bytes differently.
     VendorsDisagree,
     /// A WAIT prefix and an instruction: two instructions to the processor, each tested by itself.
     TwoInstructions,
-    /// Needs CPL 0 or I/O privilege; the guests in `guests/` test these.
-    Privileged,
-    /// The result depends on the host's configuration or on time.
+    /// The outcome is the host's kernel's or hypervisor's, not its processor's.
     HostDependent(&'static str),
     /// The host's processor lacks it.
-    HostLacks,
-    /// A far transfer, system call or software interrupt; the guests in `guests/` test these.
-    FarTransfer,
-    /// Operands the generator does not make.
-    Operands,
+    HostLacks(CpuidFeature),
+    /// Operands that belong to a feature the CPU models do not offer.
+    Operands(&'static str),
     /// The subject does not implement it.
     NotImplemented,
 }
@@ -32,62 +28,58 @@ pub enum Skip {
 impl std::fmt::Display for Skip {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::NotInLongMode => "not an instruction of 64-bit mode",
+            Self::NotInMode => "not an instruction of this mode",
             Self::Encoding => "EVEX, XOP or 3DNow! encoding",
             Self::VendorsDisagree => "AMD and Intel decode it differently",
             Self::TwoInstructions => "WAIT and another instruction",
-            Self::Privileged => "privileged",
-            Self::HostDependent(why) => why,
-            Self::HostLacks => "the host's processor lacks it",
-            Self::FarTransfer => "far transfer, system call or interrupt",
-            Self::Operands => "bound, mask, tile, control or debug register operands",
+            Self::HostDependent(why) | Self::Operands(why) => why,
+            Self::HostLacks(feature) => {
+                return write!(f, "the host's processor lacks {feature:?}");
+            }
             Self::NotImplemented => "not implemented",
         })
     }
 }
 
-/// Forms whose result the host decides: mnemonic and reason.
-fn host_dependent(code: Code) -> Option<&'static str> {
+/// Forms whose outcome the host's kernel or hypervisor decides.
+fn host_dependent(code: Code, bits: u32) -> Option<&'static str> {
     use Mnemonic as M;
     Some(match code.mnemonic() {
-        M::Rdtsc | M::Rdtscp | M::Rdpru | M::Rdpmc => "reads a counter",
-        M::Rdrand | M::Rdseed => "reads random numbers",
-        M::Cpuid | M::Xgetbv | M::Rdpid => "reads what identifies the processor",
-        M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw => {
+        M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw if host_has_umip() => {
             "emulated by the host's kernel (UMIP, SDM Vol 3 2.5)"
         }
-        M::Lar | M::Lsl | M::Verr | M::Verw => "reads the host's descriptor tables",
-        M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase => {
-            "FS and GS belong to the host's program"
+        M::Sgdt | M::Sidt | M::Sldt | M::Str => "reads where the host's kernel has its tables",
+        M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase if !crate::host::has_fsgsbase() => {
+            "the host's kernel does not allow it (CR4.FSGSBASE)"
         }
-        M::Lss | M::Lfs | M::Lgs => "reads the host's descriptor tables",
-        M::Monitor | M::Mwait | M::Monitorx | M::Mwaitx | M::Umonitor | M::Umwait | M::Tpause => {
-            "depends on the host's kernel and on time"
+        M::Umonitor | M::Umwait | M::Tpause | M::Monitorx | M::Mwaitx => {
+            "waits as long as the host's kernel allows"
         }
+        M::Int1 => "its #DB goes through the host's hypervisor",
         M::Clzero => "the cache line's size is the processor's",
-        M::Rdpkru | M::Wrpkru => "protection keys are the host kernel's choice",
-        M::Xsaves | M::Xsaves64 | M::Xrstors | M::Xrstors64 => "supervisor states",
+        M::Rdpkru | M::Wrpkru => "protection keys are the host kernel's choice (CR4.PKE)",
         M::Xsaveopt | M::Xsaveopt64 => {
             "what it leaves out is the processor's choice (SDM Vol 1 13.9)"
         }
-        M::Xsetbv => "privileged, and the host decides XCR0",
-        M::Vmcall | M::Vmmcall | M::Vmfunc | M::Vmgexit => "goes to the host's hypervisor",
-        M::Pop | M::Mov
-            if matches!(
-                code,
-                Code::Popw_FS
-                    | Code::Popw_GS
-                    | Code::Popq_FS
-                    | Code::Popq_GS
-                    | Code::Mov_Sreg_rm16
-                    | Code::Mov_Sreg_r32m16
-                    | Code::Mov_Sreg_r64m16
-            ) =>
-        {
-            "reads the host's descriptor tables"
+        M::Vmcall | M::Vmmcall | M::Vmfunc | M::Vmgexit | M::Tdcall | M::Seamcall => {
+            "goes to the host's hypervisor"
+        }
+        M::Syscall | M::Sysenter => "a system call of the host's kernel",
+        M::Sysexit | M::Sysexitq => {
+            "#UD in long mode on AMD's processors (APM Vol 3, SYSEXIT), #GP on Intel's"
+        }
+        M::Sysretq | M::Sysret if bits != 64 => {
+            "#GP in compatibility mode on AMD's processors (APM Vol 3, SYSRET), #UD on Intel's"
+        }
+        M::Encls | M::Enclu | M::Enclv | M::Getsec | M::Pconfig => {
+            "depends on what the host's firmware enabled"
         }
         _ => return None,
     })
+}
+
+fn host_has_umip() -> bool {
+    cpuid(0).eax >= 7 && cpuid(7).ecx & 1 << 2 != 0
 }
 
 /// Whether the host's processor (and its kernel) offers `feature` to a program.
@@ -109,11 +101,15 @@ fn host_has(feature: CpuidFeature) -> bool {
         | F::FPU387
         | F::FXSR
         | F::MMX
+        | F::MSR
         | F::MULTIBYTENOP
         | F::PAUSE
+        | F::RDPMC
+        | F::SEP
         | F::SSE
         | F::SSE2
         | F::CLFSH
+        | F::TSC
         | F::SYSCALL => true,
         F::ADX => detected!("adx"),
         F::AES => detected!("aes"),
@@ -126,8 +122,11 @@ fn host_has(feature: CpuidFeature) -> bool {
         F::CMPXCHG16B => detected!("cmpxchg16b"),
         F::F16C => detected!("f16c"),
         F::FMA => detected!("fma"),
+        F::FSGSBASE => crate::host::has_fsgsbase(),
         F::GFNI => detected!("gfni"),
+        F::INVPCID => leaf7_ebx(10),
         F::LZCNT => detected!("lzcnt"),
+        F::MONITOR => cpuid(1).ecx & 1 << 3 != 0,
         F::MOVBE => detected!("movbe"),
         F::PCLMULQDQ => detected!("pclmulqdq"),
         F::POPCNT => detected!("popcnt"),
@@ -135,7 +134,12 @@ fn host_has(feature: CpuidFeature) -> bool {
         F::CET_IBT => true,
         // PREFETCHW: CPUID.80000001H:ECX bit 8.
         F::PREFETCHW => cpuid(0x8000_0001).ecx & 1 << 8 != 0,
+        F::RDPID => cpuid(7).ecx & 1 << 22 != 0,
+        F::RDRAND => detected!("rdrand"),
+        F::RDSEED => detected!("rdseed"),
+        F::RDTSCP => cpuid(0x8000_0001).edx & 1 << 27 != 0,
         F::SHA => detected!("sha"),
+        F::SMAP => leaf7_ebx(20),
         F::SSE3 => detected!("sse3"),
         F::SSSE3 => detected!("ssse3"),
         F::SSE4_1 => detected!("sse4.1"),
@@ -147,6 +151,7 @@ fn host_has(feature: CpuidFeature) -> bool {
         F::XSAVE => detected!("xsave"),
         F::XSAVEC => detected!("xsavec"),
         F::XSAVEOPT => detected!("xsaveopt"),
+        F::XSAVES => detected!("xsaves"),
         // AVX-VNNI: CPUID.(7,1):EAX bit 4; not given to programs by all kernels.
         _ => false,
     }
@@ -160,97 +165,78 @@ fn leaf7_ebx(bit: u32) -> bool {
     cpuid(0).eax >= 7 && cpuid(7).ebx & 1 << bit != 0
 }
 
-/// Whether `code` can be tested on this host.
-///
-/// # Errors
-/// Why it cannot.
-pub fn testable(code: Code) -> Result<(), Skip> {
+/// Whether `form` exists in code of `bits` bits, for both vendors alike.
+fn in_mode(code: Code, bits: u32) -> Result<(), Skip> {
     let form = code.op_code();
-    if !form.is_instruction() || !form.mode64() {
-        return Err(Skip::NotInLongMode);
+    let (exists, intel, amd) = match bits {
+        16 => (
+            form.mode16() && form.compatibility_mode(),
+            form.intel_decoder16(),
+            form.amd_decoder16(),
+        ),
+        32 => (
+            form.mode32() && form.compatibility_mode(),
+            form.intel_decoder32(),
+            form.amd_decoder32(),
+        ),
+        _ => (form.mode64(), form.intel_decoder64(), form.amd_decoder64()),
+    };
+    if !form.is_instruction() || !exists {
+        return Err(Skip::NotInMode);
     }
     if !matches!(form.encoding(), EncodingKind::Legacy | EncodingKind::VEX) {
         return Err(Skip::Encoding);
     }
-    if form.fwait() {
-        return Err(Skip::TwoInstructions);
-    }
-    if let Some(why) = host_dependent(code) {
-        return Err(Skip::HostDependent(why));
-    }
-    if form.is_privileged() || form.must_be_cpl0() || !form.cpl3() || form.is_input_output() {
-        return Err(Skip::Privileged);
-    }
-    if !form.intel_decoder64() || !form.amd_decoder64() || form.is_reserved_nop() {
+    if !intel || !amd || form.is_reserved_nop() {
         return Err(Skip::VendorsDisagree);
-    }
-    if matches!(
-        code.flow_control(),
-        FlowControl::Interrupt | FlowControl::XbeginXabortXend
-    ) && code != Code::Int3
-    {
-        return Err(Skip::FarTransfer);
-    }
-    if code.is_jmp_far()
-        || code.is_jmp_far_indirect()
-        || code.is_call_far()
-        || code.is_call_far_indirect()
-        || matches!(
-            code.mnemonic(),
-            Mnemonic::Retf
-                | Mnemonic::Iret
-                | Mnemonic::Iretd
-                | Mnemonic::Iretq
-                | Mnemonic::Syscall
-                | Mnemonic::Sysenter
-                | Mnemonic::Sysexit
-                | Mnemonic::Sysexitq
-                | Mnemonic::Sysret
-                | Mnemonic::Sysretq
-        )
-    {
-        return Err(Skip::FarTransfer);
-    }
-    if !code.cpuid_features().iter().all(|&f| host_has(f)) {
-        return Err(Skip::HostLacks);
-    }
-    use OpCodeOperandKind as K;
-    let refused = |kind: &K| {
-        matches!(
-            kind,
-            K::cr_reg
-                | K::dr_reg
-                | K::tr_reg
-                | K::bnd_reg
-                | K::k_reg
-                | K::kp1_reg
-                | K::k_rm
-                | K::k_vvvv
-                | K::k_or_mem
-                | K::tmm_reg
-                | K::tmm_rm
-                | K::tmm_vvvv
-                | K::sibmem
-                | K::mem_mib
-                | K::mem_mpx
-                | K::bnd_or_mem_mpx
-                | K::farbr2_2
-                | K::farbr4_2
-                | K::xbegin_2
-                | K::xbegin_4
-                | K::brdisp_2
-                | K::brdisp_4
-        )
-    };
-    if form.op_kinds().iter().any(refused) {
-        return Err(Skip::Operands);
     }
     Ok(())
 }
 
-/// The forms a run covers and those it leaves out.
+/// Whether `code` can be tested on this host in code of `bits` bits.
+///
+/// # Errors
+/// Why it cannot.
+pub fn testable(code: Code, bits: u32) -> Result<(), Skip> {
+    in_mode(code, bits)?;
+    let form = code.op_code();
+    if form.fwait() {
+        return Err(Skip::TwoInstructions);
+    }
+    if let Some(why) = host_dependent(code, bits) {
+        return Err(Skip::HostDependent(why));
+    }
+    if code.flow_control() == FlowControl::XbeginXabortXend {
+        return Err(Skip::HostLacks(CpuidFeature::RTM));
+    }
+    if let Some(&feature) = code.cpuid_features().iter().find(|&&f| !host_has(f)) {
+        return Err(Skip::HostLacks(feature));
+    }
+    use OpCodeOperandKind as K;
+    for kind in form.op_kinds() {
+        match kind {
+            K::tr_reg => return Err(Skip::Operands("test registers of the 486")),
+            K::bnd_reg | K::mem_mib | K::mem_mpx | K::bnd_or_mem_mpx => {
+                return Err(Skip::Operands("bound registers (MPX)"));
+            }
+            K::k_reg | K::kp1_reg | K::k_rm | K::k_vvvv | K::k_or_mem => {
+                return Err(Skip::Operands("mask registers (AVX-512)"));
+            }
+            K::tmm_reg | K::tmm_rm | K::tmm_vvvv | K::sibmem => {
+                return Err(Skip::Operands("tile registers (AMX)"));
+            }
+            K::brdisp_2 | K::brdisp_4 => return Err(Skip::Operands("JMPE of Itanium")),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The forms a run covers in one mode and those it leaves out.
 #[derive(Clone, Debug, Default)]
 pub struct FormList {
+    /// Bits of the code segment.
+    pub bits: u32,
     /// Tested, in iced's order.
     pub tested: Vec<Code>,
     /// Not tested: how many by reason.
@@ -258,12 +244,15 @@ pub struct FormList {
 }
 
 impl FormList {
-    /// All forms that `supports` says the subject implements.
-    pub fn new(supports: impl Fn(Code) -> bool) -> Self {
-        let mut list = Self::default();
+    /// All forms in code of `bits` bits that `supports` says the subject implements.
+    pub fn new(bits: u32, supports: impl Fn(Code, u32) -> bool) -> Self {
+        let mut list = Self {
+            bits,
+            ..Self::default()
+        };
         for code in Code::values() {
-            match testable(code) {
-                Ok(()) if supports(code) => list.tested.push(code),
+            match testable(code, bits) {
+                Ok(()) if supports(code, bits) => list.tested.push(code),
                 Ok(()) => list.skip(Skip::NotImplemented, code),
                 Err(why) => list.skip(why, code),
             }

@@ -11,6 +11,7 @@ use crate::case::Layout;
 use crate::engine::guest_cpuid;
 use crate::generate::Encodings;
 use crate::random::Random;
+use crate::segments::Setting;
 
 /// Asks the instruction table by binding an encoding of the form.
 pub struct Implemented {
@@ -34,21 +35,26 @@ impl Implemented {
         }
     }
 
-    /// Whether the software CPU executes `code`; true for the forms that are defined to be #UD.
+    /// Whether the software CPU executes `code` in code of `bits` bits; true for the forms that are defined
+    /// to be #UD.
     #[must_use]
-    pub fn has(&self, code: Code) -> bool {
+    pub fn has(&self, code: Code, bits: u32) -> bool {
         use iced_x86::Mnemonic as M;
         if matches!(code.mnemonic(), M::Ud0 | M::Ud1 | M::Ud2) {
             return true;
         }
         let (encodings, host, table) = &mut *self.parts.borrow_mut();
         let mut random = Random::new(0, code as u64, 0);
-        let Some(encoding) = (0..64).find_map(|_| encodings.draw(code, &mut random)) else {
+        let layout = Layout::worker(0);
+        let Some(encoding) = (0..64).find_map(|_| {
+            let setting = Setting::draw(layout, bits, &mut random);
+            encodings.draw(code, &setting, &mut random)
+        }) else {
             return true;
         };
         let mode = Mode {
-            bits: 64,
-            big_stack: false,
+            bits: bits as u8,
+            big_stack: bits == 32,
             single: true,
         };
         let mut side = HostSide { host, table };

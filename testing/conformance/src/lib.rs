@@ -21,11 +21,12 @@ pub mod host;
 mod implemented;
 mod random;
 pub mod run;
+pub mod segments;
 pub mod undefined;
 
 pub use case::{
-    CODE_BYTES, CPL3_CS, CPL3_SS, Case, Exception, Extended, Layout, Outcome, Patch,
-    READ_ONLY_OFFSET, Registers, Subject, WINDOW_BYTES,
+    CODE_BYTES, Case, Exception, Extended, Layout, Outcome, Patch, READ_ONLY_OFFSET, Registers,
+    Subject, WINDOW_BYTES,
 };
 pub use implemented::Implemented;
 pub use random::Random;

@@ -53,14 +53,14 @@ impl Config {
 pub struct Report {
     /// What was run.
     pub config: Config,
-    /// Forms tested and left out.
-    pub forms: FormList,
-    /// Cases compared.
-    pub cases: u64,
+    /// Forms tested and left out, by mode.
+    pub forms: Vec<FormList>,
+    /// Cases compared, by bits of the code segment.
+    pub cases: BTreeMap<u32, u64>,
     /// Cases that raised an exception, by vector.
     pub exceptions: BTreeMap<u8, u64>,
-    /// Forms of which no case could be made.
-    pub empty: Vec<Code>,
+    /// Forms of which no case could be made, with the bits of the mode.
+    pub empty: Vec<(Code, u32)>,
     /// Cases that differ.
     pub failed: u64,
     /// Forms with differing cases: how many.
@@ -73,7 +73,9 @@ pub struct Report {
 
 impl Report {
     fn merge(&mut self, other: Self) {
-        self.cases += other.cases;
+        for (bits, count) in other.cases {
+            *self.cases.entry(bits).or_default() += count;
+        }
         self.failed += other.failed;
         self.failures.extend(other.failures);
         self.empty.extend(other.empty);
@@ -89,13 +91,13 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.time.as_secs_f64();
+        let cases: u64 = self.cases.values().sum();
+        let forms: usize = self.forms.iter().map(|list| list.tested.len()).sum();
         writeln!(
             f,
-            "seed {} (NESTLING_SEED), {} cases of {} forms in {seconds:.1} s ({:.0} cases/s)",
+            "seed {} (NESTLING_SEED), {cases} cases of {forms} forms in {seconds:.1} s ({:.0} cases/s)",
             self.config.seed,
-            self.cases,
-            self.forms.tested.len(),
-            self.cases as f64 / seconds
+            cases as f64 / seconds
         )?;
         let raised: u64 = self.exceptions.values().sum();
         write!(f, "{raised} cases raised an exception:")?;
@@ -103,16 +105,24 @@ impl fmt::Display for Report {
             write!(f, " vector {vector}: {count}")?;
         }
         writeln!(f)?;
-        for (why, codes) in &self.forms.skipped {
-            writeln!(f, "skipped {:5} forms: {why}", codes.len())?;
-        }
-        if let Some(codes) = self.forms.skipped.get(&Skip::NotImplemented) {
-            writeln!(f, "not implemented: {codes:?}")?;
+        for list in &self.forms {
+            let (bits, made) = (list.bits, self.cases.get(&list.bits).unwrap_or(&0));
+            writeln!(
+                f,
+                "{bits}-bit code: {made} cases of {} forms",
+                list.tested.len()
+            )?;
+            for (why, codes) in &list.skipped {
+                writeln!(f, "  skipped {:5} forms: {why}", codes.len())?;
+            }
+            if let Some(codes) = list.skipped.get(&Skip::NotImplemented) {
+                writeln!(f, "  not implemented: {codes:?}")?;
+            }
         }
         if !self.empty.is_empty() {
             writeln!(f, "no case could be made of {:?}", self.empty)?;
         }
-        for failure in self.failures.iter().take(200) {
+        for failure in self.failures.iter().take(300) {
             writeln!(f, "{failure}")?;
         }
         if self.failed > 0 {
@@ -125,6 +135,9 @@ impl fmt::Display for Report {
     }
 }
 
+/// Modes by the bits of their code segment: 64-bit mode, compatibility mode with 32 and with 16 bits.
+const MODES: [u32; 3] = [64, 32, 16];
+
 /// Runs `config` on the host and on the subjects `make` makes, one for each worker; without a subject the
 /// host is its own, which finds what is not reproducible.
 ///
@@ -132,15 +145,19 @@ impl fmt::Display for Report {
 /// When the host refuses the memory at the addresses the cases use.
 pub fn run<S: Subject>(
     config: Config,
-    supports: impl Fn(Code) -> bool,
+    supports: impl Fn(Code, u32) -> bool,
     make: impl Fn(Layout, &[u8; WINDOW_BYTES]) -> Option<S> + Sync,
 ) -> std::io::Result<Report> {
-    let forms = FormList::new(supports);
+    let forms = MODES.map(|bits| FormList::new(bits, &supports)).to_vec();
+    let all: Vec<(Code, u32)> = forms
+        .iter()
+        .flat_map(|list| list.tested.iter().map(|&code| (code, list.bits)))
+        .collect();
     let started = Instant::now();
     let mut report = Report {
         config,
-        forms: FormList::default(),
-        cases: 0,
+        forms: Vec::new(),
+        cases: BTreeMap::new(),
         exceptions: BTreeMap::new(),
         empty: Vec::new(),
         failed: 0,
@@ -151,8 +168,8 @@ pub fn run<S: Subject>(
     let parts: Vec<std::io::Result<Report>> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..config.workers)
             .map(|index| {
-                let (forms, make, empty) = (&forms, &make, report.clone());
-                scope.spawn(move || work(config, index, &forms.tested, make, empty))
+                let (all, make, empty) = (&all, &make, report.clone());
+                scope.spawn(move || work(config, index, all, make, empty))
             })
             .collect();
         workers
@@ -171,7 +188,7 @@ pub fn run<S: Subject>(
 fn work<S: Subject>(
     config: Config,
     index: u64,
-    forms: &[Code],
+    forms: &[(Code, u32)],
     make: &(impl Fn(Layout, &[u8; WINDOW_BYTES]) -> Option<S> + Sync),
     mut report: Report,
 ) -> std::io::Result<Report> {
@@ -185,10 +202,10 @@ fn work<S: Subject>(
         .iter()
         .skip(index as usize)
         .step_by(config.workers as usize);
-    for &code in mine {
+    for &(code, bits) in mine {
         let mut made = 0u64;
         for number in 0..per_form {
-            let Some(case) = generator.case(code, number) else {
+            let Some(case) = generator.case(code, bits, number) else {
                 continue;
             };
             made += 1;
@@ -202,9 +219,9 @@ fn work<S: Subject>(
             }
             judge(&case, number, &expected, result.ok(), &mut report);
         }
-        report.cases += made;
+        *report.cases.entry(bits).or_default() += made;
         if made == 0 {
-            report.empty.push(code);
+            report.empty.push((code, bits));
         }
     }
     Ok(report)
@@ -220,7 +237,7 @@ fn judge(case: &Case, number: u64, host: &Outcome, result: Option<Outcome>, repo
         return;
     }
     report.failed += 1;
-    let form = format!("{:?}", case.instruction.code());
+    let form = format!("{:?} ({} bits)", case.instruction.code(), case.setting.bits);
     let count = report.failed_forms.entry(form).or_default();
     *count += 1;
     if *count <= FAILURES_PER_FORM as u64 {

@@ -16,15 +16,21 @@
 //! | PE of MXCSR beside an unmasked overflow or underflow | SDM Vol 1 11.5.2.6: whether the result is also inexact is not said for one that is not delivered |
 //! | flags of MXCSR beside an unmasked exception of DPPS, DPPD | SDM Vol 2, DPPS: each multiplication and addition by itself |
 //! | destination and mask of a gather that faults | SDM Vol 2, VPGATHERDD: elements beyond the faulting one may be done; the mask's form |
+//! | what RDTSC, RDTSCP, RDPID, RDRAND, RDSEED, CPUID, XGETBV and SMSW put into registers | it is the host's |
+//! | base of FS and GS after a null selector | APM Vol 2 4.5.3 keeps it; SDM Vol 3 3.4.4.1 leaves it open |
+//! | CR2 of RETF and IRET | the order in which they read the stack is the processor's |
+//! | what a CALL that faults has stored below the stack pointer | SDM Vol 2, CALL checks the target first, APM Vol 3, CALL pushes first |
+//! | upper half of a selector that is pushed with 32 bits | SDM Vol 2, PUSH: zero, or not written |
 //! | RF | SDM Vol 3 18.3.1.1: set in the image of a fault |
 
 use std::iter::once;
 use std::ops::Range;
 
-use iced_x86::{Mnemonic, OpKind, Register, RflagsBits};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register, RflagsBits};
 
 use crate::case::{Case, Outcome};
-use crate::generate::is_xsave;
+use crate::generate::{is_xsave, operand_address};
+use crate::segments::SS;
 
 const CF: u64 = 1;
 const PF: u64 = 1 << 2;
@@ -41,8 +47,10 @@ pub struct Undefined {
     pub rflags: u64,
     /// x87 status word bits (C0 to C3).
     pub fsw: u16,
-    /// A general register: its number.
-    pub gpr: Option<usize>,
+    /// General registers, a bit each.
+    pub gpr: u16,
+    /// Bases of FS and GS.
+    pub bases: [bool; 2],
     /// Vector registers, a bit each.
     pub vectors: u16,
     /// MXCSR bits.
@@ -76,8 +84,22 @@ impl Undefined {
             | M::Rcr
             | M::Shld
             | M::Shrd => undefined.shift(case),
+            M::Rdtsc
+            | M::Rdpid
+            | M::Rdrand
+            | M::Rdseed
+            | M::Rdtscp
+            | M::Cpuid
+            | M::Xgetbv
+            | M::Smsw => undefined.host_values(instruction),
+            M::Mov | M::Pop | M::Lfs | M::Lgs => undefined.null_bases(outcome),
+            M::Retf | M::Iret | M::Iretd | M::Iretq => undefined.cr2 = u64::MAX,
+            M::Call if outcome.exception.is_some() => undefined.below_stack(case, 16),
+            M::Push if case.setting.bits != 64 && is_selector(instruction) => {
+                undefined.below_stack(case, 2);
+            }
             M::Bsf | M::Bsr if outcome.after.rflags & ZF != 0 => {
-                undefined.gpr = Some(instruction.op0_register().full_register().number());
+                undefined.gpr = 1 << instruction.op0_register().full_register().number();
             }
             _ => {}
         }
@@ -101,6 +123,39 @@ impl Undefined {
             undefined.vectors = registers.fold(0, |all, bit: u16| all | bit);
         }
         undefined
+    }
+
+    /// Registers that tell what the host's processor is, its time, or nothing at all.
+    fn host_values(&mut self, instruction: &Instruction) {
+        use Mnemonic as M;
+        self.gpr |= match instruction.mnemonic() {
+            M::Rdtsc | M::Xgetbv => 0b101,
+            M::Rdtscp => 0b111,
+            M::Cpuid => 0b1111,
+            _ if instruction.op0_kind() == OpKind::Register => {
+                1 << instruction.op0_register().full_register().number()
+            }
+            _ => 0,
+        };
+    }
+
+    /// A null selector in FS or GS leaves the base on AMD's processors and clears it on Intel's (APM Vol 2
+    /// 4.5.3; SDM Vol 3 3.4.4.1 leaves it open).
+    fn null_bases(&mut self, outcome: &Outcome) {
+        for i in 0..2 {
+            self.bases[i] = outcome.selectors[4 + i] < 4;
+        }
+    }
+
+    /// `bytes` below the stack pointer.
+    fn below_stack(&mut self, case: &Case, bytes: usize) {
+        let pointer = case.before.gpr[4] & u64::MAX >> (64 - case.setting.stack_bits());
+        let top = pointer.wrapping_add(case.setting.segments[SS].base) & case.setting.rip_mask();
+        let top = top.wrapping_sub(case.layout.window());
+        if top < 1 << 20 {
+            let top = top as usize;
+            self.memory.push(top.saturating_sub(bytes)..top);
+        }
     }
 
     fn shift(&mut self, case: &Case) {
@@ -134,7 +189,7 @@ impl Undefined {
                     self.rflags |= CF | PF | ZF | SF | OF;
                     match instruction.op0_kind() {
                         OpKind::Register => {
-                            self.gpr = Some(instruction.op0_register().full_register().number());
+                            self.gpr = 1 << instruction.op0_register().full_register().number();
                         }
                         _ => self.operand(case, once(0..bits as usize / 8)),
                     }
@@ -145,19 +200,7 @@ impl Undefined {
 
     /// Parts of the memory operand.
     fn operand(&mut self, case: &Case, parts: impl IntoIterator<Item = Range<usize>>) {
-        let address = case.instruction.virtual_address(0, 0, |register, _, _| {
-            Some(if register.is_gpr() {
-                let value = case.before.gpr[register.full_register().number()];
-                if register.size() == 4 {
-                    value & 0xffff_ffff
-                } else {
-                    value
-                }
-            } else {
-                0
-            })
-        });
-        let Some(address) = address else { return };
+        let address = operand_address(case);
         let offset = address.wrapping_sub(case.layout.window());
         if offset < 1 << 20 {
             let offset = offset as usize;
@@ -213,6 +256,11 @@ impl Undefined {
     pub fn ignores_memory(&self, offset: usize) -> bool {
         self.memory.iter().any(|range| range.contains(&offset))
     }
+}
+
+/// PUSH of a segment register with 32 bits.
+fn is_selector(instruction: &Instruction) -> bool {
+    instruction.op0_register().is_segment_register() && instruction.stack_pointer_increment() == -4
 }
 
 fn rflags(bits: u32) -> u64 {

@@ -3,13 +3,14 @@
 use conformance::generate::background;
 use conformance::host::Host;
 use conformance::run::{Config, run};
+use conformance::segments::{CODE32, CODE64, CS, DATA, DS, SS, Setting, ldt};
 use conformance::{Case, Exception, Layout, Outcome, Patch, READ_ONLY_OFFSET, Subject};
 
 /// Two executions of a case on the host agree: nothing of the host leaks into an outcome.
 #[test]
 fn host_agrees_with_itself() {
     let config = Config::from_environment(200_000);
-    let report = run(config, |_| true, |_, _| None::<Host>).expect("the host has the memory");
+    let report = run(config, |_, _| true, |_, _| None::<Host>).expect("the host has the memory");
     println!("{report}");
     assert_eq!(report.failed, 0, "{report}");
     assert!(report.empty.is_empty(), "{:?}", report.empty);
@@ -192,4 +193,82 @@ fn upper_halves() {
     // addps xmm0, xmm2
     let (_, outcome) = execute(7, &[0x0f, 0x58, 0xc2], set);
     assert_eq!(outcome.after.extended.ymm_high[0], 7);
+}
+
+/// Executes in 32-bit code of compatibility mode; the stack is the `stack`th segment of the LDT, the data
+/// segment the `data`th.
+fn execute32(
+    slot: u64,
+    stack: usize,
+    data: usize,
+    bytes: &[u8],
+    set: impl FnOnce(&mut Case),
+) -> (Case, Outcome) {
+    let layout = Layout::worker(16 + slot);
+    let mut host = Host::new(layout, &background(1)).expect("the host has the memory");
+    let mut setting = Setting::long(layout);
+    setting.bits = 32;
+    setting.segments[CS].selector = CODE32;
+    setting.segments[SS] = ldt(layout)[stack];
+    setting.segments[DS] = ldt(layout)[data];
+    let mut case = Case::within(layout, setting, bytes);
+    set(&mut case);
+    let outcome = host.execute(&case);
+    (case, outcome)
+}
+
+/// Entries of the LDT: 16-bit stack, 32-bit data to the end of the writable window.
+const STACK16: usize = 6;
+const LIMITED: usize = 8;
+
+/// SDM Vol 3 5.3 and 6.15: beyond the limit is #GP(0).
+#[test]
+fn limits_of_compatibility_mode() {
+    // mov eax, [ebx]
+    let (_, outcome) = execute32(8, STACK16, LIMITED, &[0x8b, 0x03], |case| {
+        case.before.gpr[RBX] = 0x1ffd;
+    });
+    assert_eq!(outcome.exception, exception(13, 0, 0));
+    let (case, outcome) = execute32(8, STACK16, LIMITED, &[0x8b, 0x03], |case| {
+        case.before.gpr[RBX] = 0x1ffc;
+    });
+    assert_eq!(outcome.exception, None);
+    assert_eq!(outcome.after.rip, case.next_rip());
+}
+
+/// SDM Vol 1 6.2.3: the B flag of SS says whether SP or ESP is used; the rest of ESP stays.
+#[test]
+fn stack_of_16_bits() {
+    // push eax
+    let (case, outcome) = execute32(9, STACK16, LIMITED, &[0x50], |case| {
+        case.before.gpr[RAX] = 0x0102_0304;
+        case.before.gpr[RSP] = 0xabcd_4008;
+        case.patches.push(Patch {
+            offset: 4,
+            bytes: vec![0; 4],
+        });
+    });
+    assert_eq!(outcome.exception, None);
+    assert_eq!(outcome.after.gpr[RSP], 0xabcd_4004);
+    assert_eq!(outcome.memory, [(4, 4), (5, 3), (6, 2), (7, 1)]);
+    assert_eq!(outcome.selectors, case.selectors());
+}
+
+/// SDM Vol 2, JMP: a far jump to a 64-bit code segment leaves compatibility mode; one to data is #GP with its
+/// selector.
+#[test]
+fn far_jumps() {
+    let code = Layout::worker(16 + 10).code() as u32;
+    let jump = |selector: u16| {
+        let mut bytes = vec![0xea];
+        bytes.extend((code + 0x100).to_le_bytes());
+        bytes.extend(selector.to_le_bytes());
+        bytes
+    };
+    let (_, outcome) = execute32(10, STACK16, LIMITED, &jump(CODE64), |_| {});
+    assert_eq!(outcome.exception, None);
+    assert_eq!(outcome.selectors[CS], CODE64);
+    assert_eq!(outcome.after.rip, u64::from(code + 0x100));
+    let (_, outcome) = execute32(10, STACK16, LIMITED, &jump(DATA), |_| {});
+    assert_eq!(outcome.exception, exception(13, u32::from(DATA & !3), 0));
 }

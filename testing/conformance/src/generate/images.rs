@@ -1,9 +1,11 @@
 //! Contents of operands and of the floating-point and vector state.
 
-use iced_x86::{Instruction, MemorySize, Mnemonic, UsedMemory};
+use iced_x86::{Instruction, MemorySize, Mnemonic};
 
 use crate::case::{Extended, Registers};
 use crate::random::{Lane, Random};
+
+use super::POPPED_FLAGS;
 
 /// MXCSR bits both vendors have (SDM Vol 1 10.2.3); AMD also has bit 17, misaligned exception mask
 /// (APM Vol 1 4.2.2), which is never set here.
@@ -97,7 +99,7 @@ fn draw_lane(lane: Lane, random: &mut Random) -> Lane {
 /// What a memory operand holds before the instruction; empty for the window's background.
 pub fn operand(
     instruction: &Instruction,
-    memory: &UsedMemory,
+    memory: MemorySize,
     lane: Lane,
     registers: &Registers,
     random: &mut Random,
@@ -125,13 +127,12 @@ pub fn operand(
         M::Fxrstor | M::Fxrstor64 => return legacy_image(random),
         M::Xrstor | M::Xrstor64 => return xsave_image(random),
         M::Popf | M::Popfd | M::Popfq => {
-            // Neither TF nor AC; NT, IOPL, RF, VM, VIF and VIP stay clear too.
-            let flags = random.bits64() & 0x20_0cd5 | 0x202;
+            let flags = random.bits64() & POPPED_FLAGS | 0x202;
             return flags.to_le_bytes().to_vec();
         }
         M::Cmpxchg8b | M::Cmpxchg16b | M::Cmpxchg if random.chance(500) => {
             let gpr = &registers.gpr;
-            let size = memory.memory_size().size();
+            let size = memory.size();
             let mut bytes = Vec::with_capacity(16);
             match instruction.mnemonic() {
                 M::Cmpxchg8b => {
@@ -159,7 +160,7 @@ pub fn operand(
             let mut bytes: Vec<u8> = registers.gpr[0]
                 .to_le_bytes()
                 .iter()
-                .take(memory.memory_size().size().clamp(1, 8))
+                .take(memory.size().clamp(1, 8))
                 .copied()
                 .cycle()
                 .take(64)
@@ -171,8 +172,8 @@ pub fn operand(
         }
         _ => {}
     }
-    let size = memory.memory_size().size();
-    match memory.memory_size() {
+    let size = memory.size();
+    match memory {
         S::Float80 => random.float80().to_vec(),
         S::Float32 => random.float32().to_le_bytes().to_vec(),
         S::Float64 => random.float64().to_le_bytes().to_vec(),

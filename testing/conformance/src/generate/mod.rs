@@ -1,17 +1,20 @@
 //! Cases of a form: an encoding, registers and memory that suit it, addresses solved so that its operands
 //! lie in the window (mostly), across its pages, in the read-only or an unmapped page, or are non-canonical.
 
+mod addresses;
+mod branches;
 mod encode;
 mod images;
 
 use iced_x86::{
-    Code, EncodingKind, FlowControl, Instruction, InstructionInfoFactory, MemorySize, Mnemonic,
-    OpAccess, OpKind, Register, UsedMemory,
+    Code, EncodingKind, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
 
 use crate::case::{Case, Layout, Patch, READ_ONLY_OFFSET, Registers, WINDOW_BYTES};
 use crate::random::{Lane, Random};
-use encode::Encoding;
+use crate::segments::{SS, Setting};
+pub(crate) use addresses::operand_address;
+use addresses::{Reference, Solving, access_bytes, bit_string, linear, segment_number};
 pub(crate) use encode::Encodings;
 
 /// RFLAGS bits a case starts with at random: CF, PF, AF, ZF, SF, OF.
@@ -19,6 +22,8 @@ const ARITHMETIC_FLAGS: u64 = 0x8d5;
 /// Bit 1 and IF, as a program runs.
 const FIXED_FLAGS: u64 = 0x202;
 const DF: u64 = 0x400;
+/// What POPF and IRET may take from memory: neither TF nor AC, and NT, IOPL, RF, VM, VIF and VIP stay clear.
+const POPPED_FLAGS: u64 = 0x20_0cd5;
 
 /// The window's contents when no case has patched it.
 #[must_use]
@@ -40,53 +45,6 @@ pub struct Generator {
     factory: InstructionInfoFactory,
 }
 
-/// The registers being solved: a pinned one has its final value.
-struct Solving {
-    registers: Registers,
-    pinned: u32,
-}
-
-impl Solving {
-    fn read(&self, register: Register) -> u64 {
-        let Some(number) = gpr_number(register) else {
-            return 0;
-        };
-        let value = self.registers.gpr[number];
-        match register {
-            Register::AH | Register::CH | Register::DH | Register::BH => value >> 8 & 0xff,
-            _ => match register.size() {
-                1 => value & 0xff,
-                2 => value & 0xffff,
-                4 => value & 0xffff_ffff,
-                _ => value,
-            },
-        }
-    }
-
-    fn is_pinned(&self, register: Register) -> bool {
-        gpr_number(register).is_none_or(|n| self.pinned & 1 << n != 0)
-    }
-
-    /// Gives an address register a value; 32-bit ones keep what their upper half held.
-    fn pin(&mut self, register: Register, value: u64) {
-        let Some(number) = gpr_number(register) else {
-            return;
-        };
-        let slot = &mut self.registers.gpr[number];
-        *slot = if register.size() == 4 {
-            *slot & !0xffff_ffff | value & 0xffff_ffff
-        } else {
-            value
-        };
-        self.pinned |= 1 << number;
-    }
-}
-
-/// Number of the general register that `register` is or is part of.
-fn gpr_number(register: Register) -> Option<usize> {
-    register.is_gpr().then(|| register.full_register().number())
-}
-
 impl Generator {
     /// A generator of `seed`'s cases.
     #[must_use]
@@ -99,14 +57,18 @@ impl Generator {
         }
     }
 
-    /// Case `number` of `code`; nothing when no draw of a bounded number of them was usable.
-    pub fn case(&mut self, code: Code, number: u64) -> Option<Case> {
-        let mut random = Random::new(self.seed, code as u64, number);
-        (0..64).find_map(|_| self.attempt(code, &mut random))
+    /// Case `number` of `code` in code of `bits` bits; nothing when no draw of a bounded number of them was
+    /// usable.
+    pub fn case(&mut self, code: Code, bits: u32, number: u64) -> Option<Case> {
+        // 64-bit mode has the streams 0 and up.
+        let stream = code as u64 | u64::from(64 - bits) << 32;
+        let mut random = Random::new(self.seed, stream, number);
+        (0..64).find_map(|_| self.attempt(code, bits, &mut random))
     }
 
-    fn attempt(&mut self, code: Code, random: &mut Random) -> Option<Case> {
-        let encoding = self.encodings.draw(code, random)?;
+    fn attempt(&mut self, code: Code, bits: u32, random: &mut Random) -> Option<Case> {
+        let setting = Setting::draw(self.layout, bits, random);
+        let encoding = self.encodings.draw(code, &setting, random)?;
         let instruction = encoding.instruction;
         let lane = lane_of(&instruction);
         let mut solving = Solving {
@@ -114,43 +76,60 @@ impl Generator {
             pinned: 0,
         };
         solving.registers.rip = encoding.rip;
-        self.suit(&instruction, &mut solving, random);
+        self.suit(&instruction, &setting, &mut solving, random);
 
         let mut patches = Vec::new();
-        let used: Vec<UsedMemory> = self
+        let used: Vec<Reference> = self
             .factory
             .info(&instruction)
             .used_memory()
             .iter()
-            .filter(|m| {
-                !matches!(m.access(), OpAccess::None | OpAccess::NoMemAccess)
-                    && !matches!(m.segment(), Register::FS | Register::GS)
-            })
-            .copied()
+            .filter(|m| !matches!(m.access(), OpAccess::None | OpAccess::NoMemAccess))
+            .map(|m| Reference::new(&instruction, m, &setting))
             .collect();
         if instruction.is_vsib() {
-            self.solve_vsib(&instruction, &mut solving, random)?;
+            self.solve_vsib(&instruction, &setting, &mut solving, random)?;
         } else {
             let mut plain = true;
             for memory in &used {
-                let target = self.draw_target(&instruction, memory, plain, random);
+                let target = self.draw_target(&instruction, memory, &setting, plain, random);
+                memory.solve(target, &setting, &mut solving);
                 // Of two operands that fault, which is first is the processor's choice.
-                plain &= self.is_plain(target, access_bytes(&instruction, memory));
-                solve(memory, target, &mut solving);
+                plain &= self.is_plain(&instruction, memory, &setting, &solving);
+            }
+            if moves_partly(&instruction) && !plain {
+                return None;
+            }
+            let odd = |m: &&Reference| !self.is_plain(&instruction, m, &setting, &solving);
+            let mut faulting = used.iter().filter(odd);
+            if let Some(first) = faulting.next()
+                && !faulting.all(|other| other.goes_with(first))
+            {
+                return None;
             }
             for memory in &used {
-                let at = self.check(&instruction, memory, &solving)?;
-                let bytes = images::operand(&instruction, memory, lane, &solving.registers, random);
+                let Some(at) = self.check(&instruction, memory, &setting, &solving)? else {
+                    continue;
+                };
+                let bytes =
+                    images::operand(&instruction, memory.size, lane, &solving.registers, random);
                 self.patch(&mut patches, at, bytes);
             }
         }
-        self.check_bit_string(&instruction, &solving)?;
-        let branch_target =
-            self.solve_branch(&encoding, &used, &mut solving, &mut patches, random)?;
+        self.check_bit_string(&instruction, &setting, &solving)?;
+        let branch_target = self.solve_branch(
+            &encoding,
+            &setting,
+            &used,
+            &mut solving,
+            &mut patches,
+            random,
+        )?;
         Some(Case {
             instruction,
             bytes: encoding.bytes,
             layout: self.layout,
+            setting,
             before: solving.registers,
             patches,
             branch_target,
@@ -158,7 +137,13 @@ impl Generator {
     }
 
     /// Values some forms need in order to do something interesting most of the time.
-    fn suit(&self, instruction: &Instruction, solving: &mut Solving, random: &mut Random) {
+    fn suit(
+        &self,
+        instruction: &Instruction,
+        setting: &Setting,
+        solving: &mut Solving,
+        random: &mut Random,
+    ) {
         use Mnemonic as M;
         let gpr = &mut solving.registers.gpr;
         match instruction.mnemonic() {
@@ -184,12 +169,19 @@ impl Generator {
                 }
                 solving.pinned |= 1;
             }
-            M::Loop | M::Loope | M::Loopne | M::Jrcxz | M::Jecxz => {
-                gpr[1] = random.pick(&[0, 1, 2, 3, 1 << 32, (1 << 32) + 1, u64::MAX, gpr[1]]);
+            M::Loop | M::Loope | M::Loopne | M::Jrcxz | M::Jecxz | M::Jcxz => {
+                let wide = [1 << 32, (1 << 32) + 1, 1 << 16, (1 << 16) + 1];
+                let wide = random.pick(&wide);
+                gpr[1] = random.pick(&[0, 1, 2, 3, wide, wide, u64::MAX, gpr[1]]);
             }
             M::Enter => {
                 let at = self.layout.window() + 2048 + random.below(512) * 8;
-                solving.pin(Register::RBP, at);
+                let register = match setting.stack_bits() {
+                    16 => Register::BP,
+                    32 => Register::EBP,
+                    _ => Register::RBP,
+                };
+                solving.pin(register, at.wrapping_sub(setting.segments[SS].base));
             }
             // State components: only those every host has (x87, SSE, AVX), so that XCR0 does not matter.
             M::Xsave | M::Xsave64 | M::Xsavec | M::Xsavec64 | M::Xrstor | M::Xrstor64 => {
@@ -202,25 +194,30 @@ impl Generator {
         if instruction.is_string_instruction()
             && (instruction.has_rep_prefix() || instruction.has_repne_prefix())
         {
-            let address32 = (0..instruction.op_count()).any(|i| {
-                matches!(
-                    instruction.op_kind(i),
-                    OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI
-                )
-            });
-            let count = if random.chance(20) {
+            let mut count = if random.chance(20) {
                 random.below(300)
             } else {
                 random.below(24)
             };
-            solving.pin(
-                if address32 {
-                    Register::ECX
-                } else {
-                    Register::RCX
-                },
-                count,
-            );
+            if matches!(
+                instruction.mnemonic(),
+                M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd
+            ) {
+                // Whether the permission is looked at when there is nothing to do is the processor's choice.
+                count += 1;
+            }
+            let register = (0..instruction.op_count())
+                .find_map(|i| match instruction.op_kind(i) {
+                    OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => {
+                        Some(Register::CX)
+                    }
+                    OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI => {
+                        Some(Register::ECX)
+                    }
+                    _ => None,
+                })
+                .unwrap_or(Register::RCX);
+            solving.pin(register, count);
         }
     }
 
@@ -228,11 +225,12 @@ impl Generator {
     fn draw_target(
         &self,
         instruction: &Instruction,
-        memory: &UsedMemory,
+        memory: &Reference,
+        setting: &Setting,
         may_fault: bool,
         random: &mut Random,
     ) -> u64 {
-        let size = access_bytes(instruction, memory);
+        let size = access_bytes(instruction, memory.size);
         let window = self.layout.window();
         let code = instruction.code();
         // A fault in the middle of a state image leaves part of it written; which part is not defined
@@ -271,13 +269,17 @@ impl Generator {
             // Unmapped.
             48..=50 if !strict => self.layout.slot + random.below(64) * alignment.max(1),
             // Non-canonical.
-            51..=53 if !strict => {
+            51..=53 if !strict && setting.bits == 64 => {
                 random.pick(&[
                     0x0000_8000_0000_0000,
                     0x4000_0000_0000_0000,
                     0x0123_4567_89ab_cdc0,
                     0xffff_7fff_ffff_ffc0,
                 ]) + random.below(2) * alignment.max(1)
+            }
+            // Beyond a limit, or out of the slot.
+            51..=59 if !strict && setting.bits != 64 => {
+                window.wrapping_add(random.below(0x2_0000)) - 0x1_0000
             }
             // REP: room on both sides.
             _ if instruction.has_rep_prefix() || instruction.has_repne_prefix() => {
@@ -291,21 +293,52 @@ impl Generator {
         }
     }
 
-    /// Whether an access stays in the writable part of the window.
-    fn is_plain(&self, target: u64, size_bytes: u64) -> bool {
-        let offset = target.wrapping_sub(self.layout.window());
-        offset <= READ_ONLY_OFFSET as u64 - size_bytes.min(READ_ONLY_OFFSET as u64)
+    /// Whether an access is allowed by its segment and stays in the writable part of the window.
+    fn is_plain(
+        &self,
+        instruction: &Instruction,
+        memory: &Reference,
+        setting: &Setting,
+        solving: &Solving,
+    ) -> bool {
+        let size = access_bytes(instruction, memory.size);
+        let segment = &setting.segments[memory.segment];
+        let write = memory.access != OpAccess::Read;
+        let Some(at) = linear(setting, segment, memory.offset(solving), size) else {
+            return false;
+        };
+        let offset = at.wrapping_sub(self.layout.window());
+        (setting.bits == 64 || segment.allows(write))
+            && offset <= READ_ONLY_OFFSET as u64 - size.min(READ_ONLY_OFFSET as u64)
     }
 
-    /// The operand's address, when it may be accessed.
+    /// The operand's linear address, when it may be accessed; none when its segment's limit forbids it.
     fn check(
         &self,
         instruction: &Instruction,
-        memory: &UsedMemory,
+        memory: &Reference,
+        setting: &Setting,
         solving: &Solving,
-    ) -> Option<u64> {
-        let at = memory.virtual_address(0, |register, _, _| Some(solving.read(register)))?;
-        let size = access_bytes(instruction, memory).max(1);
+    ) -> Option<Option<u64>> {
+        let size = access_bytes(instruction, memory.size).max(1);
+        let segment = &setting.segments[memory.segment];
+        let Some(at) = linear(setting, segment, memory.offset(solving), size) else {
+            if segment.limit == u32::MAX {
+                // An access across the end of 4 GiB faults or not (SDM Vol 3 5.3).
+                return None;
+            }
+            // Whether a limit or alignment is looked at first is the processor's choice.
+            let aligned = memory
+                .offset(solving)
+                .wrapping_add(segment.base)
+                .is_multiple_of(size.clamp(1, 64));
+            let checked = size >= 16 && wants_alignment(instruction.code()) && !aligned;
+            return (!checked && !writable_only(instruction.code())).then_some(None);
+        };
+        let rights = setting.bits == 64 || segment.allows(memory.access != OpAccess::Read);
+        if writable_only(instruction.code()) && !rights {
+            return None;
+        }
         let far = at.wrapping_add(size);
         let slack = if instruction.is_string_instruction() {
             4096
@@ -316,16 +349,22 @@ impl Generator {
         if aligned_by_vendor(instruction.code()) && at % 16 != 0 {
             return None;
         }
-        (allowed || non_canonical(at) && non_canonical(far)).then_some(at)
+        (allowed || non_canonical(at) && non_canonical(far)).then_some(Some(at))
     }
 
     /// Index elements and base of a gather.
     fn solve_vsib(
         &self,
         instruction: &Instruction,
+        setting: &Setting,
         solving: &mut Solving,
         random: &mut Random,
     ) -> Option<()> {
+        if setting.bits != 64 && instruction.memory_displ_size() == 2 {
+            return None;
+        }
+        let segment = segment_number(instruction.memory_segment());
+        let segment_base = setting.segments[segment].base;
         let index = instruction.memory_index();
         let width = if instruction.is_vsib64() { 8 } else { 4 };
         let scale = u64::from(instruction.memory_index_scale());
@@ -334,7 +373,8 @@ impl Generator {
         let base = instruction.memory_base();
         let middle = self.layout.window() + 4096 + random.below(64);
         if base != Register::None {
-            solving.pin(base, middle.wrapping_sub(displacement));
+            let offset = middle.wrapping_sub(segment_base).wrapping_sub(displacement);
+            solving.pin(base, offset);
         }
         // One element may miss the window: with two, the order of the faults would be the processor's.
         let odd = random.below(64);
@@ -346,7 +386,9 @@ impl Generator {
             let reach = if i as u64 == odd { 9000 } else { 3900 };
             let element = (random.below(2 * reach) as i64 - reach as i64) / scale as i64;
             let at = if base == Register::None {
-                displacement.wrapping_add((element as u64).wrapping_mul(scale))
+                displacement
+                    .wrapping_add(segment_base)
+                    .wrapping_add((element as u64).wrapping_mul(scale))
             } else {
                 middle.wrapping_add((element as u64).wrapping_mul(scale))
             };
@@ -367,29 +409,18 @@ impl Generator {
         Some(())
     }
 
-    /// BT, BTC, BTR and BTS with a register offset reach beyond their operand (SDM Vol 2, BT).
-    fn check_bit_string(&self, instruction: &Instruction, solving: &Solving) -> Option<()> {
-        let bit_string = matches!(
-            instruction.mnemonic(),
-            Mnemonic::Bt | Mnemonic::Btc | Mnemonic::Btr | Mnemonic::Bts
-        ) && instruction.op0_kind() == OpKind::Memory
-            && instruction.op1_kind() == OpKind::Register;
-        if !bit_string {
+    fn check_bit_string(
+        &self,
+        instruction: &Instruction,
+        setting: &Setting,
+        solving: &Solving,
+    ) -> Option<()> {
+        let Some((segment, offset, size)) = bit_string(instruction, setting, solving) else {
             return Some(());
-        }
-        let size = instruction.memory_size().size() as u64;
-        let offset = solving.read(instruction.op1_register());
-        let shift = 64 - 8 * size;
-        let offset = ((offset << shift) as i64) >> shift;
-        let at = instruction
-            .virtual_address(0, 0, |register, _, _| Some(solving.read(register)))?
-            .wrapping_add((offset.div_euclid(8 * size as i64) as u64).wrapping_mul(size));
-        let at = if address_bits(instruction) == 32 {
-            at & 0xffff_ffff
-        } else {
-            at
         };
-        self.layout.allows(at, size).then_some(())
+        linear(setting, &setting.segments[segment], offset, size)
+            .is_none_or(|at| self.layout.allows(at, size))
+            .then_some(())
     }
 
     /// Puts `bytes` at `at`, as far as that is in the writable part of the window.
@@ -409,60 +440,6 @@ impl Generator {
             });
         }
     }
-
-    /// Chooses where an indirect branch goes and puts that where the branch takes it from.
-    fn solve_branch(
-        &self,
-        encoding: &Encoding,
-        used: &[UsedMemory],
-        solving: &mut Solving,
-        patches: &mut Vec<Patch>,
-        random: &mut Random,
-    ) -> Option<Option<u64>> {
-        let instruction = &encoding.instruction;
-        if instruction.op0_kind() == OpKind::NearBranch64 {
-            return Some(Some(instruction.near_branch64()));
-        }
-        let source = match instruction.flow_control() {
-            FlowControl::Return => used.first(),
-            FlowControl::IndirectBranch | FlowControl::IndirectCall => {
-                if instruction.op0_kind() == OpKind::Register {
-                    let target = self.encodings.draw_far_target(encoding.rip, random);
-                    let register = instruction.op0_register();
-                    if solving.is_pinned(register) {
-                        return None;
-                    }
-                    solving.pin(register, target);
-                    return Some(Some(target));
-                }
-                used.iter().find(|m| m.access() == OpAccess::Read)
-            }
-            _ => return Some(None),
-        };
-        let target = self.encodings.draw_far_target(encoding.rip, random);
-        let at = self.check(instruction, source?, solving)?;
-        let offset = at.wrapping_sub(self.layout.window());
-        if offset > READ_ONLY_OFFSET as u64 - 8 {
-            // Not in the writable part: only a source that faults will do.
-            let whole = self.layout.window()..self.layout.window() + WINDOW_BYTES as u64;
-            return (!whole.contains(&at)).then_some(None);
-        }
-        patches.clear();
-        self.patch(patches, at, target.to_le_bytes().to_vec());
-        Some(Some(target))
-    }
-}
-
-/// Bytes an operand accesses, an upper bound where iced does not know.
-fn access_bytes(instruction: &Instruction, memory: &UsedMemory) -> u64 {
-    match memory.memory_size() {
-        MemorySize::Unknown | MemorySize::Xsave | MemorySize::Xsave64
-            if is_xsave(instruction.mnemonic()) =>
-        {
-            832
-        }
-        size => size.size() as u64,
-    }
 }
 
 /// XSAVE, XSAVEC and XRSTOR.
@@ -475,13 +452,24 @@ pub(crate) fn is_xsave(mnemonic: Mnemonic) -> bool {
 }
 
 /// Forms whose operands always lie in the writable part: a MASKMOV with nothing to store may or may not
-/// fault (SDM Vol 2, MASKMOVDQU), and what POPF takes must not set TF or AC.
+/// fault (SDM Vol 2, MASKMOVDQU), one that faults has made MMX of the x87 registers or not, and what POPF takes must not set TF or AC.
 fn writable_only(code: Code) -> bool {
     use Mnemonic as M;
     matches!(
         code.mnemonic(),
         M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu | M::Popf | M::Popfd | M::Popfq
     )
+}
+
+/// PUSH and POP of a segment register access all of its place on the stack or only the selector (SDM Vol 2,
+/// PUSH); POPA that faults on its way may have loaded some registers.
+fn moves_partly(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    match instruction.mnemonic() {
+        M::Push | M::Pop => instruction.op0_register().is_segment_register(),
+        M::Popa | M::Popad => true,
+        _ => false,
+    }
 }
 
 /// Whether an operand that is not aligned is #GP (SDM Vol 1 14.9, exceptions types 1 and 4).
@@ -507,68 +495,9 @@ fn aligned_by_vendor(code: Code) -> bool {
         && code.cpuid_features().contains(&iced_x86::CpuidFeature::SHA)
 }
 
-fn address_bits(instruction: &Instruction) -> u32 {
-    let part = [instruction.memory_base(), instruction.memory_index()]
-        .into_iter()
-        .find(|&r| r != Register::None);
-    match part {
-        Some(Register::EIP) => 32,
-        Some(r) if r.is_gpr32() => 32,
-        None if instruction.memory_displ_size() == 4 => 32,
-        _ => 64,
-    }
-}
-
 fn non_canonical(address: u64) -> bool {
     let top = address >> 47;
     top != 0 && top != 0x1_ffff
-}
-
-/// Sets the address registers of an operand so that it lies at `target`.
-fn solve(memory: &UsedMemory, target: u64, solving: &mut Solving) {
-    let (base, index) = (memory.base(), memory.index());
-    let scale = memory.scale() as u64;
-    let distance = target.wrapping_sub(memory.displacement());
-    let narrow = base.is_gpr32() || index.is_gpr32();
-    let distance = if narrow {
-        distance & 0xffff_ffff
-    } else {
-        distance
-    };
-    match (base.is_gpr(), index.is_gpr()) {
-        (false, false) => {}
-        (true, false) => {
-            if !solving.is_pinned(base) {
-                solving.pin(base, distance);
-            }
-        }
-        (false, true) => {
-            if !solving.is_pinned(index) {
-                solving.pin(index, (distance as i64).div_euclid(scale as i64) as u64);
-            }
-        }
-        (true, true) if base == index => {
-            if !solving.is_pinned(base) {
-                let times = 1 + scale as i64;
-                solving.pin(base, (distance as i64).div_euclid(times) as u64);
-            }
-        }
-        (true, true) => {
-            let indexed = solving.read(index).wrapping_mul(scale);
-            if !solving.is_pinned(base) {
-                if gpr_number(index) != gpr_number(base) {
-                    solving.pin(base, distance.wrapping_sub(indexed));
-                }
-            } else if !solving.is_pinned(index) && index.size() >= 4 {
-                let rest = distance.wrapping_sub(solving.read(base)) as i64;
-                solving.pin(index, rest.div_euclid(scale as i64) as u64);
-            }
-        }
-    }
-    // What an index holds must not change any more.
-    if let Some(number) = gpr_number(index) {
-        solving.pinned |= 1 << number;
-    }
 }
 
 /// What an instruction's vector operands hold, judged by its mnemonic.

@@ -1,155 +1,42 @@
 //! The oracle: executes a case on the host's own processor.
 //!
 //! The instruction lies in a page at the very linear address the case names, every register is loaded, the
-//! instruction runs, and an exit stub stores every register again. GS holds the address of the
-//! [`Context`], so that no general register is needed; that is why instructions that use FS or GS, or write
-//! their bases, are not given to it ([`crate::forms`]).
+//! instruction runs, and an exit stub ([`stub`]) stores every register again. A case of 32 or 16 bits is
+//! entered by a far jump to a code segment of compatibility mode, Linux's flat one or one of the LDT, and
+//! left by a far jump back.
 //!
-//! An exception arrives as a signal on an alternate stack. The handler notes vector, error code and CR2 from
-//! the signal frame and sends the thread to the exit stub with the registers as they were; RSP may hold
-//! anything at that time.
+//! An exception arrives as a signal on an alternate stack, for such a case too with 64-bit state. The
+//! handler notes vector, error code, CR2, CS and SS from the signal frame and sends the thread to the exit
+//! stub with the registers as they were. RSP, FS and GS may hold anything at that time, so the handler uses
+//! nothing of the thread: it finds the context by the address of its own frame, which is in the slot.
 //!
 //! Invariants: the code area holds INT3 outside of a running case; the window equals its background outside
 //! of a running case; TF and AC are never set by a case.
 
-use std::arch::global_asm;
-use std::cell::Cell;
+mod ldt;
+mod stub;
+
 use std::io;
-use std::mem::offset_of;
 use std::ptr;
 
 use crate::case::{
     CODE_BYTES, Case, Exception, Layout, Outcome, READ_ONLY_OFFSET, Registers, Subject,
     WINDOW_BYTES,
 };
+use crate::segments::{CODE64, CS, DATA, SS};
+use stub::{
+    CONTEXT_BEFORE_STUB, Context, ENDED_AT_TARGET, ENDED_BY_TRAP, ENDED_FALLING_THROUGH, Exit,
+};
 
-/// Bytes of the standard-format XSAVE area of x87, SSE and AVX state (SDM Vol 1 13.4).
-const XSAVE_BYTES: usize = 832;
+/// Offset in the slot of the context.
+const CONTEXT: u64 = 0xd_0000;
+/// Offset in the slot of the stub's copy.
+const STUB: u64 = CONTEXT + CONTEXT_BEFORE_STUB;
+/// Offset in the slot of the signal stack, which reaches to its end.
+const SIGNAL_STACK: u64 = 0xf_0000;
 
-/// Where the run ended, as the exit stub notes it.
-const ENDED_BY_TRAP: u8 = 0;
-const ENDED_FALLING_THROUGH: u8 = 1;
-const ENDED_AT_TARGET: u8 = 2;
-
-#[repr(C, align(64))]
-struct Context {
-    xsave: [u8; XSAVE_BYTES],
-    gpr: [u64; 16],
-    rip: u64,
-    rflags: u64,
-    host_rsp: u64,
-    host_mxcsr: u32,
-    host_fcw: u16,
-    ended: u8,
-    trap_vector: u8,
-    trap_error: u64,
-    trap_cr2: u64,
-    trap_rip: u64,
-}
-
-global_asm!(
-    ".text",
-    ".balign 16",
-    ".globl nestling_conformance_enter",
-    "nestling_conformance_enter:",
-    "push rbp",
-    "push rbx",
-    "push r12",
-    "push r13",
-    "push r14",
-    "push r15",
-    "stmxcsr dword ptr gs:[{mxcsr}]",
-    "fnstcw word ptr gs:[{fcw}]",
-    "mov qword ptr gs:[{host_rsp}], rsp",
-    "mov eax, 7",
-    "xor edx, edx",
-    "xrstor64 gs:[0]",
-    "push qword ptr gs:[{rflags}]",
-    "popfq",
-    "mov rax, qword ptr gs:[{gpr}]",
-    "mov rcx, qword ptr gs:[{gpr} + 8]",
-    "mov rdx, qword ptr gs:[{gpr} + 16]",
-    "mov rbx, qword ptr gs:[{gpr} + 24]",
-    "mov rsp, qword ptr gs:[{gpr} + 32]",
-    "mov rbp, qword ptr gs:[{gpr} + 40]",
-    "mov rsi, qword ptr gs:[{gpr} + 48]",
-    "mov rdi, qword ptr gs:[{gpr} + 56]",
-    "mov r8, qword ptr gs:[{gpr} + 64]",
-    "mov r9, qword ptr gs:[{gpr} + 72]",
-    "mov r10, qword ptr gs:[{gpr} + 80]",
-    "mov r11, qword ptr gs:[{gpr} + 88]",
-    "mov r12, qword ptr gs:[{gpr} + 96]",
-    "mov r13, qword ptr gs:[{gpr} + 104]",
-    "mov r14, qword ptr gs:[{gpr} + 112]",
-    "mov r15, qword ptr gs:[{gpr} + 120]",
-    "jmp qword ptr gs:[{rip}]",
-    ".globl nestling_conformance_exit_target",
-    "nestling_conformance_exit_target:",
-    "mov byte ptr gs:[{ended}], {at_target}",
-    "jmp nestling_conformance_exit_trap",
-    ".globl nestling_conformance_exit_through",
-    "nestling_conformance_exit_through:",
-    "mov byte ptr gs:[{ended}], {through}",
-    ".globl nestling_conformance_exit_trap",
-    "nestling_conformance_exit_trap:",
-    "mov qword ptr gs:[{gpr}], rax",
-    "mov qword ptr gs:[{gpr} + 8], rcx",
-    "mov qword ptr gs:[{gpr} + 16], rdx",
-    "mov qword ptr gs:[{gpr} + 24], rbx",
-    "mov qword ptr gs:[{gpr} + 32], rsp",
-    "mov qword ptr gs:[{gpr} + 40], rbp",
-    "mov qword ptr gs:[{gpr} + 48], rsi",
-    "mov qword ptr gs:[{gpr} + 56], rdi",
-    "mov qword ptr gs:[{gpr} + 64], r8",
-    "mov qword ptr gs:[{gpr} + 72], r9",
-    "mov qword ptr gs:[{gpr} + 80], r10",
-    "mov qword ptr gs:[{gpr} + 88], r11",
-    "mov qword ptr gs:[{gpr} + 96], r12",
-    "mov qword ptr gs:[{gpr} + 104], r13",
-    "mov qword ptr gs:[{gpr} + 112], r14",
-    "mov qword ptr gs:[{gpr} + 120], r15",
-    "mov rsp, qword ptr gs:[{host_rsp}]",
-    "pushfq",
-    "pop qword ptr gs:[{rflags}]",
-    "cld",
-    "mov eax, 7",
-    "xor edx, edx",
-    "xsave64 gs:[0]",
-    "fninit",
-    "fldcw word ptr gs:[{fcw}]",
-    "ldmxcsr dword ptr gs:[{mxcsr}]",
-    "vzeroupper",
-    "pop r15",
-    "pop r14",
-    "pop r13",
-    "pop r12",
-    "pop rbx",
-    "pop rbp",
-    "ret",
-    gpr = const offset_of!(Context, gpr),
-    rip = const offset_of!(Context, rip),
-    rflags = const offset_of!(Context, rflags),
-    host_rsp = const offset_of!(Context, host_rsp),
-    mxcsr = const offset_of!(Context, host_mxcsr),
-    fcw = const offset_of!(Context, host_fcw),
-    ended = const offset_of!(Context, ended),
-    through = const ENDED_FALLING_THROUGH,
-    at_target = const ENDED_AT_TARGET,
-);
-
-// SAFETY: the assembly above; the first keeps to the C calling convention, of the others only the addresses
-// are used.
-unsafe extern "C" {
-    fn nestling_conformance_enter();
-    fn nestling_conformance_exit_target();
-    fn nestling_conformance_exit_through();
-    fn nestling_conformance_exit_trap();
-}
-
-thread_local! {
-    /// The context of the case this thread is executing; null at any other time.
-    static RUNNING: Cell<*mut Context> = const { Cell::new(ptr::null_mut()) };
-}
+/// Most bytes of a jump to the stub.
+const JUMP_BYTES: usize = 14;
 
 /// A stray TF would trap in the exit stub forever.
 const TF: libc::greg_t = 1 << 8;
@@ -162,16 +49,27 @@ const SIGNALS: [libc::c_int; 5] = [
     libc::SIGTRAP,
 ];
 
+/// The context of the slot `address` is in, if a case is running there.
+fn running_context(address: u64) -> Option<*mut Context> {
+    let layout = Layout::of(address)?;
+    if address < layout.slot + SIGNAL_STACK {
+        return None;
+    }
+    let context = (layout.slot + CONTEXT) as *mut Context;
+    // SAFETY: the signal stack is mapped, so the context of the same slot is; nothing writes this byte while
+    // a handler of its thread runs.
+    (unsafe { (*context).running } != 0).then_some(context)
+}
+
 extern "C" fn on_signal(signal: libc::c_int, _: *mut libc::siginfo_t, frame: *mut libc::c_void) {
-    let context = RUNNING.get();
-    if context.is_null() {
+    let Some(context) = running_context(frame as u64) else {
         // Not ours: the default action, when the instruction is tried again.
         // SAFETY: signal() with SIG_DFL is async-signal-safe and needs no memory of ours.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
         return;
-    }
+    };
     // SAFETY: the kernel passes a ucontext_t with SA_SIGINFO, and nothing else refers to it; the context
-    // belongs to this thread, which is inside nestling_conformance_enter and holds no reference to it.
+    // belongs to this thread, which is inside the stub and holds no reference to it.
     unsafe {
         let registers = &mut (*frame.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
         let context = &mut *context;
@@ -179,8 +77,15 @@ extern "C" fn on_signal(signal: libc::c_int, _: *mut libc::siginfo_t, frame: *mu
         context.trap_error = registers[libc::REG_ERR as usize] as u64;
         context.trap_cr2 = registers[libc::REG_CR2 as usize] as u64;
         context.trap_rip = registers[libc::REG_RIP as usize] as u64;
+        // CS, GS, FS, SS, 16 bits each (sigcontext of Linux on x86-64).
+        let selectors = registers[libc::REG_CSGSFS as usize] as u64;
+        context.trap_cs = selectors as u16;
+        context.trap_ss = (selectors >> 48) as u16;
+        registers[libc::REG_CSGSFS as usize] =
+            (selectors & 0xffff_ffff_0000 | u64::from(CODE64) | u64::from(DATA) << 48) as i64;
         registers[libc::REG_EFL as usize] &= !TF;
-        registers[libc::REG_RIP as usize] = nestling_conformance_exit_trap as *const () as i64;
+        let stub = ptr::from_mut(context) as u64 + CONTEXT_BEFORE_STUB;
+        registers[libc::REG_RIP as usize] = (stub + Exit::Trap.offset()) as i64;
     }
 }
 
@@ -210,72 +115,78 @@ impl Window {
     }
 }
 
-/// The host's processor. Bound to the thread that made it (GS base and signal stack are the thread's).
+/// The host's processor. Bound to the thread that made it (the signal stack is the thread's).
 pub struct Host {
     layout: Layout,
     window: Window,
-    context: Box<Context>,
+    context: SlotContext,
     background: Box<[u8; WINDOW_BYTES]>,
-    _signal_stack: Vec<u8>,
     /// Not `Send`.
     _thread: std::marker::PhantomData<*mut ()>,
+}
+
+/// The context in a mapped slot.
+struct SlotContext(*mut Context);
+
+impl std::ops::Deref for SlotContext {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        // SAFETY: map_slot mapped it, zeros are a valid value, and only this refers to it outside of a case.
+        unsafe { &*self.0 }
+    }
+}
+
+impl std::ops::DerefMut for SlotContext {
+    fn deref_mut(&mut self) -> &mut Context {
+        // SAFETY: as in deref.
+        unsafe { &mut *self.0 }
+    }
+}
+
+/// Whether programs may read and write the bases of FS and GS (AT_HWCAP2 bit 1, HWCAP2_FSGSBASE).
+#[must_use]
+pub fn has_fsgsbase() -> bool {
+    // SAFETY: getauxval only reads.
+    unsafe { libc::getauxval(libc::AT_HWCAP2) & 2 != 0 }
 }
 
 impl Host {
     /// Maps the slot of `layout` with `background` in its window.
     ///
     /// # Errors
-    /// When the host refuses the mapping (the addresses are in use) or a signal stack.
+    /// When the host refuses the mapping (the addresses are in use), the LDT or a signal stack.
     pub fn new(layout: Layout, background: &[u8; WINDOW_BYTES]) -> io::Result<Self> {
         install_handlers()?;
         map_slot(layout, background)?;
-        let mut signal_stack = vec![0; 128 << 10];
+        ldt::install(layout)?;
         let stack = libc::stack_t {
-            ss_sp: signal_stack.as_mut_ptr().cast(),
+            ss_sp: (layout.slot + SIGNAL_STACK) as *mut libc::c_void,
             ss_flags: 0,
-            ss_size: signal_stack.len(),
+            ss_size: (Layout::SLOT_BYTES - SIGNAL_STACK) as usize,
         };
-        // SAFETY: the stack's memory lives as long as this value, which stays on this thread; Drop takes it
-        // back.
-        if unsafe { libc::sigaltstack(&stack, ptr::null_mut()) } != 0 {
-            return Err(io::Error::last_os_error());
+        let mut context = SlotContext((layout.slot + CONTEXT) as *mut Context);
+        const ARCH_GET_FS: libc::c_long = 0x1003;
+        // SAFETY: the stack's memory is in the slot, which lives as long as this value, which stays on this
+        // thread; Drop takes the stack back. ARCH_GET_FS writes the u64 it is given.
+        unsafe {
+            if libc::sigaltstack(&stack, ptr::null_mut()) != 0
+                || libc::syscall(libc::SYS_arch_prctl, ARCH_GET_FS, &mut context.host_fs) != 0
+            {
+                return Err(io::Error::last_os_error());
+            }
         }
-        let mut context = Box::new(Context {
-            xsave: [0; XSAVE_BYTES],
-            gpr: [0; 16],
-            rip: 0,
-            rflags: 2,
-            host_rsp: 0,
-            host_mxcsr: 0x1f80,
-            host_fcw: 0x37f,
-            ended: 0,
-            trap_vector: 0,
-            trap_error: 0,
-            trap_cr2: 0,
-            trap_rip: 0,
-        });
-        const ARCH_SET_GS: libc::c_long = 0x1001;
-        // SAFETY: nothing on x86-64 Linux uses GS in user mode; the context outlives its use.
-        let set = unsafe {
-            libc::syscall(
-                libc::SYS_arch_prctl,
-                ARCH_SET_GS,
-                ptr::from_mut(&mut *context),
-            )
-        };
-        if set != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        context.fsgsbase = has_fsgsbase().into();
         Ok(Self {
             layout,
             window: Window(layout),
             context,
             background: Box::new(*background),
-            _signal_stack: signal_stack,
             _thread: std::marker::PhantomData,
         })
     }
 
+    /// Code bytes at the linear address `at`.
     fn code(&mut self, at: u64, bytes: usize) -> &mut [u8] {
         assert!(
             at >= self.layout.code() && at + bytes as u64 <= self.layout.code() + CODE_BYTES as u64,
@@ -285,10 +196,21 @@ impl Host {
         unsafe { std::slice::from_raw_parts_mut(at as *mut u8, bytes) }
     }
 
-    /// Writes JMP to `stub` at `at`, as far as the code area reaches.
-    fn put_exit(&mut self, at: u64, stub: unsafe extern "C" fn()) {
+    /// Writes a jump of `bits` bits to an exit of the stub at `at`.
+    fn put_exit(&mut self, at: u64, bits: u32, exit: Exit) {
+        let stub = self.layout.slot + STUB + exit.offset();
+        // jmp [rip]; the address
         let mut jump = [0xff, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        jump[6..].copy_from_slice(&(stub as *const () as u64).to_le_bytes());
+        if bits == 64 {
+            jump[6..].copy_from_slice(&stub.to_le_bytes());
+        } else {
+            // jmp 33h:stub, in 16-bit code with an operand-size prefix
+            let at = usize::from(bits == 16);
+            jump[0] = 0x66;
+            jump[at] = 0xea;
+            jump[at + 1..at + 5].copy_from_slice(&(stub as u32).to_le_bytes());
+            jump[at + 5..at + 7].copy_from_slice(&CODE64.to_le_bytes());
+        }
         self.code(at, jump.len()).copy_from_slice(&jump);
     }
 
@@ -297,14 +219,15 @@ impl Host {
             self.window.bytes()[patch.offset..patch.offset + patch.bytes.len()]
                 .copy_from_slice(&patch.bytes);
         }
-        self.code(case.before.rip, case.bytes.len())
+        let bits = case.setting.bits;
+        self.code(case.code(), case.bytes.len())
             .copy_from_slice(&case.bytes);
-        self.put_exit(case.next_rip(), nestling_conformance_exit_through);
+        self.put_exit(case.code() + case.bytes.len() as u64, bits, Exit::Through);
         if let Some(target) = case.branch_target
-            && self.holds_exit(target)
             && target != case.next_rip()
+            && let Some(at) = self.holds_exit(case, target)
         {
-            self.put_exit(target, nestling_conformance_exit_target);
+            self.put_exit(at, bits, Exit::Target);
         }
         let context = &mut *self.context;
         context.xsave[..512].copy_from_slice(&case.before.extended.legacy);
@@ -317,21 +240,29 @@ impl Host {
             bytes.copy_from_slice(&half.to_le_bytes());
         }
         context.gpr = case.before.gpr;
-        context.rip = case.before.rip;
+        context.rip = case.before.rip as u32;
+        context.selectors = case.selectors();
+        context.cs = context.selectors[CS];
+        context.bases = [4, 5].map(|register: usize| case.setting.segments[register].base);
         context.rflags = case.before.rflags;
         context.ended = ENDED_BY_TRAP;
     }
 
-    fn holds_exit(&self, at: u64) -> bool {
-        at >= self.layout.code() && at + 14 <= self.layout.code() + CODE_BYTES as u64
+    /// Linear address of `target`, when an exit fits there.
+    fn holds_exit(&self, case: &Case, target: u64) -> Option<u64> {
+        let at = case.setting.code().base + target;
+        (at >= self.layout.code()
+            && at + JUMP_BYTES as u64 <= self.layout.code() + CODE_BYTES as u64)
+            .then_some(at)
     }
 
     fn unload(&mut self, case: &Case) {
-        self.code(case.before.rip, case.bytes.len() + 14).fill(0xcc);
+        self.code(case.code(), case.bytes.len() + JUMP_BYTES)
+            .fill(0xcc);
         if let Some(target) = case.branch_target
-            && self.holds_exit(target)
+            && let Some(at) = self.holds_exit(case, target)
         {
-            self.code(target, 14).fill(0xcc);
+            self.code(at, JUMP_BYTES).fill(0xcc);
         }
     }
 
@@ -357,16 +288,17 @@ impl Host {
             *half = u128::from_le_bytes(value);
         }
         let mut exception = None;
+        let mut selectors = self.context.selectors;
         after.rip = match self.context.ended {
             ENDED_FALLING_THROUGH => case.next_rip(),
             ENDED_AT_TARGET => case.branch_target.expect("the target's stub was run"),
             _ => {
                 let context = &self.context;
-                let landed = context.trap_rip.wrapping_sub(1);
-                let elsewhere = landed < case.before.rip || landed >= case.next_rip();
-                if context.trap_vector == 3 && elsewhere {
-                    // INT3 of the code area: a branch went where no exit stub is.
-                    landed
+                selectors[CS] = context.trap_cs;
+                selectors[SS] = context.trap_ss;
+                if context.trap_vector == 3 && case.is_elsewhere(context.trap_rip, context.trap_cs)
+                {
+                    context.trap_rip.wrapping_sub(1)
                 } else {
                     let page_fault = context.trap_vector == 14;
                     exception = Some(Exception {
@@ -378,11 +310,15 @@ impl Host {
                 }
             }
         };
-        Outcome {
+        let mut outcome = Outcome {
+            selectors,
+            bases: self.context.bases,
             exception,
             after,
             memory: window_changes(self.window.bytes(), &self.background, &case.patches),
-        }
+        };
+        outcome.clear_undefined(case);
+        outcome
     }
 }
 
@@ -451,6 +387,16 @@ fn map_slot(layout: Layout, background: &[u8; WINDOW_BYTES]) -> io::Result<()> {
         }
         ptr::copy_nonoverlapping(background.as_ptr(), window.cast(), WINDOW_BYTES);
         ptr::write_bytes(code.cast::<u8>(), 0xcc, CODE_BYTES);
+        let own = (layout.slot + CONTEXT) as *mut libc::c_void;
+        if libc::mprotect(own, (Layout::SLOT_BYTES - CONTEXT) as usize, read_write) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let stub = stub::code();
+        let copy = (layout.slot + STUB) as *mut libc::c_void;
+        ptr::copy_nonoverlapping(stub.as_ptr(), copy.cast(), stub.len());
+        if libc::mprotect(copy, 4096, libc::PROT_READ | libc::PROT_EXEC) != 0 {
+            return Err(io::Error::last_os_error());
+        }
         if libc::mprotect(window.add(READ_ONLY_OFFSET), 4096, libc::PROT_READ) != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -481,12 +427,17 @@ impl Subject for Host {
     fn execute(&mut self, case: &Case) -> Outcome {
         assert_eq!(case.layout, self.layout, "a case of another worker");
         self.load(case);
-        RUNNING.set(ptr::from_mut(&mut *self.context));
-        // SAFETY: the case's accesses stay inside the slot or are non-canonical (generate checks them
+        self.context.running = 1;
+        // SAFETY: the stub's copy keeps to the C calling convention. The case's accesses stay inside the
+        // slot's lower part, are refused by a segment's limit, or are non-canonical (generate checks them
         // against Layout::allows); every way out of the instruction ends in an exit stub, which restores
         // what the calling convention wants preserved.
-        unsafe { nestling_conformance_enter() };
-        RUNNING.set(ptr::null_mut());
+        unsafe {
+            let enter: extern "C" fn() =
+                std::mem::transmute((self.layout.slot + STUB) as *const ());
+            enter();
+        }
+        self.context.running = 0;
         self.unload(case);
         self.store(case)
     }
