@@ -74,6 +74,9 @@ pub struct DemoArgs {
     /// Memory of level 1, as 1536M or 2G; each inner level gets what the outer one can spare [default: 1G, or more if the depth needs it]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub memory: Option<u64>,
+    /// Virtual processors of each level
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub cpus: u8,
     /// Give up after so many seconds
     #[arg(long, value_name = "S", default_value = "600", value_parser = seconds)]
     pub timeout: Duration,
@@ -254,6 +257,9 @@ pub struct ImagesArgs {
     /// Memory of level 1
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub memory: Option<u64>,
+    /// Virtual processors of each inner level
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub cpus: u8,
     /// More words for the kernels' command lines, at all levels
     #[arg(long, value_name = "STRING", default_value = "", hide = true)]
     pub append: String,

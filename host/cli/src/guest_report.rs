@@ -23,6 +23,8 @@ pub struct Seen {
     pub flags: String,
     /// The first number of /proc/uptime, in seconds.
     pub uptime: String,
+    /// How many processors are online.
+    pub cpus: usize,
     /// `MemTotal` of /proc/meminfo, in KiB.
     pub memory_kib: String,
 }
@@ -78,11 +80,12 @@ pub fn line(level: u8, seen: &Seen) -> String {
         "none"
     };
     format!(
-        "{REPORT_MARK} {level} up kernel={} hypervisor={} virt={virtualization} uptime={} memory_kib={}",
+        "{REPORT_MARK} {level} up kernel={} hypervisor={} virt={virtualization} uptime={} memory_kib={} cpus={}",
         value(&seen.kernel),
         seen.hypervisor.as_deref().map_or("none".into(), value),
         value(&seen.uptime),
         value(&seen.memory_kib),
+        seen.cpus,
     )
 }
 
@@ -92,7 +95,12 @@ fn read(path: &str) -> Result<String, Failure> {
 
 /// The value after `key` and a colon in one of the lines of `text`.
 pub fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| {
+    fields(text, key).next()
+}
+
+/// The same of every such line.
+fn fields<'a>(text: &'a str, key: &str) -> impl Iterator<Item = &'a str> {
+    text.lines().filter_map(move |line| {
         let (name, value) = line.split_once(':')?;
         (name.trim() == key).then(|| value.trim())
     })
@@ -110,6 +118,7 @@ pub fn report(level: u8) -> Result<(), Failure> {
         kernel: read("/proc/sys/kernel/osrelease")?,
         hypervisor: hypervisor(),
         flags: field(&cpus, "flags").unwrap_or_default().to_string(),
+        cpus: fields(&cpus, "processor").count(),
         uptime: uptime.split_whitespace().next().unwrap_or("").to_string(),
         memory_kib: field(&memory, "MemTotal")
             .and_then(|text| text.split_whitespace().next())
@@ -131,11 +140,12 @@ mod tests {
             flags: "fpu vmx sse2".into(),
             uptime: "1.88".into(),
             memory_kib: "1003456".into(),
+            cpus: 2,
         };
         assert_eq!(
             line(2, &seen),
             "NESTLING-LEVEL 2 up kernel=6.1.0-56-cloud-amd64 hypervisor=KVMKVMKVM virt=vmx \
-             uptime=1.88 memory_kib=1003456"
+             uptime=1.88 memory_kib=1003456 cpus=2"
         );
     }
 
@@ -147,9 +157,10 @@ mod tests {
             flags: String::new(),
             uptime: String::new(),
             memory_kib: "1".into(),
+            cpus: 1,
         };
         let line = line(1, &seen);
-        assert_eq!(line.split(' ').count(), 8);
+        assert_eq!(line.split(' ').count(), 9);
         assert!(line.contains("hypervisor=___x_y virt=none uptime=unknown"));
     }
 
@@ -159,5 +170,7 @@ mod tests {
         assert_eq!(field(text, "flags"), Some("fpu vmx"));
         assert_eq!(field(text, "MemTotal"), Some("16 kB"));
         assert_eq!(field(text, "Mem"), None);
+        let text = "processor : 0\nflags : fpu\n\nprocessor : 1\n";
+        assert_eq!(fields(text, "processor").collect::<Vec<_>>(), ["0", "1"]);
     }
 }

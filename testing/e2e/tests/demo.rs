@@ -19,8 +19,8 @@ fn demo(depth: u8, options: &[&str]) -> Ended {
         .end()
 }
 
-fn assert_every_level_came_and_went(depth: u8) {
-    let ended = demo(depth, &["--format", "json"]);
+fn assert_every_level_came_and_went(depth: u8, cpus: u8) {
+    let ended = demo(depth, &["--format", "json", "--cpus", &cpus.to_string()]);
     ended.expect_code(0);
     let result = ended.json();
     println!("{}", ended.text());
@@ -46,6 +46,7 @@ fn assert_every_level_came_and_went(depth: u8) {
         };
         assert_eq!(level["hypervisor"], hypervisor, "level {number}");
         assert_eq!(level["virt"], "vmx", "level {number}");
+        assert_eq!(level["cpus"], cpus, "level {number}");
         let at = |key: &str| level[key].as_f64().expect("a time");
         assert!(at("up_at_seconds") <= at("down_at_seconds"));
         assert!(at("uptime_seconds") > 0.0);
@@ -62,12 +63,17 @@ fn assert_every_level_came_and_went(depth: u8) {
 
 #[test]
 fn two_levels() {
-    assert_every_level_came_and_went(2);
+    assert_every_level_came_and_went(2, 1);
 }
 
 #[test]
 fn three_levels() {
-    assert_every_level_came_and_went(3);
+    assert_every_level_came_and_went(3, 1);
+}
+
+#[test]
+fn two_levels_of_two_processors() {
+    assert_every_level_came_and_went(2, 2);
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub struct Wanted<'a> {
     pub nested: Option<NestedArg>,
     /// The memory of level 1, if given.
     pub memory_bytes: Option<u64>,
+    /// Virtual processors of each level.
+    pub cpus: u8,
     /// The command line of their kernels.
     pub append: &'a str,
     /// Files that replace the fetched ones.
@@ -51,6 +53,7 @@ pub fn prepare(wanted: &Wanted, interrupt: &Interrupt) -> Result<(Artifacts, Ima
         depth: wanted.depth,
         nested: wanted.nested.map_or(nested, NestedArg::word),
         memory_bytes: wanted.memory_bytes,
+        cpus: wanted.cpus,
         append: wanted.append,
         bench: bench.as_deref(),
     })?;
@@ -70,6 +73,7 @@ pub fn write(args: &ImagesArgs) -> Result<(), Failure> {
         virt: args.virt,
         nested: args.nested,
         memory_bytes: args.memory,
+        cpus: args.cpus,
         append: &append,
         files: &args.files,
         bench: args.bench.as_deref(),

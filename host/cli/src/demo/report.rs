@@ -21,6 +21,8 @@ pub struct Seen {
     pub uptime_seconds: Option<f64>,
     /// Its memory in KiB.
     pub memory_kib: Option<u64>,
+    /// Its processors.
+    pub cpus: Option<u32>,
 }
 
 /// What a level reports.
@@ -82,6 +84,7 @@ pub fn parse(line: &str) -> Option<Report> {
             virt: text("virt"),
             uptime_seconds,
             memory_kib: get("memory_kib").and_then(|value| value.parse().ok()),
+            cpus: get("cpus").and_then(|value| value.parse().ok()),
         }),
         "enter" => Event::Enter,
         "fail" => Event::Fail {
@@ -104,7 +107,7 @@ mod tests {
     #[test]
     fn an_up_line_is_read() {
         let line = "NESTLING-LEVEL 2 up kernel=6.1.0-56-cloud-amd64 hypervisor=KVMKVMKVM virt=vmx \
-                    uptime=1.88 memory_kib=1003456";
+                    uptime=1.88 memory_kib=1003456 cpus=2";
         let report = parse(line).expect("a report");
         assert_eq!(report.level, 2);
         let expected = Seen {
@@ -113,6 +116,7 @@ mod tests {
             virt: "vmx".into(),
             uptime_seconds: Some(1.88),
             memory_kib: Some(1_003_456),
+            cpus: Some(2),
         };
         assert_eq!(report.event, Event::Up(expected));
     }

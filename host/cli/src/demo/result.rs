@@ -120,6 +120,9 @@ pub fn describe(seen: &Seen) -> String {
     if let Some(kib) = seen.memory_kib {
         let _ = write!(text, ", {} MiB", kib / 1024);
     }
+    if let Some(cpus) = seen.cpus.filter(|&cpus| cpus != 1) {
+        let _ = write!(text, ", {cpus} processors");
+    }
     text
 }
 
@@ -208,7 +211,7 @@ mod tests {
             ),
             ("NESTLING-LEVEL 1 enter", 2_500),
             (
-                "NESTLING-LEVEL 2 up kernel=6.1.0-9 hypervisor=KVMKVMKVM virt=vmx uptime=3.12 memory_kib=803456",
+                "NESTLING-LEVEL 2 up kernel=6.1.0-9 hypervisor=KVMKVMKVM virt=vmx uptime=3.12 memory_kib=803456 cpus=2",
                 9_940,
             ),
             ("NESTLING-LEVEL 2 enter", 10_000),

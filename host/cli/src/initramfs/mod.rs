@@ -39,6 +39,8 @@ pub struct Plan<'a> {
     pub nested: &'static str,
     /// The memory of level 1 if the user gave it.
     pub memory_bytes: Option<u64>,
+    /// The processors of all levels.
+    pub cpus: u8,
     /// The kernel command line of all levels.
     pub append: &'a str,
     /// A static program every level runs once it is up.
@@ -123,6 +125,7 @@ fn one(
             .map(|module| module.name.as_str())
             .collect(),
         memory_bytes,
+        cpus: plan.cpus,
         nested: plan.nested,
         append: plan.append,
     });
@@ -219,6 +222,7 @@ mod tests {
             depth,
             nested: "intel",
             memory_bytes: None,
+            cpus: 1,
             append: "quiet",
             bench,
         })

@@ -33,6 +33,8 @@ pub struct Inner<'a> {
     pub modules: Vec<&'a str>,
     /// The next level's memory in bytes.
     pub memory_bytes: u64,
+    /// The next level's processors.
+    pub cpus: u8,
     /// What `--nested` says for the next level.
     pub nested: &'static str,
     /// The next level's kernel command line.
@@ -84,7 +86,7 @@ $busybox mount -t devtmpfs devtmpfs /dev || fail mount-dev $?
 done
 [ -c /dev/kvm ] || fail no-dev-kvm 1
 say enter
-/bin/nestling run --engine kvm --kernel /{kernel} --initrd /{next} --memory {memory}K \
+/bin/nestling run --engine kvm --kernel /{kernel} --initrd /{next} --memory {memory}K --cpus {cpus} \
     --nested {nested} --append {append} </dev/null 2>/run/messages
 status=$?
 [ $status = 0 ] || $busybox tail -n 5 /run/messages
@@ -95,6 +97,7 @@ down $status
             kernel = path::KERNEL,
             next = path::NEXT,
             memory = inner.memory_bytes / 1024,
+            cpus = inner.cpus,
             nested = inner.nested,
             append = quoted(inner.append),
         ),
@@ -118,6 +121,7 @@ mod tests {
             Some(&Inner {
                 modules: vec!["irqbypass", "kvm", "kvm-intel"],
                 memory_bytes: 820 << 20,
+                cpus: 1,
                 nested: "intel",
                 append: COMMAND_LINE,
             }),
