@@ -4,13 +4,14 @@ use std::arch::asm;
 use std::ptr;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+use crate::legacy::{self, LegacyArea, LegacySwitches};
 use crate::{CodeMap, Gpa, PAGE_MASK, PAGE_SIZE};
 
 /// Byte offset into the RAM mapping; valid for the [`GuestRam`] that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RamOffset(pub u64);
 
-/// One run of guest-physical addresses backed by RAM.
+/// One run of guest-physical addresses backed by the mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RamRegion {
     /// First guest-physical address; page aligned.
@@ -19,6 +20,20 @@ pub struct RamRegion {
     pub size_bytes: u64,
     /// Where the region starts in the mapping.
     pub offset: RamOffset,
+    /// Whether the guest can write it; not so for ROM.
+    pub writable: bool,
+}
+
+/// What a VM's memory is made of; all `(base, size_bytes)`.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryLayout {
+    /// RAM.
+    pub ram: Vec<(Gpa, u64)>,
+    /// ROM: read and executed from, not written by the guest.
+    pub roms: Vec<(Gpa, u64)>,
+    /// Whether A0000h to FFFFFh is the PC's legacy area, switched by [`GuestRam::set_legacy`]. It needs RAM from
+    /// address 0 to 1 MByte; the last ROM is what shows below 1 MByte.
+    pub legacy_area: bool,
 }
 
 /// Why guest memory could not be set up or reached.
@@ -59,6 +74,7 @@ pub struct GuestRam {
     size: u64,
     regions: Vec<RamRegion>,
     code: CodeMap,
+    legacy: Option<LegacyArea>,
 }
 
 // SAFETY: the mapping is plain memory that outlives `self`; all access goes through raw pointers with
@@ -179,13 +195,28 @@ impl GuestRam {
     /// [`RamError::BadRegion`] for an empty, unaligned or overlapping region, [`RamError::Map`] when the
     /// host refuses the memory.
     pub fn new(layout: &[(Gpa, u64)]) -> Result<Self, RamError> {
-        let mut regions = Vec::with_capacity(layout.len());
+        Self::with_layout(&MemoryLayout {
+            ram: layout.to_vec(),
+            ..MemoryLayout::default()
+        })
+    }
+
+    /// Maps everything `layout` says, zero-filled. A legacy area starts as RAM. The content of a ROM is laid down
+    /// with [`Self::write_at`] where [`Self::find`] says.
+    ///
+    /// # Errors
+    /// [`RamError::BadRegion`] for an empty, unaligned or overlapping region or a legacy area without RAM,
+    /// [`RamError::Map`] when the host refuses the memory.
+    pub fn with_layout(layout: &MemoryLayout) -> Result<Self, RamError> {
+        let mut regions = Vec::with_capacity(layout.ram.len() + layout.roms.len());
         let mut size = 0u64;
-        for &(base, size_bytes) in layout {
+        let rams = layout.ram.iter().map(|&r| (r, true));
+        let roms = layout.roms.iter().map(|&r| (r, false));
+        for ((base, size_bytes), writable) in rams.chain(roms) {
             let bad = RamError::BadRegion { base, size_bytes };
-            let end = base.0.checked_add(size_bytes);
+            let end = base.0.checked_add(size_bytes - u64::from(size_bytes > 0));
             let overlaps = regions.iter().any(|r: &RamRegion| {
-                base.0 < r.base.0 + r.size_bytes && end.is_none_or(|e| r.base.0 < e)
+                base.0 <= r.base.0 + (r.size_bytes - 1) && end.is_none_or(|e| r.base.0 <= e)
             });
             if size_bytes == 0
                 || (base.0 | size_bytes) & PAGE_MASK != 0
@@ -198,9 +229,14 @@ impl GuestRam {
                 base,
                 size_bytes,
                 offset: RamOffset(size),
+                writable,
             });
             size = size.checked_add(size_bytes).ok_or(bad)?;
         }
+        let legacy = match layout.legacy_area {
+            true => Some(legacy_area(&regions)?),
+            false => None,
+        };
         if size == 0 {
             return Err(RamError::BadRegion {
                 base: Gpa(0),
@@ -234,6 +270,7 @@ impl GuestRam {
             size,
             regions,
             code: CodeMap::new(size / PAGE_SIZE),
+            legacy,
         })
     }
 
@@ -259,14 +296,82 @@ impl GuestRam {
         self.host
     }
 
-    /// Where `gpa` lies in the mapping, when `len` bytes from it are RAM of one region.
+    /// Where `gpa` lies in the mapping for a read or a fetch, when `len` bytes from it are RAM or ROM in one run.
     #[inline]
     pub fn find(&self, gpa: Gpa, len: u64) -> Option<RamOffset> {
+        self.locate(gpa, len, false)
+    }
+
+    /// The same for a write: ROM is not found. May differ from [`Self::find`] in the legacy area.
+    #[inline]
+    pub fn find_write(&self, gpa: Gpa, len: u64) -> Option<RamOffset> {
+        self.locate(gpa, len, true)
+    }
+
+    #[inline]
+    fn locate(&self, gpa: Gpa, len: u64, write: bool) -> Option<RamOffset> {
+        if let Some(legacy) = &self.legacy
+            && gpa.0 < legacy::END
+            && gpa.0.saturating_add(len.max(1)) > legacy::START
+        {
+            return match gpa.0 >= legacy::START {
+                true => legacy.find(gpa.0, len, write),
+                false => None,
+            };
+        }
         self.regions.iter().find_map(|r| {
             let into = gpa.0.checked_sub(r.base.0)?;
-            (into < r.size_bytes && len <= r.size_bytes - into)
-                .then_some(RamOffset(r.offset.0 + into))
+            let fits = into < r.size_bytes && len <= r.size_bytes - into;
+            (fits && (r.writable || !write)).then_some(RamOffset(r.offset.0 + into))
         })
+    }
+
+    /// Switches the legacy area; whether that changed anything. Whoever caches translations has to forget those of
+    /// the area then. Nothing happens without such an area.
+    pub fn set_legacy(&self, switches: LegacySwitches) -> bool {
+        self.legacy.as_ref().is_some_and(|l| l.set(switches))
+    }
+
+    /// The mapping as the guest sees it now, in runs, for engines that hand it to the kernel. A part of the legacy
+    /// area that reads one thing and writes another is listed as what it reads, not writable.
+    pub fn runs(&self) -> Vec<RamRegion> {
+        let mut runs: Vec<RamRegion> = Vec::new();
+        for region in &self.regions {
+            let legacy = self.legacy.as_ref().filter(|_| region.base.0 < legacy::END);
+            let Some(legacy) = legacy else {
+                runs.push(*region);
+                continue;
+            };
+            runs.push(RamRegion {
+                size_bytes: legacy::START - region.base.0,
+                ..*region
+            });
+            for stretch in legacy.stretches() {
+                let Some(offset) = stretch.read else { continue };
+                let next = RamRegion {
+                    base: Gpa(stretch.start),
+                    size_bytes: LegacyArea::STRETCH_BYTES,
+                    offset,
+                    writable: stretch.write == stretch.read,
+                };
+                match runs.last_mut() {
+                    Some(last) if continues(last, &next) => last.size_bytes += next.size_bytes,
+                    _ => runs.push(next),
+                }
+            }
+            let rest = RamRegion {
+                base: Gpa(legacy::END),
+                size_bytes: region.size_bytes - legacy::END,
+                offset: RamOffset(region.offset.0 + legacy::END),
+                writable: true,
+            };
+            match runs.last_mut() {
+                Some(last) if continues(last, &rest) => last.size_bytes += rest.size_bytes,
+                _ if rest.size_bytes > 0 => runs.push(rest),
+                _ => {}
+            }
+        }
+        runs
     }
 
     /// The guest-physical address at an offset of the mapping.
@@ -406,27 +511,38 @@ impl GuestRam {
     /// Copies bytes from a guest-physical address.
     ///
     /// # Errors
-    /// [`RamError::NotRam`] when the range is not RAM of one region.
+    /// [`RamError::NotRam`] when a part of the range is neither RAM nor ROM.
     pub fn read(&self, gpa: Gpa, data: &mut [u8]) -> Result<(), RamError> {
-        let at = self.find(gpa, data.len() as u64).ok_or(RamError::NotRam {
-            gpa,
-            len: data.len(),
-        })?;
-        self.read_at(at, data);
+        let len = data.len();
+        if let Some(at) = self.find(gpa, len as u64) {
+            self.read_at(at, data);
+            return Ok(());
+        }
+        for (gpa, range) in pages(gpa, len) {
+            let at = self.find(gpa, range.len() as u64);
+            let at = at.ok_or(RamError::NotRam { gpa, len })?;
+            self.read_at(at, &mut data[range]);
+        }
         Ok(())
     }
 
     /// Copies bytes to a guest-physical address. If they are decoded somewhere, whoever did is told.
     ///
     /// # Errors
-    /// [`RamError::NotRam`] when the range is not RAM of one region.
+    /// [`RamError::NotRam`] when a part of the range is not RAM; what is before it may have been written.
     pub fn write(&self, gpa: Gpa, data: &[u8]) -> Result<(), RamError> {
-        let at = self.find(gpa, data.len() as u64).ok_or(RamError::NotRam {
-            gpa,
-            len: data.len(),
-        })?;
-        self.write_at(at, data);
-        self.code.stored(at, data.len() as u64, None);
+        let len = data.len();
+        if let Some(at) = self.find_write(gpa, len as u64) {
+            self.write_at(at, data);
+            self.code.stored(at, len as u64, None);
+            return Ok(());
+        }
+        for (gpa, range) in pages(gpa, len) {
+            let at = self.find_write(gpa, range.len() as u64);
+            let at = at.ok_or(RamError::NotRam { gpa, len })?;
+            self.write_at(at, &data[range.clone()]);
+            self.code.stored(at, range.len() as u64, None);
+        }
         Ok(())
     }
 
@@ -443,88 +559,37 @@ impl Drop for GuestRam {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ram() -> GuestRam {
-        GuestRam::new(&[(Gpa(0), 0x4000), (Gpa(0x1_0000_0000), 0x2000)]).expect("six pages")
-    }
-
-    #[test]
-    fn finds_only_what_lies_in_one_region() {
-        let r = ram();
-        assert_eq!(r.find(Gpa(0x3fff), 1), Some(RamOffset(0x3fff)));
-        assert_eq!(r.find(Gpa(0x3fff), 2), None);
-        assert_eq!(r.find(Gpa(0x1_0000_1000), 0x1000), Some(RamOffset(0x5000)));
-        assert_eq!(r.find(Gpa(u64::MAX), 8), None);
-        assert_eq!(r.gpa_at(RamOffset(0x4010)), Some(Gpa(0x1_0000_0010)));
-        assert_eq!(r.gpa_at(RamOffset(0x6000)), None);
-    }
-
-    #[test]
-    fn words_are_little_endian_at_any_alignment() {
-        let r = ram();
-        r.store(RamOffset(3), 0x1122_3344_5566_7788u64);
-        assert_eq!(r.load::<u8>(RamOffset(3)), 0x88);
-        assert_eq!(r.load::<u32>(RamOffset(7)), 0x1122_3344);
-        assert_eq!(
-            r.compare_exchange(RamOffset(8), r.load::<u16>(RamOffset(8)), 7),
-            Ok(0x2233)
-        );
-    }
-
-    /// Two threads count at every alignment a line has for them, beside a neighbour that must not change.
-    #[test]
-    fn compare_and_exchange_is_atomic_at_any_alignment() {
-        const COUNT: u32 = 20_000;
-        fn add(r: &GuestRam, at: RamOffset) {
-            let mut old = r.load::<u32>(at);
-            while let Err(now) = r.compare_exchange(at, old, old + 1) {
-                old = now;
-            }
-        }
-        let r = ram();
-        for within in [0, 1, 2, 3, 57, 60] {
-            let at = RamOffset(0x1000 + within);
-            r.store(RamOffset(at.0 + 4), 0xabu8);
-            std::thread::scope(|s| {
-                for _ in 0..2 {
-                    s.spawn(|| (0..COUNT).for_each(|_| add(&r, at)));
-                }
-            });
-            assert_eq!(r.load::<u32>(at), 2 * COUNT, "at {within}");
-            assert_eq!(r.load::<u8>(RamOffset(at.0 + 4)), 0xab);
-            r.fill(RamOffset(0x1000), 0, 0x80);
-        }
-        let (old, new) = (5u128 << 100 | 1, 6u128 << 90 | 2);
-        r.write_at(RamOffset(0x20), &old.to_le_bytes());
-        if let Some(done) = r.compare_exchange_16(RamOffset(0x20), old, new) {
-            assert_eq!(done, Ok(old));
-            assert_eq!(
-                r.compare_exchange_16(RamOffset(0x20), old, 0),
-                Some(Err(new))
-            );
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "across lines")]
-    fn no_atomic_access_crosses_a_line() {
-        let _ = ram().compare_exchange::<u32>(RamOffset(0x103d), 0, 1);
-    }
-
-    #[test]
-    #[should_panic(expected = "outside guest RAM")]
-    fn a_load_past_the_end_is_refused() {
-        ram().load::<u64>(RamOffset(0x5ff9));
-    }
-
-    #[test]
-    fn bad_layouts_are_refused() {
-        assert!(GuestRam::new(&[]).is_err());
-        assert!(GuestRam::new(&[(Gpa(1), 0x1000)]).is_err());
-        assert!(GuestRam::new(&[(Gpa(0), 0x2000), (Gpa(0x1000), 0x1000)]).is_err());
-        assert!(GuestRam::new(&[(Gpa(u64::MAX - 0xfff), 0x2000)]).is_err());
-    }
+/// The legacy area over RAM from address 0, with the last ROM showing.
+fn legacy_area(regions: &[RamRegion]) -> Result<LegacyArea, RamError> {
+    let ram = regions
+        .iter()
+        .find(|r| r.writable && r.base == Gpa(0) && r.size_bytes >= legacy::END)
+        .ok_or(RamError::BadRegion {
+            base: Gpa(0),
+            size_bytes: legacy::END,
+        })?;
+    let rom = regions.iter().rev().find(|r| !r.writable);
+    Ok(LegacyArea::new(ram, rom))
 }
+
+/// Whether `next` goes on where `last` ends, in addresses, mapping and use.
+fn continues(last: &RamRegion, next: &RamRegion) -> bool {
+    last.base.0 + last.size_bytes == next.base.0
+        && last.offset.0 + last.size_bytes == next.offset.0
+        && last.writable == next.writable
+}
+
+/// Splits `len` bytes from `gpa` at page borders: address and range of each part.
+fn pages(gpa: Gpa, len: usize) -> impl Iterator<Item = (Gpa, std::ops::Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let at = gpa.offset(done as u64);
+        let n = ((PAGE_SIZE - at.page_offset()) as usize).min(len - done);
+        let range = done..done + n;
+        done += n;
+        (n > 0).then_some((at, range))
+    })
+}
+
+#[cfg(test)]
+mod tests;
