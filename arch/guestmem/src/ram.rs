@@ -365,10 +365,9 @@ impl GuestRam {
                 offset: RamOffset(region.offset.0 + legacy::END),
                 writable: true,
             };
-            match runs.last_mut() {
-                Some(last) if continues(last, &rest) => last.size_bytes += rest.size_bytes,
-                _ if rest.size_bytes > 0 => runs.push(rest),
-                _ => {}
+            // A run of its own, so that a switch leaves the bulk of memory as it is.
+            if rest.size_bytes > 0 {
+                runs.push(rest);
             }
         }
         runs

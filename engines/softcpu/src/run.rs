@@ -549,6 +549,7 @@ impl Runner {
             cpu.attention.clear(Attention::STOP);
             return Boundary::Leave(RunExit::Stopped);
         }
+        cpu.follow_remap();
         if attention & Attention::INTERRUPT != 0 {
             cpu.attention.clear(Attention::INTERRUPT);
             cpu.pending |= pending::INTERRUPT | pending::SIGNAL;

@@ -114,6 +114,10 @@ pub trait Vm: Send + Sync {
     /// Drives a global system interrupt, for engines with interrupt controllers of their own.
     fn set_irq_line(&self, _gsi: u32, _high: bool) {}
 
+    /// `GuestRam::set_legacy` changed the memory map, for engines that keep it outside of their vCPUs. vCPUs of the
+    /// software engine hear of it by [`Attention::REMAP`].
+    fn memory_changed(&self) {}
+
     /// Delivers an MSI, for engines with interrupt controllers of their own.
     fn signal_msi(&self, _address: u64, _data: u32) {}
 }

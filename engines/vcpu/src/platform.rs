@@ -106,6 +106,9 @@ impl Attention {
     pub const CODE: u32 = 4;
     /// For engines: another vCPU wants to be alone for a moment. Nothing an idle vCPU has to wake for.
     pub const PAUSE: u32 = 8;
+    /// Guest-physical addresses lead elsewhere than before (`GuestRam::set_legacy`): cached
+    /// translations must go. Nothing an idle vCPU has to wake for.
+    pub const REMAP: u32 = 16;
     /// What ends [`Platform::idle`].
     pub const WAKES: u32 = Self::INTERRUPT | Self::STOP;
 

@@ -184,7 +184,7 @@ fn runs_are_what_is_found() {
         }
     };
     check(&r);
-    assert_eq!(r.runs().len(), 3);
+    assert_eq!(r.runs().len(), 4);
     for switches in [
         LegacySwitches::BOARD,
         LegacySwitches::BOARD.with(0xf_0000, 0xf_ffff, true, false),

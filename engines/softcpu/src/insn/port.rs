@@ -66,6 +66,7 @@ fn output<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     let port = port::<T>(cpu, op, false)?;
     let v = T::reg(cpu, 0).to_u64() as u32;
     cpu.platform.pio_write(port, T::SIZE as u8, v);
+    cpu.follow_remap();
     next(cpu, op)
 }
 

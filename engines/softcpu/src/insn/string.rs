@@ -319,6 +319,7 @@ fn outs<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
         let v = cpu.read_linear::<T>(from)?.to_u64();
         cpu.watch_io(port, T::SIZE as u8);
         cpu.platform.pio_write(port, T::SIZE as u8, v as u32);
+        cpu.follow_remap();
         advance::<T>(cpu, op, gpr::RSI);
         Ok(true)
     })

@@ -3,7 +3,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use guestmem::{Gpa, PAGE_MASK, RamOffset, Word};
-use vcpu::SegmentRegister;
+use vcpu::{Attention, SegmentRegister};
 use x86defs::cr::{cr0, efer};
 use x86defs::exception;
 use x86defs::rflags;
@@ -17,6 +17,7 @@ use crate::cpu::{Cpu, Flow, Trap, canonical, pending, sreg};
 #[derive(Clone, Copy)]
 pub(super) enum Target {
     Ram(RamOffset),
+    /// A device, ROM, or RAM that reads as something else.
     Device(Gpa),
     /// The APIC-access page of VMX non-root operation, at this offset.
     ApicAccess(u64),
@@ -381,11 +382,14 @@ impl Cpu {
     fn load_target(&mut self, target: Target, data: &mut [u8]) -> Flow {
         match target {
             Target::Ram(at) => self.ram.read_at(at, data),
-            Target::Device(gpa) => {
-                for (i, part) in data.chunks_mut(8).enumerate() {
-                    self.platform.mmio_read(gpa.offset(8 * i as u64), part);
+            Target::Device(gpa) => match self.ram.find(gpa, data.len() as u64) {
+                Some(at) => self.ram.read_at(at, data),
+                None => {
+                    for (i, part) in data.chunks_mut(8).enumerate() {
+                        self.platform.mmio_read(gpa.offset(8 * i as u64), part);
+                    }
                 }
-            }
+            },
             Target::ApicAccess(offset) => return self.apic_access_read(offset, data),
         }
         Ok(())
@@ -394,14 +398,27 @@ impl Cpu {
     fn store_target(&mut self, target: Target, data: &[u8]) -> Flow {
         match target {
             Target::Ram(at) => self.store_ram(at, data),
-            Target::Device(gpa) => {
-                for (i, part) in data.chunks(8).enumerate() {
-                    self.platform.mmio_write(gpa.offset(8 * i as u64), part);
+            Target::Device(gpa) => match self.ram.find_write(gpa, data.len() as u64) {
+                Some(at) => self.store_ram(at, data),
+                None => {
+                    for (i, part) in data.chunks(8).enumerate() {
+                        self.platform.mmio_write(gpa.offset(8 * i as u64), part);
+                    }
+                    self.follow_remap();
                 }
-            }
+            },
             Target::ApicAccess(offset) => return self.apic_access_write(offset, data),
         }
         Ok(())
+    }
+
+    /// After a device was written, and at boundaries: forgets translations if it changed the memory map.
+    #[inline]
+    pub fn follow_remap(&mut self) {
+        if self.attention.get() & Attention::REMAP != 0 {
+            self.attention.clear(Attention::REMAP);
+            self.tlb.flush(|_| true);
+        }
     }
 
     /// Stores inside one page of RAM; notices code.
@@ -456,7 +473,7 @@ impl Cpu {
 
     /// Physical writes of the processor itself; dropped outside RAM.
     pub fn write_phys<T: Word>(&mut self, gpa: u64, value: T) {
-        if let Some(at) = self.ram.find(Gpa(gpa), T::SIZE) {
+        if let Some(at) = self.ram.find_write(Gpa(gpa), T::SIZE) {
             self.store_ram(at, &value.to_u64().to_le_bytes()[..T::SIZE as usize]);
         }
     }

@@ -135,8 +135,10 @@ impl Cpu {
             let mut rights = EPT_R | EPT_W | EPT_X;
             for level in (0..4u32).rev() {
                 let shift = 12 + 9 * level;
-                let at = self.ram.find(Gpa(table + ((l2 >> shift & 0x1ff) << 3)), 8);
+                let address = table + ((l2 >> shift & 0x1ff) << 3);
+                let at = self.ram.find(Gpa(address), 8);
                 let entry = at.map_or(u64::MAX, |o| self.ram.load::<u64>(o));
+                let at = self.writable(at, address);
                 if entry & (EPT_R | EPT_W | EPT_X) == 0 {
                     return self.ept_violation(l2, access, via, 0);
                 }

@@ -26,7 +26,7 @@ pub enum Access {
 pub struct Translation {
     /// L1-physical address of the byte.
     pub gpa: Gpa,
-    /// The same in RAM, if it is RAM.
+    /// The same in the mapping, if accesses of this kind can go straight there.
     pub ram: Option<RamOffset>,
     /// What the page may be used for in the current view.
     pub allowed: Allowed,
@@ -102,7 +102,11 @@ impl Cpu {
         } else {
             Gpa(address)
         };
-        let ram = self.ram.find(gpa, 1);
+        let read = self.ram.find(gpa, 1);
+        // ROM, and a legacy area that reads one thing and writes another: stores look up where they go.
+        let same = self.ram.find_write(gpa, 1) == read;
+        allowed.write &= same;
+        let ram = read.filter(|_| same || access != Access::Write);
         Ok(Translation { gpa, ram, allowed })
     }
 
@@ -158,7 +162,13 @@ impl Cpu {
         };
         let at = self.ram.find(Gpa(gpa), 8);
         // Paging structures outside RAM read as all ones, like any unclaimed address.
-        Ok((at.map_or(u64::MAX, |o| self.ram.load::<u64>(o)), at))
+        let entry = at.map_or(u64::MAX, |o| self.ram.load::<u64>(o));
+        Ok((entry, self.writable(at, gpa)))
+    }
+
+    /// `at`, where the entry at `gpa` was read, if it can be written there: ROM drops accessed and dirty bits.
+    pub fn writable(&self, at: Option<RamOffset>, gpa: u64) -> Option<RamOffset> {
+        at.filter(|_| self.ram.find_write(Gpa(gpa), 8) == at)
     }
 
     /// Sets A (and D) in an entry of `size` bytes, atomically; false if the entry changed under us.

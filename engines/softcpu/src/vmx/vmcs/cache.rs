@@ -114,7 +114,7 @@ impl VmcsCache {
                 written
             }
             None => {
-                let at = ram.find(region, REGION_SIZE)?;
+                let at = ram.find_write(region, REGION_SIZE)?;
                 ram.store::<u32>(RamOffset(at.0 + DATA_OFFSET as u64), 0);
                 Some(Written(at))
             }
@@ -139,7 +139,7 @@ impl VmcsCache {
 
     fn write_back(&self, ram: &GuestRam, slot: Slot) -> Option<Written> {
         let region = self.tags[usize::from(slot.0)].region?;
-        let at = ram.find(region, REGION_SIZE)?;
+        let at = ram.find_write(region, REGION_SIZE)?;
         let mut image = [0; IMAGE_SIZE];
         region::encode(self.get(slot), &mut image);
         ram.write_at(RamOffset(at.0 + DATA_OFFSET as u64), &image[DATA_OFFSET..]);
