@@ -1,11 +1,11 @@
 //! The engine and its VMs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use guestmem::GuestRam;
+use guestmem::{GuestRam, RamRegion};
 use kvm_bindings::{
-    CpuId, KVM_CAP_HALT_POLL, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap,
-    kvm_msi, kvm_pit_config, kvm_userspace_memory_region,
+    CpuId, KVM_CAP_HALT_POLL, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY,
+    kvm_enable_cap, kvm_msi, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vcpu::cpuid::feature::leaf1_ecx;
@@ -25,10 +25,11 @@ const TSS: usize = 0xfeff_d000;
 const RESERVED_END: u64 = 0xff00_0000;
 
 /// Capabilities the engine cannot do without.
-const NEEDED: [(Cap, &str); 9] = [
+const NEEDED: [(Cap, &str); 10] = [
     (Cap::Irqchip, "in-kernel interrupt controllers"),
     (Cap::Pit2, "an in-kernel PIT"),
     (Cap::UserMemory, "user memory"),
+    (Cap::ReadonlyMem, "read-only memory"),
     (Cap::ImmediateExit, "immediate exits"),
     (Cap::MpState, "multiprocessor state"),
     (Cap::VcpuEvents, "vCPU events"),
@@ -153,7 +154,8 @@ impl Engine for KvmEngine {
             ..Default::default()
         })
         .map_err(host("creating the in-kernel PIT"))?;
-        map_ram(&vm, &ram)?;
+        let mut slots = Slots::default();
+        slots.follow(&vm, &ram)?;
         if under_hypervisor() {
             stop_halt_polling(&vm);
         }
@@ -166,7 +168,8 @@ impl Engine for KvmEngine {
                 nested_state: config.nested != NestedVirt::Off
                     && self.kvm.check_extension_int(Cap::NestedState) > 0,
                 run_page_bytes: self.run_page_bytes,
-                _ram: ram,
+                slots: Mutex::new(slots),
+                ram,
             }),
         }))
     }
@@ -190,29 +193,58 @@ fn stop_halt_polling(vm: &VmFd) {
     }
 }
 
-/// One memory slot a region.
-fn map_ram(vm: &VmFd, ram: &GuestRam) -> Result<(), EngineError> {
-    for (slot, region) in (0..).zip(ram.regions()) {
-        let end = region.base.0.saturating_add(region.size_bytes);
-        if region.base.0 < RESERVED_END && end > IDENTITY_MAP {
-            return Err(unsupported(
-                format!("have RAM at {IDENTITY_MAP:#x}, which KVM uses itself"),
-                "give the VM a memory layout with a hole there",
-            ));
+/// The memory slots of a VM: by number, what each maps.
+#[derive(Default)]
+struct Slots(Vec<Option<RamRegion>>);
+
+impl Slots {
+    /// Makes the slots what `ram` shows now: one for each run. Those that stay the same are not touched.
+    fn follow(&mut self, vm: &VmFd, ram: &GuestRam) -> Result<(), EngineError> {
+        let runs = ram.runs();
+        for (number, slot) in (0..).zip(&mut self.0) {
+            if let Some(run) = slot.take_if(|run| !runs.contains(run)) {
+                let gone = RamRegion {
+                    size_bytes: 0,
+                    ..run
+                };
+                set_slot(vm, ram, number, &gone)?;
+            }
         }
-        let slot = kvm_userspace_memory_region {
-            slot,
-            flags: 0,
-            guest_phys_addr: region.base.0,
-            memory_size: region.size_bytes,
-            userspace_addr: ram.host_base() as u64 + region.offset.0,
-        };
-        // SAFETY: the region lies in the one mapping of `ram` (its invariant), which lives as long as the VM
-        // (`VmInner` holds it) and is never accessed through references.
-        unsafe { vm.set_user_memory_region(slot) }
-            .map_err(host("giving KVM the guest's memory"))?;
+        for run in runs {
+            if self.0.contains(&Some(run)) {
+                continue;
+            }
+            let end = run.base.0.saturating_add(run.size_bytes);
+            if run.base.0 < RESERVED_END && end > IDENTITY_MAP {
+                return Err(unsupported(
+                    format!("have RAM at {IDENTITY_MAP:#x}, which KVM uses itself"),
+                    "give the VM a memory layout with a hole there",
+                ));
+            }
+            let free = self.0.iter().position(Option::is_none);
+            let number = free.unwrap_or_else(|| {
+                self.0.push(None);
+                self.0.len() - 1
+            });
+            set_slot(vm, ram, number as u32, &run)?;
+            self.0[number] = Some(run);
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// Sets or, with a size of zero, removes a slot. Writes to one that is not writable leave the guest as MMIO.
+fn set_slot(vm: &VmFd, ram: &GuestRam, number: u32, run: &RamRegion) -> Result<(), EngineError> {
+    let slot = kvm_userspace_memory_region {
+        slot: number,
+        flags: if run.writable { 0 } else { KVM_MEM_READONLY },
+        guest_phys_addr: run.base.0,
+        memory_size: run.size_bytes,
+        userspace_addr: ram.host_base() as u64 + run.offset.0,
+    };
+    // SAFETY: the run lies in the one mapping of `ram` (its invariant), which lives as long as the VM
+    // (`VmInner` holds it) and is never accessed through references.
+    unsafe { vm.set_user_memory_region(slot) }.map_err(host("giving KVM the guest's memory"))
 }
 
 /// What the vCPUs of a VM share. The descriptor is closed before the RAM is let go.
@@ -224,7 +256,8 @@ pub(crate) struct VmInner {
     /// KVM can tell the state of VMX operation, and the guest may be in it.
     pub(crate) nested_state: bool,
     run_page_bytes: usize,
-    _ram: Arc<GuestRam>,
+    slots: Mutex<Slots>,
+    pub(crate) ram: Arc<GuestRam>,
 }
 
 struct KvmVm {
@@ -280,6 +313,14 @@ impl Vm for KvmVm {
     fn set_irq_line(&self, gsi: u32, high: bool) {
         if let Err(error) = self.inner.fd.set_irq_line(gsi, high) {
             tracing::debug!(gsi, %error, "KVM refused an interrupt line");
+        }
+    }
+
+    fn memory_changed(&self) {
+        let vm = &self.inner;
+        let mut slots = vm.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = slots.follow(&vm.fd, &vm.ram) {
+            tracing::error!(%error, "the guest's memory map stays as it was");
         }
     }
 

@@ -191,7 +191,10 @@ impl KvmVcpu {
         self.access_open = true;
         let data = &mut access.data[..access.len];
         if access.write {
-            self.platform.mmio_write(Gpa(access.gpa), data);
+            // Where the legacy area reads ROM and writes RAM, KVM has the ROM.
+            if self.vm.ram.write(Gpa(access.gpa), data).is_err() {
+                self.platform.mmio_write(Gpa(access.gpa), data);
+            }
         } else {
             self.platform.mmio_read(Gpa(access.gpa), data);
             self.kick.page.set_mmio_data(access.data);
