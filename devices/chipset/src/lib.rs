@@ -1,4 +1,5 @@
-//! The PC board's chips: interrupt controllers, timers, clock, serial port, keyboard controller, power management.
+//! The PC board's chips: interrupt controllers, timers, clock, serial port, keyboard controller, power management, and
+//! what firmware needs: its configuration device and the flash for its variables.
 //!
 //! Each device is a folder: `mod` is its wiring to the bus, `regs` its layout, `model` the state machine, which knows
 //! no bus and no clock but the virtual time it is given.
@@ -8,6 +9,8 @@ pub mod control;
 pub mod coprocessor;
 pub mod debug_ports;
 pub mod fabric;
+pub mod flash;
+pub mod fw_cfg;
 pub mod hpet;
 pub mod i8042;
 pub mod ioapic;

@@ -16,4 +16,4 @@ pub use function::{Bdf, EndpointFunction, SharedFunction};
 pub use host::{HostConfig, PciError, PciHost};
 pub use interrupts::{FunctionWiring, INTA, Interrupts, MsixLayout};
 pub use intx::{IntxRouter, PIRQS};
-pub use q35::{HostBridge, IsaBridge};
+pub use q35::{HostBridge, IsaBridge, MemoryMapSink, PAMS};

@@ -1,7 +1,7 @@
 //! The two functions every board of the q35 kind has: the memory controller's host bridge and the ISA bridge.
 //!
-//! Sources: Intel 3 Series Express Chipset datasheet (82G33, 316966); ICH9 datasheet chapter 13. Both are as firmware leaves
-//! them. Firmware may move ECAM; the power-management block is decoded where the board has it, and cannot be moved.
+//! Sources: Intel 3 Series Express Chipset datasheet (82G33, 316966); ICH9 datasheet chapter 13. Firmware may move ECAM;
+//! the power-management block is decoded where the board has it, and cannot be moved. There is no system management RAM.
 
 use std::sync::Arc;
 
@@ -22,17 +22,39 @@ const PCIEXBAR_LENGTH_SHIFT: u64 = 1;
 const PCIEXBAR_LENGTHS: u64 = 3;
 /// PCIEXBAR: the bits software may set: 35:26 and 2:0. Bits 27:26 are the address only with a shorter length.
 const PCIEXBAR_WRITABLE: u64 = 0xf_fc00_0007;
+/// Host bridge: PAM0 to PAM6, what answers between C0000h and FFFFFh (82G33 datasheet 5.1.18 to 5.1.24).
+const PAM: u16 = 0x90;
+/// Number of PAM registers.
+pub const PAMS: usize = 7;
+/// PAM: the bits software may set, read and write enable of two segments.
+const PAM_WRITABLE: u8 = 0x33;
+/// Host bridge: SMRAM (82G33 datasheet 5.1.26). C_BASE_SEG is always 010b; nothing can be opened.
+const SMRAM: u16 = 0x9d;
+const SMRAM_NONE: u8 = 0x02;
+/// Subsystem by which firmware for virtual machines knows the board: Red Hat, virtual machine.
+const SUBSYSTEM_VENDOR: u16 = 0x1af4;
+const SUBSYSTEM: u16 = 0x1100;
 /// ISA bridge: power-management base (ICH9 13.1.11).
 const PMBASE: u16 = 0x40;
 /// ISA bridge: ACPI control (ICH9 13.1.12).
 const ACPI_CNTL: u16 = 0x44;
+/// ISA bridge: root complex base address (ICH9 13.1.36), which can be set; no register of the complex is there.
+const RCBA: u16 = 0xf0;
+const RCBA_WRITABLE: u32 = 0xffff_c001;
 /// ISA bridge: routes of PIRQA to PIRQD (ICH9 13.1.14).
 const PIRQ_ROUT: u16 = 0x60;
 /// A route register: not routed.
 const PIRQ_OFF: u8 = 1 << 7;
 
+/// Takes what the memory controller is told about the area below 1 MByte.
+pub trait MemoryMapSink: Send + Sync {
+    /// PAM0 to PAM6 as they are now.
+    fn attributes(&self, pam: [u8; PAMS]);
+}
+
 /// Device 0 of bus 0: the memory controller, 8086:29C0.
 pub struct HostBridge {
+    map: Option<Arc<dyn MemoryMapSink>>,
     config: ConfigSpace,
 }
 
@@ -40,22 +62,45 @@ impl HostBridge {
     /// Its place.
     pub const BDF: Bdf = Bdf::new(0, 0, 0);
 
-    /// A host bridge that has ECAM at `ecam`, with 256 buses.
+    /// A host bridge as firmware leaves it: ECAM at `ecam`, with 256 buses, and RAM below 1 MByte.
     #[must_use]
     pub fn new(ecam: Gpa) -> Self {
+        Self::with(ecam.0 & !(ECAM_BYTES - 1) | PCIEXBAR_ENABLE, PAM_WRITABLE)
+    }
+
+    /// A host bridge as a reset leaves it, with `ecam` in its register, not decoded; `map` hears what answers below
+    /// 1 MByte, now and whenever it changes.
+    #[must_use]
+    pub fn after_reset(ecam: Gpa, map: Arc<dyn MemoryMapSink>) -> Self {
+        let mut bridge = Self::with(ecam.0 & !(ECAM_BYTES - 1), 0);
+        bridge.map = Some(map);
+        bridge.tell_map();
+        bridge
+    }
+
+    fn with(pciexbar: u64, pam: u8) -> Self {
         let mut config = ConfigSpace::new(Identity {
             vendor: 0x8086,
             device: 0x29c0,
             revision: 0x02,
             class: 0x06_00_00,
-            subsystem_vendor: 0,
-            subsystem: 0,
+            subsystem_vendor: SUBSYSTEM_VENDOR,
+            subsystem: SUBSYSTEM,
         });
-        // Enabled, 256 buses.
-        let ecam = ecam.0 & !(ECAM_BYTES - 1) | PCIEXBAR_ENABLE;
-        config.define(PCIEXBAR, &ecam.to_le_bytes());
+        config.define(PCIEXBAR, &pciexbar.to_le_bytes());
         config.allow(PCIEXBAR, &PCIEXBAR_WRITABLE.to_le_bytes());
-        Self { config }
+        config.define(PAM, &[pam; PAMS]);
+        config.allow(PAM, &[PAM_WRITABLE; PAMS]);
+        config.define(SMRAM, &[SMRAM_NONE]);
+        Self { map: None, config }
+    }
+
+    fn tell_map(&self) {
+        if let Some(map) = &self.map {
+            let mut pam = [0; PAMS];
+            self.config.read(PAM, &mut pam);
+            map.attributes(pam);
+        }
     }
 }
 
@@ -74,6 +119,11 @@ impl EndpointFunction for HostBridge {
 
     fn reset(&mut self) {
         self.config.reset();
+        self.tell_map();
+    }
+
+    fn config_written(&mut self, _offset: u16, _len: usize, _now: VirtualTime) {
+        self.tell_map();
     }
 
     fn ecam(&self) -> Option<(Gpa, u64)> {
@@ -104,8 +154,8 @@ impl IsaBridge {
             device: 0x2918,
             revision: 0x02,
             class: 0x06_01_00,
-            subsystem_vendor: 0,
-            subsystem: 0,
+            subsystem_vendor: SUBSYSTEM_VENDOR,
+            subsystem: SUBSYSTEM,
         });
         // The SATA function and others are further functions of the device.
         config.set_multifunction();
@@ -115,6 +165,7 @@ impl IsaBridge {
         config.define(PMBASE, &u32::from(pm_port & 0xff80 | 1).to_le_bytes());
         // ACPI enabled, SCI on interrupt 9.
         config.define(ACPI_CNTL, &[0x80]);
+        config.allow(RCBA, &RCBA_WRITABLE.to_le_bytes());
         config.define(PIRQ_ROUT, &[PIRQ_OFF; PIRQS]);
         config.allow(PIRQ_ROUT, &[PIRQ_OFF | 0x0f; PIRQS]);
         Self { intx, config }

@@ -31,7 +31,8 @@ pub(crate) const ECAM_BYTES: u64 = 256 << 20;
 /// Where the host decodes. The same ranges belong in ACPI's MCFG and _CRS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostConfig {
-    /// ECAM for 256 buses: 256 MiB. It is a memory window too, for software that moves ECAM elsewhere.
+    /// ECAM for 256 buses: 256 MiB. It is a memory window too, for software that moves ECAM elsewhere, unless it
+    /// lies in the window below 4 GiB anyway.
     pub ecam: Gpa,
     /// First port of the I/O window.
     pub io_start: u16,
@@ -140,8 +141,12 @@ impl PciHost {
     #[must_use]
     pub fn mmio(&self) -> Vec<(Gpa, u64, Region)> {
         let c = &self.config;
-        let mut ranges = vec![(c.ecam, ECAM_BYTES, Region(REGION_ECAM))];
+        let from_start = c.ecam.0.checked_sub(c.memory32_start.0);
+        let in_window = from_start.is_some_and(|into| into < c.memory32_bytes);
+        let ecam_bytes = if in_window { 0 } else { ECAM_BYTES };
+        let mut ranges = Vec::new();
         let windows = [
+            (c.ecam, ecam_bytes, REGION_ECAM),
             (c.memory32_start, c.memory32_bytes, REGION_MEMORY32),
             (c.memory64_start, c.memory64_bytes, REGION_MEMORY64),
         ];

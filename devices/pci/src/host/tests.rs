@@ -395,3 +395,51 @@ fn keeps_the_device_contract() {
         assert_eq!(b.host.deadline(), None);
     }
 }
+
+#[derive(Default)]
+struct Map(Mutex<Vec<[u8; crate::PAMS]>>);
+
+impl crate::MemoryMapSink for Map {
+    fn attributes(&self, pam: [u8; crate::PAMS]) {
+        self.0.lock().expect("no test panics with it").push(pam);
+    }
+}
+
+/// 82G33 datasheet 5.1.18: after reset reads and writes below 1 MByte go to the bus; bits 1:0 and 5:4 can be set.
+#[test]
+fn the_memory_map_hears_of_the_attribute_registers() {
+    let map = Arc::new(Map::default());
+    let mut host = PciHost::new(CONFIG);
+    let bridge = HostBridge::after_reset(CONFIG.ecam, map.clone());
+    host.add(HostBridge::BDF, Arc::new(Mutex::new(bridge)))
+        .expect("free");
+    let mut write = |register: u32, data: &[u8]| {
+        let address = 1u32 << 31 | register & !3;
+        host.write(Region(REGION_ADDRESS), 0, &address.to_le_bytes(), T0);
+        host.write(Region(REGION_DATA), u64::from(register & 3), data, T0);
+    };
+    write(0x90, &[0xff]);
+    write(0x95, &[0x13, 0x02]);
+    let heard = |map: &Map| *map.0.lock().expect("no panic").last().expect("told");
+    assert_eq!(map.0.lock().expect("no panic")[0], [0; 7]);
+    assert_eq!(heard(&map), [0x33, 0, 0, 0, 0, 0x13, 0x02]);
+    host.reset();
+    assert_eq!(heard(&map), [0; 7]);
+    // ECAM is off then.
+    assert!(host.target(Region(REGION_ECAM), 0).is_none());
+}
+
+#[test]
+fn ecam_may_lie_in_the_window() {
+    let host = PciHost::new(HostConfig {
+        memory32_start: Gpa(0x8000_0000),
+        memory32_bytes: 0x7ec0_0000,
+        memory64_bytes: 0,
+        ..CONFIG
+    });
+    let ranges = host.mmio();
+    assert_eq!(
+        ranges,
+        [(Gpa(0x8000_0000), 0x7ec0_0000, Region(REGION_MEMORY32))]
+    );
+}
