@@ -9,6 +9,7 @@ use vcpu::NestedVirt;
 use vcpu::cpuid::CpuModel;
 
 use crate::disks::{DiskConfig, MAX_DISKS};
+use crate::firmware::Firmware;
 
 use crate::boot::BootProtocol;
 
@@ -50,6 +51,15 @@ pub struct Module {
     pub text: String,
 }
 
+/// Where the debug console goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DebugOutput {
+    /// A file, emptied when the machine is built.
+    File(PathBuf),
+    /// This program's standard error.
+    StandardError,
+}
+
 /// Configuration of a VM.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
@@ -84,6 +94,10 @@ pub struct MachineConfig {
     pub disks: Vec<DiskConfig>,
     /// The image in the CD-ROM drive, if there is one.
     pub cdrom: Option<PathBuf>,
+    /// Firmware to start instead of the kernel.
+    pub firmware: Option<Firmware>,
+    /// Where writes to port 402h go; `None` for no such port.
+    pub debug_console: Option<DebugOutput>,
 }
 
 /// Least RAM the board works with, in bytes. A kernel needs more; that is checked when it is loaded.
@@ -114,6 +128,8 @@ impl Default for MachineConfig {
             debug_exit: false,
             disks: Vec::new(),
             cdrom: None,
+            firmware: None,
+            debug_console: None,
         }
     }
 }

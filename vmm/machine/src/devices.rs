@@ -6,8 +6,9 @@ use bus::{Bus, BusBuilder, Device, IrqLine, LineSink, MsiSink, Region};
 use chipset::SystemControl;
 use chipset::acpi_pm::{self, AcpiPmDevice, ResetPort};
 use chipset::coprocessor::{self, CoprocessorPorts};
-use chipset::debug_ports::{self, DebugExit, PostCode};
+use chipset::debug_ports::{self, DebugConsole, DebugExit, PostCode};
 use chipset::fabric::InterruptFabric;
+use chipset::fw_cfg;
 use chipset::hpet::{self, HpetDevice, LegacyRoute};
 use chipset::i8042::{self, I8042Device};
 use chipset::ioapic::{self, IoApicDevice};
@@ -18,6 +19,7 @@ use chipset::serial::{self, Serial, SerialInput, SerialOutput};
 use guestmem::{Gpa, GuestRam};
 
 use crate::disks::Disks;
+use crate::firmware::FirmwareBoard;
 use crate::functions::Functions;
 use crate::memory::{FOUR_GIB, MemoryMap};
 use crate::ports;
@@ -36,6 +38,12 @@ pub(crate) struct DeviceWiring<'a> {
     pub console: Box<dyn SerialOutput>,
     /// Whether there is a debug-exit port.
     pub debug_exit: bool,
+    /// Takes the debug console's output, if there is such a port.
+    pub debug_console: Option<Box<dyn SerialOutput>>,
+    /// What is there for firmware, if the machine starts with one.
+    pub firmware: Option<FirmwareBoard>,
+    /// Number of vCPUs, for the CMOS.
+    pub vcpus: u32,
     /// Where RAM is, for the CMOS and the PCI windows.
     pub memory: MemoryMap,
     /// Bits of a guest-physical address.
@@ -91,7 +99,7 @@ pub(crate) fn build(wiring: DeviceWiring<'_>) -> (Bus, SerialInput) {
         let hpet = HpetDevice::new(Arc::clone(lines), legacy);
         bus.add_mmio(hpet, hpet::regs::BASE, hpet::regs::MMIO_SIZE);
     }
-    let rtc = clock(wiring.epoch_s, rtc_line, &wiring.memory);
+    let rtc = clock(wiring.epoch_s, rtc_line, &wiring.memory, wiring.vcpus);
     bus.add_ports(rtc, rtc::regs::PORT, 4);
     let (com1, input) = Serial::new(line(u32::from(ports::COM1_IRQ)), wiring.console);
     bus.add_ports(com1, ports::COM1, serial::regs::PORTS);
@@ -108,7 +116,13 @@ pub(crate) fn build(wiring: DeviceWiring<'_>) -> (Bus, SerialInput) {
     );
     bus.add(keyboard, &I8042Device::PORTS, &[]);
     let messages = Arc::clone(&wiring.messages);
-    let mut functions = Functions::new(lines, messages, &wiring.memory, wiring.physical_bits);
+    let mut functions = Functions::new(
+        lines,
+        messages,
+        &wiring.memory,
+        wiring.physical_bits,
+        wiring.firmware.as_ref(),
+    );
     functions.add_disks(wiring.disks, &wiring.ram);
     let pci = functions.finish();
     let (pci_ports, pci_mmio) = (pci.ports(), pci.mmio());
@@ -116,6 +130,17 @@ pub(crate) fn build(wiring: DeviceWiring<'_>) -> (Bus, SerialInput) {
     if wiring.debug_exit {
         let exit = DebugExit::new(Arc::clone(&wiring.control));
         bus.add_ports(exit, debug_ports::DEBUG_EXIT_PORT, 4);
+    }
+    if let Some(output) = wiring.debug_console {
+        let console = DebugConsole::new(output);
+        bus.add_ports(console, debug_ports::DEBUG_CONSOLE_PORT, 1);
+    }
+    if let Some(firmware) = wiring.firmware {
+        let configuration = firmware.configuration;
+        bus.add_ports(configuration, fw_cfg::regs::PORT, fw_cfg::regs::PORTS);
+        if let Some((flash, base, bytes)) = firmware.flash {
+            bus.add_mmio(flash, base.0, bytes);
+        }
     }
     (bus.0.build(), input)
 }
@@ -129,7 +154,13 @@ fn interrupt_controllers(bus: &mut Adder, fabric: &Arc<InterruptFabric>) {
 }
 
 /// The clock with the memory sizes that firmware of a PC reads from its RAM.
-fn clock(epoch_s: i64, line: IrqLine, memory: &MemoryMap) -> RtcDevice {
+fn clock(epoch_s: i64, line: IrqLine, memory: &MemoryMap, vcpus: u32) -> RtcDevice {
+    /// Equipment: a floating-point unit, a PS/2 mouse.
+    const EQUIPMENT: (u8, u8) = (0x14, 0x06);
+    /// Boot order, a nibble each from the low one of 3Dh to the high one of 38h: hard disk, floppy, CD.
+    const BOOT_ORDER: [(u8, u8); 2] = [(0x3d, 0x12), (0x38, 0x30)];
+    /// vCPUs less one.
+    const CPUS: u8 = 0x5f;
     const BASE_KIB: u8 = 0x15;
     const EXTENDED_KIB: [u8; 2] = [0x17, 0x30];
     const ABOVE_16_MIB_64KIB: u8 = 0x34;
@@ -150,5 +181,12 @@ fn clock(epoch_s: i64, line: IrqLine, memory: &MemoryMap) -> RtcDevice {
     let above_16_mib = (low.saturating_sub(16 << 20) >> 16).min(0xffff) as u16;
     put(ABOVE_16_MIB_64KIB, &above_16_mib.to_le_bytes());
     put(ABOVE_4_GIB_64KIB, &(high >> 16).to_le_bytes()[..3]);
+    for (index, value) in BOOT_ORDER.into_iter().chain([EQUIPMENT]) {
+        put(index, &[value]);
+    }
+    put(
+        CPUS,
+        &[u8::try_from(vcpus.saturating_sub(1)).unwrap_or(u8::MAX)],
+    );
     rtc
 }

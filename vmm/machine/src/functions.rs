@@ -22,6 +22,7 @@ use virtio::VirtioFunction;
 use virtio::block::Block;
 
 use crate::disks::{Disks, MAX_DISKS};
+use crate::firmware::FirmwareBoard;
 use crate::memory::{
     ECAM_BASE, MemoryMap, PCI_IO_PORTS, PCI_IO_START, PCI_MMIO_LAST, PCI_MMIO_START,
 };
@@ -38,20 +39,27 @@ pub(crate) struct Functions {
 
 impl Functions {
     /// The host with the two bridges of the chipset. Pins end in `lines`, messages in `messages`; the memory window
-    /// above 4 GiB goes from the end of RAM to what `physical_bits` of address reach.
+    /// above 4 GiB goes from the end of RAM to what `physical_bits` of address reach. With firmware, it divides the window
+    /// below 4 GiB, and finds the host bridge as a reset leaves it.
     pub(crate) fn new(
         lines: &Arc<dyn LineSink>,
         messages: Arc<dyn MsiSink>,
         memory: &MemoryMap,
         physical_bits: u8,
+        firmware: Option<&FirmwareBoard>,
     ) -> Self {
+        let low = firmware.map_or(PCI_MMIO_START, |f| f.pci_low.0);
+        let bridge: SharedFunction = match firmware {
+            Some(firmware) => Arc::clone(&firmware.bridge) as _,
+            None => Arc::new(Mutex::new(HostBridge::new(ECAM_BASE))),
+        };
         let high = memory.pci_high_window(physical_bits);
         let host = PciHost::new(HostConfig {
             ecam: ECAM_BASE,
             io_start: PCI_IO_START,
             io_ports: PCI_IO_PORTS,
-            memory32_start: Gpa(PCI_MMIO_START),
-            memory32_bytes: PCI_MMIO_LAST - PCI_MMIO_START + 1,
+            memory32_start: Gpa(low),
+            memory32_bytes: PCI_MMIO_LAST - low + 1,
             memory64_start: Gpa(high.start),
             memory64_bytes: high.end - high.start,
         });
@@ -62,10 +70,7 @@ impl Functions {
             intx,
             messages,
         };
-        functions.add(
-            HostBridge::BDF,
-            Arc::new(Mutex::new(HostBridge::new(ECAM_BASE))),
-        );
+        functions.add(HostBridge::BDF, bridge);
         functions.add(IsaBridge::BDF, Arc::new(Mutex::new(isa)));
         functions
     }

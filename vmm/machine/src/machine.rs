@@ -1,28 +1,33 @@
 //! From a configuration to a machine that is ready to run.
 
+use std::fs::File;
+use std::io::{LineWriter, Write};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bus::{Clock, ClockMode, LineSink, Msi, MsiSink};
 use chipset::fabric::{FabricConfig, InterruptFabric};
+use chipset::fw_cfg::FwCfgError;
 use chipset::serial::{SerialInput, SerialOutput};
-use guestmem::{GuestRam, RamError};
+use guestmem::{Gpa, GuestRam, MemoryLayout, RamError};
 use storage::RawFileError;
 use vcpu::cpuid::{CpuidTable, HostVector, LackingHost, ModelConfig, model};
-use vcpu::{Engine, EngineError, Vcpu, Vm, VmConfig};
+use vcpu::{Engine, EngineError, Vcpu, VcpuState, Vm, VmConfig};
 
 use crate::acpi::{self, AcpiConfig};
 use crate::board::Board;
 use crate::boot::{self, BootError, BootRequest};
-use crate::config::{ConfigError, MachineConfig};
+use crate::config::{ConfigError, DebugOutput, MachineConfig};
 use crate::control::{Control, RequestSink};
 use crate::devices::{self, DeviceWiring};
 use crate::disks::Disks;
 use crate::engine::UnfitEngine;
-use crate::memory::MemoryMap;
+use crate::firmware::{FirmwareBoard, FirmwareError, LegacyMap, Loaded};
+use crate::memory::{ECAM_BASE, MemoryMap, PCI_MMIO_START};
 use crate::platform::SoftPlatform;
 use crate::ports_platform::PortsPlatform;
 use crate::signal::VcpuLine;
+use crate::smbios::SmbiosConfig;
 
 /// Core crystal clock of the software processor: what its APIC timer counts, and what CPUID leaf 15h
 /// relates the TSC to.
@@ -54,6 +59,20 @@ pub enum MachineError {
     /// An image cannot be a disk.
     #[error(transparent)]
     Disk(#[from] RawFileError),
+    /// The firmware cannot be used.
+    #[error(transparent)]
+    Firmware(#[from] FirmwareError),
+    /// What the machine tells its firmware does not fit.
+    #[error(transparent)]
+    FirmwareItems(#[from] FwCfgError),
+    /// The debug console's file cannot be written.
+    #[error("cannot write the debug console's file {name}: {source}; check the path")]
+    DebugConsole {
+        /// Which file.
+        name: String,
+        /// The host's error.
+        source: std::io::Error,
+    },
     /// The engine cannot make the VM.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -121,27 +140,31 @@ impl Machine {
         let cpuid = cpuid_table(config);
         let map = MemoryMap::new(config.memory_bytes);
         check_reach(config, &map, &cpuid)?;
-        let ram = Arc::new(GuestRam::new(&map.ram_regions())?);
         let own_controllers = capabilities.own_interrupt_controllers;
-        for table in acpi::build(&AcpiConfig {
+        let acpi = AcpiConfig {
             vcpus: config.vcpus,
             hpet: !own_controllers,
+            ecam: ECAM_BASE,
+            pci_low: Gpa(PCI_MMIO_START),
             pci_high: map.pci_high_window(physical_bits(&cpuid)),
-        }) {
-            ram.write(table.gpa, &table.bytes)?;
-        }
-        let entry = boot::load(
-            &ram,
-            &map,
-            &BootRequest {
-                kernel: &config.kernel,
-                initrd: config.initrd.as_ref(),
-                modules: &config.modules,
-                cmdline: &config.cmdline,
-                rsdp: acpi::rsdp_address(),
-                protocol: config.boot_protocol,
+        };
+        let firmware = config.firmware.as_ref().map(Loaded::read).transpose()?;
+        let layout = match &firmware {
+            Some(firmware) => firmware.layout(&map),
+            None => MemoryLayout {
+                ram: map.ram_regions(),
+                roms: Vec::new(),
+                legacy_area: true,
             },
-        )?;
+        };
+        let ram = Arc::new(GuestRam::with_layout(&layout)?);
+        let entry = match &firmware {
+            Some(firmware) => {
+                firmware.place(&ram);
+                reset_state(&cpuid)
+            }
+            None => load_kernel(config, &acpi, &ram, &map)?,
+        };
 
         let vm = engine.create_vm(
             &VmConfig {
@@ -154,6 +177,18 @@ impl Machine {
         )?;
         let lines: Vec<Arc<VcpuLine>> = (0..config.vcpus).map(|_| Arc::default()).collect();
         let fabric = (!own_controllers).then(|| new_fabric(config, &cpuid, &lines));
+        let firmware = match firmware {
+            Some(loaded) => {
+                let legacy = Arc::new(LegacyMap {
+                    ram: Arc::clone(&ram),
+                    vm: Arc::clone(&vm),
+                    lines: lines.clone(),
+                });
+                let smbios = smbios_config(config, map, &cpuid);
+                Some(FirmwareBoard::new(loaded, map, acpi, smbios, legacy)?)
+            }
+            None => None,
+        };
         let (lines_sink, messages): (Arc<dyn LineSink>, Arc<dyn MsiSink>) = match &fabric {
             Some(fabric) => (Arc::clone(fabric) as _, Arc::clone(fabric) as _),
             None => {
@@ -168,6 +203,9 @@ impl Machine {
             control: Arc::new(Control::new(lines.clone(), wiring.requests)),
             console: wiring.console,
             debug_exit: config.debug_exit,
+            debug_console: config.debug_console.as_ref().map(open_debug).transpose()?,
+            firmware,
+            vcpus: config.vcpus,
             memory: map,
             physical_bits: physical_bits(&cpuid),
             ram: Arc::clone(&ram),
@@ -184,6 +222,73 @@ impl Machine {
             vcpus,
             console_input,
         })
+    }
+}
+
+/// Loads the kernel and the tables it finds without firmware.
+fn load_kernel(
+    config: &MachineConfig,
+    acpi: &AcpiConfig,
+    ram: &GuestRam,
+    map: &MemoryMap,
+) -> Result<VcpuState, MachineError> {
+    for table in acpi::build(acpi) {
+        ram.write(table.gpa, &table.bytes)?;
+    }
+    let request = BootRequest {
+        kernel: &config.kernel,
+        initrd: config.initrd.as_ref(),
+        modules: &config.modules,
+        cmdline: &config.cmdline,
+        rsdp: acpi::rsdp_address(),
+        protocol: config.boot_protocol,
+    };
+    Ok(boot::load(ram, map, &request)?)
+}
+
+/// The boot processor after a reset, with its signature in EDX (SDM Vol 3 Table 10-1).
+fn reset_state(cpuid: &CpuidTable) -> VcpuState {
+    const EDX: usize = 2;
+    let mut state = vcpu::reset(true);
+    state.gpr[EDX] = u64::from(cpuid.get(1, 0).unwrap_or_default().eax);
+    state
+}
+
+fn smbios_config(config: &MachineConfig, memory: MemoryMap, cpuid: &CpuidTable) -> SmbiosConfig {
+    let leaf = cpuid.get(1, 0).unwrap_or_default();
+    SmbiosConfig {
+        vcpus: config.vcpus,
+        memory,
+        processor_id: (leaf.eax, leaf.edx),
+        processor_hz: config.tsc_hz,
+    }
+}
+
+fn open_debug(output: &DebugOutput) -> Result<Box<dyn SerialOutput>, MachineError> {
+    Ok(match output {
+        DebugOutput::StandardError => Box::new(DebugWriter::new(std::io::stderr())),
+        DebugOutput::File(path) => {
+            let file = File::create(path).map_err(|source| MachineError::DebugConsole {
+                name: path.display().to_string(),
+                source,
+            })?;
+            Box::new(DebugWriter::new(file))
+        }
+    })
+}
+
+/// The debug console's bytes on their way out, line by line. What the host does not take is lost.
+struct DebugWriter<W: Write>(LineWriter<W>);
+
+impl<W: Write> DebugWriter<W> {
+    fn new(out: W) -> Self {
+        Self(LineWriter::new(out))
+    }
+}
+
+impl<W: Write + Send> SerialOutput for DebugWriter<W> {
+    fn write(&mut self, bytes: &[u8]) {
+        let _ = self.0.write_all(bytes);
     }
 }
 
@@ -253,8 +358,10 @@ fn new_fabric(
     for (vcpu, line) in lines.iter().enumerate() {
         fabric.connect(vcpu, Arc::clone(line) as _);
     }
-    // What firmware leaves behind: the 8259A's interrupts reach the boot processor.
-    fabric.set_virtual_wire(0);
+    if config.firmware.is_none() {
+        // What firmware leaves behind: the 8259A's interrupts reach the boot processor.
+        fabric.set_virtual_wire(0);
+    }
     fabric
 }
 

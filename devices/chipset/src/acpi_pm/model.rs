@@ -85,6 +85,7 @@ impl AcpiPm {
             }
             0x20..=0x27 => self.gpe_status[usize::from(offset & 7)],
             0x28..=0x2f => self.gpe_enable[usize::from(offset & 7)],
+            regs::SMI_ENABLE => regs::SMI_ENABLE_VALUE,
             _ => 0,
         }
     }

@@ -23,6 +23,11 @@ pub const PM_TIMER_BYTES: u16 = 4;
 pub const GPE0: u16 = 0x20;
 /// Bytes of GPE0_BLK.
 pub const GPE0_BYTES: u16 = 16;
+/// Offset of SMI_EN (ICH9 13.8.3.11).
+pub const SMI_ENABLE: u16 = 0x30;
+/// SMI_EN as it always reads: writes to the APM port make an SMI. By this SeaBIOS knows that system management mode
+/// has been taken care of, and leaves it alone.
+pub const SMI_ENABLE_VALUE: u8 = 1 << 5;
 
 /// The PM timer's clock.
 pub const PM_TIMER_HZ: u64 = 3_579_545;

@@ -5,8 +5,11 @@ use crate::testing::{inb, keeps_contract, outb};
 
 const NOW: VirtualTime = VirtualTime(0);
 
+/// Offset and bytes of each change.
+type Changes = Vec<(u64, Vec<u8>)>;
+
 #[derive(Clone, Default)]
-struct Stored(Arc<Mutex<Vec<(u64, Vec<u8>)>>>);
+struct Stored(Arc<Mutex<Changes>>);
 
 impl FlashStore for Stored {
     fn store(&mut self, offset: u64, bytes: &[u8]) {

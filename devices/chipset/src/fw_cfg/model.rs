@@ -56,9 +56,9 @@ impl Items {
         items
     }
 
-    /// Sets the item of a key below [`regs::FILE_DIRECTORY`].
+    /// Sets the item of a key below [`regs::FILE_DIRECTORY`] or of the architecture.
     pub fn put(&mut self, key: u16, bytes: impl Into<Arc<[u8]>>) {
-        if key < regs::FILE_DIRECTORY {
+        if key < regs::FILE_DIRECTORY || key & regs::ARCHITECTURE != 0 {
             self.items.insert(key, Content::Bytes(bytes.into()));
         }
     }

@@ -14,6 +14,8 @@ pub const DMA_ADDRESS: u64 = 4;
 pub const DMA_SIGNATURE: [u8; 8] = *b"QEMU CFG";
 /// Selector bit of writes through the data port, which have no effect.
 pub const WRITE_CHANNEL: u16 = 1 << 14;
+/// Selector bit of items that only this architecture has.
+pub const ARCHITECTURE: u16 = 1 << 15;
 
 /// Item: "QEMU".
 pub const SIGNATURE: u16 = 0x00;

@@ -9,9 +9,7 @@ use acpi_tables::{Aml, AmlSink};
 use pci::IntxRouter;
 
 use super::{AcpiConfig, new_table};
-use crate::memory::{
-    ECAM_BASE, ECAM_SIZE_BYTES, HPET_BASE, LEGACY_START, PCI_MMIO_LAST, PCI_MMIO_START,
-};
+use crate::memory::{ECAM_SIZE_BYTES, HPET_BASE, LEGACY_START};
 use crate::ports;
 
 /// End of the legacy video window.
@@ -154,8 +152,9 @@ fn pci_root(config: &AcpiConfig, sink: &mut dyn AmlSink) {
         boxed(AddressSpace::<u16>::new_io(0, 0xcf7, None)),
         boxed(AddressSpace::<u16>::new_io(0xd00, 0xffff, None)),
         memory(LEGACY_START as u32, VIDEO_LAST),
-        memory(PCI_MMIO_START as u32, PCI_MMIO_LAST as u32),
     ];
+    let low = config.pci_low_windows();
+    windows.extend(low.map(|(first, last)| memory(first, last)));
     if !config.pci_high.is_empty() {
         windows.push(boxed(AddressSpace::<u64>::new_memory(
             AddressSpaceCacheable::Cacheable,
@@ -185,7 +184,7 @@ fn pci_root(config: &AcpiConfig, sink: &mut dyn AmlSink) {
     let board = memory_device(
         "MBRD",
         "PNP0C02",
-        ECAM_BASE.0 as u32,
+        config.ecam.0 as u32,
         ECAM_SIZE_BYTES as u32,
     );
     sink.vec(&Scope::raw("_SB_".into(), [root, board].concat()));

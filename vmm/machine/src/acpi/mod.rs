@@ -1,10 +1,12 @@
 //! ACPI tables for the configured board (ACPI specification 6.5).
 //!
-//! All tables lie in the BIOS area from E0000h on, which the memory map reports as reserved: the RSDP
-//! first, where a search finds it (5.2.5.1), the FACS after it on its 64-byte boundary, then the rest.
+//! For a kernel that is booted without firmware all tables lie in the BIOS area from E0000h on, which the memory map
+//! reports as reserved: the RSDP first, where a search finds it (5.2.5.1), the FACS after it on its 64-byte boundary,
+//! then the rest. Firmware gets the same tables as `loader` makes them.
 
 mod dsdt;
 mod fixed;
+pub mod loader;
 
 use std::ops::Range;
 
@@ -12,7 +14,10 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, facs::FACS, mcfg::MCFG, rsdp::Rsdp, xsdt::XSDT};
 use guestmem::Gpa;
 
-use crate::memory::{BIOS_START, ECAM_BASE, HIGH_MEMORY_START, HPET_BASE, IOAPIC_BASE, LAPIC_BASE};
+use crate::memory::{
+    BIOS_START, ECAM_SIZE_BYTES, HIGH_MEMORY_START, HPET_BASE, IOAPIC_BASE, LAPIC_BASE,
+    PCI_MMIO_LAST,
+};
 
 const OEM_ID: [u8; 6] = *b"NESTLG";
 const OEM_TABLE_ID: [u8; 8] = *b"NESTLING";
@@ -30,8 +35,25 @@ pub struct AcpiConfig {
     pub vcpus: u32,
     /// Whether the board has an HPET.
     pub hpet: bool,
+    /// Where ECAM for 256 buses is, below 4 GByte.
+    pub ecam: Gpa,
+    /// First address below 4 GByte that PCI functions may have, besides ECAM's.
+    pub pci_low: Gpa,
     /// The PCI memory window above 4 GByte; may be empty.
     pub pci_high: Range<u64>,
+}
+
+impl AcpiConfig {
+    /// The PCI memory windows below 4 GByte, first and last address: what ECAM leaves.
+    fn pci_low_windows(&self) -> impl Iterator<Item = (u32, u32)> {
+        let ecam_end = self.ecam.0 + ECAM_SIZE_BYTES;
+        let below = (self.pci_low.0, self.ecam.0);
+        let above = (self.pci_low.0.max(ecam_end), PCI_MMIO_LAST + 1);
+        [below, above]
+            .into_iter()
+            .filter(|(start, end)| start < end)
+            .map(|(start, end)| (start as u32, (end - 1) as u32))
+    }
 }
 
 /// A table and where it goes.
@@ -74,33 +96,57 @@ impl Placer {
     }
 }
 
-/// Builds all tables.
-#[must_use]
-pub fn build(config: &AcpiConfig) -> Vec<Table> {
+/// Tables at their places.
+struct LaidOut {
+    tables: Vec<Table>,
+    /// Pointers in them: address and bytes.
+    pointers: Vec<(u64, u8)>,
+    xsdt: Gpa,
+}
+
+/// All tables but the RSDP, from `start` on.
+fn lay_out(config: &AcpiConfig, start: u64) -> LaidOut {
+    /// Pointers of the FADT (table 5.9): FIRMWARE_CTRL, DSDT, X_DSDT.
+    const FADT_POINTERS: [(u64, u8); 3] = [(36, 4), (40, 4), (140, 8)];
+    const XSDT_ENTRIES: u64 = 36;
     let mut placer = Placer {
-        next: rsdp_address().0 + Rsdp::len() as u64,
+        next: start,
         tables: Vec::new(),
     };
     let facs = placer.place(64, bytes_of(&FACS::new()));
     let dsdt = placer.place(16, dsdt::build(config));
+    let fadt = placer.place(16, fixed::fadt(facs, dsdt));
     let mut listed = vec![
-        placer.place(16, fixed::fadt(facs, dsdt)),
+        fadt,
         placer.place(16, madt(config.vcpus)),
-        placer.place(16, mcfg()),
+        placer.place(16, mcfg(config.ecam)),
     ];
     if config.hpet {
         listed.push(placer.place(16, hpet()));
     }
-    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    for gpa in listed {
-        xsdt.add_entry(gpa.0);
+    let mut table = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    for gpa in &listed {
+        table.add_entry(gpa.0);
     }
-    let xsdt = placer.place(16, bytes_of(&xsdt));
-    placer.tables.push(Table {
+    let xsdt = placer.place(16, bytes_of(&table));
+    let in_fadt = FADT_POINTERS.map(|(at, size)| (fadt.0 + at, size));
+    let in_xsdt = (0..listed.len() as u64).map(|i| (xsdt.0 + XSDT_ENTRIES + 8 * i, 8));
+    LaidOut {
+        tables: placer.tables,
+        pointers: in_fadt.into_iter().chain(in_xsdt).collect(),
+        xsdt,
+    }
+}
+
+/// Builds all tables for a kernel without firmware.
+#[must_use]
+pub fn build(config: &AcpiConfig) -> Vec<Table> {
+    let mut laid = lay_out(config, rsdp_address().0 + Rsdp::len() as u64);
+    laid.tables.push(Table {
         gpa: rsdp_address(),
-        bytes: bytes_of(&Rsdp::new(OEM_ID, xsdt.0)),
+        bytes: bytes_of(&Rsdp::new(OEM_ID, laid.xsdt.0)),
     });
-    placer.tables
+    laid.tables
 }
 
 fn new_table(signature: [u8; 4], revision: u8) -> Sdt {
@@ -116,9 +162,9 @@ fn new_table(signature: [u8; 4], revision: u8) -> Sdt {
 }
 
 /// Memory-mapped configuration space (PCI Firmware 3.3, 4.1.2).
-fn mcfg() -> Vec<u8> {
+fn mcfg(ecam: Gpa) -> Vec<u8> {
     let mut table = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    table.add_ecam(ECAM_BASE.0, 0, 0, 255);
+    table.add_ecam(ecam.0, 0, 0, 255);
     bytes_of(&table)
 }
 

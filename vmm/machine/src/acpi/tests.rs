@@ -1,12 +1,15 @@
 use std::process::Command;
 
 use super::*;
+use crate::memory::{ECAM_BASE, PCI_MMIO_START};
 use crate::ports;
 
 fn tables(vcpus: u32) -> Vec<Table> {
     build(&AcpiConfig {
         vcpus,
         hpet: true,
+        ecam: ECAM_BASE,
+        pci_low: Gpa(PCI_MMIO_START),
         pci_high: 0x1_0000_0000..1 << 46,
     })
 }
@@ -128,6 +131,8 @@ fn a_board_without_hpet_does_not_announce_one() {
     let all = build(&AcpiConfig {
         vcpus: 1,
         hpet: false,
+        ecam: ECAM_BASE,
+        pci_low: Gpa(PCI_MMIO_START),
         pci_high: 0..0,
     });
     assert!(!all.iter().any(|t| t.bytes.starts_with(b"HPET")));
@@ -182,4 +187,121 @@ fn iasl_accepts_every_table() {
 
 fn said(out: &std::process::Output) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr)
+}
+
+/// Executes the script as firmware does: each file at an address of its own, pointers, then checksums.
+fn placed() -> Vec<(String, u64, Vec<u8>)> {
+    let files = loader::build(&AcpiConfig {
+        vcpus: 2,
+        hpet: true,
+        ecam: Gpa(0xe000_0000),
+        pci_low: Gpa(0x4000_0000),
+        pci_high: 0x1_0000_0000..1 << 40,
+    });
+    let mut memory: Vec<(String, u64, Vec<u8>)> = Vec::new();
+    let name = |bytes: &[u8]| {
+        let end = bytes.iter().position(|&b| b == 0).expect("a zero");
+        String::from_utf8(bytes[..end].to_vec()).expect("ASCII")
+    };
+    assert!(files.loader.len().is_multiple_of(128));
+    for command in files.loader.chunks(128) {
+        let file = name(&command[4..60]);
+        let at = |memory: &[(String, u64, Vec<u8>)], file: &str| {
+            let found = memory.iter().position(|m| m.0 == file);
+            found.expect("allocated before it is used")
+        };
+        match u32_at(command, 0) {
+            1 => {
+                let (address, bytes) = match file.as_str() {
+                    "etc/acpi/rsdp" => (0xf_5000, files.rsdp.clone()),
+                    "etc/acpi/tables" => (0x3fff_0000, files.tables.clone()),
+                    other => panic!("{other}"),
+                };
+                assert!(u32_at(command, 60).is_power_of_two());
+                memory.push((file, address, bytes));
+            }
+            2 => {
+                let source = at(&memory, &name(&command[60..116]));
+                let add = memory[source].1;
+                let (offset, size) = (u32_at(command, 116) as usize, command[120] as usize);
+                let target = at(&memory, &file);
+                let field = &mut memory[target].2[offset..offset + size];
+                let mut word = [0; 8];
+                word[..size].copy_from_slice(field);
+                let value = u64::from_le_bytes(word) + add;
+                field.copy_from_slice(&value.to_le_bytes()[..size]);
+            }
+            3 => {
+                let target = at(&memory, &file);
+                let [offset, start, len] = [60, 64, 68].map(|i| u32_at(command, i) as usize);
+                let bytes = &mut memory[target].2;
+                assert_eq!(bytes[offset], 0, "OVMF expects a zero");
+                let total = sum(&bytes[start..start + len]);
+                bytes[offset] = total.wrapping_neg();
+            }
+            other => panic!("command {other}"),
+        }
+    }
+    memory
+}
+
+#[test]
+fn the_loaders_script_makes_a_tree_of_valid_tables() {
+    let memory = placed();
+    let bytes_at = |address: u64, len: usize| {
+        let found = memory
+            .iter()
+            .find(|m| m.1 <= address && address < m.1 + m.2.len() as u64);
+        let (_, base, bytes) = found.expect("a pointer into a file");
+        let at = (address - base) as usize;
+        bytes[at..at + len].to_vec()
+    };
+    let table_at = |address: u64| {
+        let len = u32_at(&bytes_at(address, 8), 4) as usize;
+        let table = bytes_at(address, len);
+        assert_eq!(sum(&table), 0, "{:?}", String::from_utf8_lossy(&table[..4]));
+        table
+    };
+    let rsdp = bytes_at(0xf_5000, 36);
+    assert_eq!(&rsdp[..8], b"RSD PTR ");
+    assert_eq!((sum(&rsdp[..20]), sum(&rsdp)), (0, 0));
+    let xsdt = table_at(u64_at(&rsdp, 24));
+    assert_eq!(&xsdt[..4], b"XSDT");
+    let listed: Vec<Vec<u8>> = (36..xsdt.len())
+        .step_by(8)
+        .map(|at| table_at(u64_at(&xsdt, at)))
+        .collect();
+    let names: Vec<&[u8]> = listed.iter().map(|t| &t[..4]).collect();
+    assert_eq!(names, [b"FACP", b"APIC", b"MCFG", b"HPET"]);
+    let fadt = &listed[0];
+    assert_eq!(u64::from(u32_at(fadt, 40)), u64_at(fadt, 140));
+    assert_eq!(&table_at(u64_at(fadt, 140))[..4], b"DSDT");
+    let facs = u64::from(u32_at(fadt, 36));
+    assert_eq!((&bytes_at(facs, 4)[..], facs % 64), (&b"FACS"[..], 0));
+    // MCFG (PCI Firmware 3.3 4.1.2): where firmware put ECAM.
+    assert_eq!(u64_at(&listed[2], 44), 0xe000_0000);
+}
+
+#[test]
+fn pci_windows_leave_ecam_out() {
+    let config = |ecam: u64, low: u64| AcpiConfig {
+        vcpus: 1,
+        hpet: true,
+        ecam: Gpa(ecam),
+        pci_low: Gpa(low),
+        pci_high: 0..0,
+    };
+    let windows = |ecam, low| config(ecam, low).pci_low_windows().collect::<Vec<_>>();
+    assert_eq!(
+        windows(0xb000_0000, 0xc000_0000),
+        [(0xc000_0000, 0xfebf_ffff)]
+    );
+    assert_eq!(
+        windows(0xe000_0000, 0x2000_0000),
+        [(0x2000_0000, 0xdfff_ffff), (0xf000_0000, 0xfebf_ffff)]
+    );
+    assert_eq!(
+        windows(0xb000_0000, 0xb000_0000),
+        [(0xc000_0000, 0xfebf_ffff)]
+    );
 }
