@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use vcpu::cpuid::CpuModel;
 
 use crate::artifacts::OwnFiles;
+use crate::artifacts::firmware::FirmwareChoice;
 use crate::initramfs::DEEPEST;
 use crate::vm::{BootProtocol, ClockMode, Confinement, Disk, EngineChoice, NestedChoice};
 
@@ -145,8 +146,17 @@ Exit status:
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The kernel to boot: a Linux bzImage, a multiboot image, or an ELF file with a PVH entry; also packed by gzip
-    #[arg(long, value_name = "FILE")]
-    pub kernel: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["firmware", "disk", "cdrom"])]
+    pub kernel: Option<PathBuf>,
+    /// Start with firmware: Debian's SeaBIOS (bios), Debian's OVMF (uefi), or a ROM image of your own [default: bios, without --kernel]
+    #[arg(long, value_name = "bios|uefi|FILE", value_parser = firmware, conflicts_with_all = ["kernel", "initrd", "module"])]
+    pub firmware: Option<FirmwareChoice>,
+    /// Keep the variables of UEFI firmware in this file; it is made if it does not exist
+    #[arg(long, value_name = "FILE", requires = "firmware")]
+    pub firmware_vars: Option<PathBuf>,
+    /// Write what comes to the debug console, port 0x402, to a file, or to standard error for -
+    #[arg(long, value_name = "FILE|-")]
+    pub debugcon: Option<PathBuf>,
     /// How the kernel is booted
     #[arg(long, value_enum, default_value_t = BootArg::Auto)]
     pub boot_protocol: BootArg,
@@ -439,6 +449,16 @@ impl From<ConfineArg> for Confinement {
             ConfineArg::Require => Self::Require,
             ConfineArg::Off => Self::Off,
         }
+    }
+}
+
+/// Parses the name of a firmware, or a path to one.
+fn firmware(text: &str) -> Result<FirmwareChoice, String> {
+    match text {
+        "" => Err("write bios, uefi, or the path of a ROM image".into()),
+        "bios" => Ok(FirmwareChoice::Bios),
+        "uefi" => Ok(FirmwareChoice::Uefi),
+        path => Ok(FirmwareChoice::File(path.into())),
     }
 }
 

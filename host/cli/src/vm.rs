@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use lifecycle::confine::{Confine, Confined, calls::CallSet};
 use lifecycle::{Console, RunOptions, Statistics, Vm};
-pub use machine::BootProtocol;
-use machine::{DiskConfig, EngineKind, Image, MachineConfig, Module};
+pub use machine::{BootProtocol, DebugOutput};
+use machine::{DiskConfig, EngineKind, Image, MachineConfig, Module, Variables};
 use vcpu::cpuid::CpuModel;
 use vcpu::{Capabilities, NestedVirt};
 
+use crate::artifacts::firmware::FirmwareFiles;
 use crate::interrupt::Interrupt;
 use crate::output;
 
@@ -112,13 +113,26 @@ pub fn identify(kernel: &[u8], asked: BootProtocol) -> Result<BootProtocol, (Str
     machine::boot::identify(kernel, asked).map_err(|e| split(&e.to_string()))
 }
 
+/// Firmware that a VM starts with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Firmware {
+    /// The files.
+    pub files: FirmwareFiles,
+    /// Where its variables are kept.
+    pub variables: Option<PathBuf>,
+}
+
 /// A VM to be run until it ends. The files have been read and checked to be what they should.
 #[derive(Debug, Clone)]
 pub struct RunRequest {
-    /// A kernel.
+    /// A kernel; nothing with firmware.
     pub kernel: Vec<u8>,
     /// How it is booted.
     pub boot_protocol: BootProtocol,
+    /// Firmware to start with.
+    pub firmware: Option<Firmware>,
+    /// Where the debug console goes, if there is one.
+    pub debug_console: Option<DebugOutput>,
     /// The initial RAM disk.
     pub initrd: Option<Vec<u8>>,
     /// More modules, each with what the kernel is told with it.
@@ -322,6 +336,14 @@ fn machine_config(request: RunRequest, can: &Capabilities) -> MachineConfig {
         debug_exit: request.debug_exit,
         disks: request.disks.into_iter().map(DiskConfig::from).collect(),
         cdrom: request.cdrom,
+        firmware: request.firmware.map(|firmware| machine::Firmware {
+            code: image(firmware.files.code),
+            variables: firmware.files.variables.map(|bytes| Variables {
+                template: image(bytes),
+                file: firmware.variables,
+            }),
+        }),
+        debug_console: request.debug_console,
         ..MachineConfig::default()
     }
 }
@@ -375,6 +397,8 @@ mod tests {
     fn the_engine_decides_what_auto_nesting_is() {
         let request = RunRequest {
             kernel: vec![1],
+            firmware: None,
+            debug_console: None,
             initrd: None,
             boot_protocol: BootProtocol::Auto,
             modules: Vec::new(),

@@ -5,6 +5,7 @@ pub mod apt;
 pub mod cache;
 mod deb;
 pub mod decompress;
+pub mod firmware;
 pub mod kernel_image;
 pub mod modules;
 pub mod progress;

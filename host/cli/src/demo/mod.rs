@@ -126,6 +126,8 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     let view = view::on_standard_error(args.depth, args.verbose);
     let request = RunRequest {
         kernel: artifacts.kernel,
+        firmware: None,
+        debug_console: None,
         initrd: Some(images.outermost),
         boot_protocol: BootProtocol::Auto,
         modules: Vec::new(),

@@ -60,6 +60,8 @@ impl View for Noted {
 fn play(console: &[u8], end: Result<RunOutcome, RunError>) -> (Result<u8, Failure>, Vec<String>) {
     let request = RunRequest {
         kernel: Vec::new(),
+        firmware: None,
+        debug_console: None,
         initrd: None,
         boot_protocol: BootProtocol::Auto,
         modules: Vec::new(),

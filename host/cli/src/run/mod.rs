@@ -11,13 +11,16 @@ use vcpu::cpuid::{CpuModel, Vendor};
 
 use crate::args::RunArgs;
 use crate::artifacts;
+use crate::artifacts::firmware::FirmwareChoice;
+use crate::artifacts::progress::Progress;
 use crate::doctor::facts;
 use crate::engine::{self, Needs};
 use crate::failure::{Failure, cause};
 use crate::interrupt::{Interrupt, StopReason};
 use crate::output;
 use crate::vm::{
-    BootProtocol, Engine, NestedChoice, RunError, RunOutcome, RunReport, RunRequest, Runner,
+    BootProtocol, DebugOutput, Engine, Firmware, NestedChoice, RunError, RunOutcome, RunReport,
+    RunRequest, Runner,
 };
 use console::{Keys, Output};
 use terminal::RawMode;
@@ -153,22 +156,14 @@ pub fn run(args: &RunArgs, runner: &dyn Runner) -> Result<u8, Failure> {
 }
 
 fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
-    let read = |path: &Path| std::fs::read(path).map_err(|e| Failure::reading(path, &e));
-    let kernel = kernel(&args.kernel)?;
-    let boot_protocol = protocol(&kernel, args)?;
-    let initrd = args.initrd.as_deref().map(read).transpose()?;
-    let modules = args
-        .module
-        .iter()
-        .map(|m| Ok((read(&m.path)?, m.text.clone())))
-        .collect::<Result<Vec<_>, Failure>>()?;
-    if boot_protocol == BootProtocol::Linux64 {
-        check_memory(
-            args.memory,
-            kernel.len(),
-            initrd.as_ref().map_or(0, Vec::len),
-        )?;
-    }
+    let interrupt = Interrupt::new();
+    let KernelFiles {
+        kernel,
+        boot_protocol,
+        initrd,
+        modules,
+    } = kernel_files(args)?;
+    let firmware = firmware(args, &interrupt)?;
     let needs = Needs {
         nested: args.nested.into(),
         clock: args.clock.into(),
@@ -179,6 +174,11 @@ fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
     Ok(RunRequest {
         kernel,
         boot_protocol,
+        firmware,
+        debug_console: args.debugcon.as_ref().map(|path| match path.as_os_str() {
+            path if path == "-" => DebugOutput::StandardError,
+            _ => DebugOutput::File(path.clone()),
+        }),
         initrd,
         modules,
         append: args.append.clone(),
@@ -193,7 +193,49 @@ fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
         debug_exit: args.debug_exit,
         timeout: args.timeout,
         confinement: args.confine.into(),
-        interrupt: Interrupt::new(),
+        interrupt,
+    })
+}
+
+/// A kernel and what comes with it.
+struct KernelFiles {
+    kernel: Vec<u8>,
+    boot_protocol: BootProtocol,
+    initrd: Option<Vec<u8>>,
+    modules: Vec<(Vec<u8>, String)>,
+}
+
+/// Reads the kernel and what comes with it; nothing without a kernel.
+fn kernel_files(args: &RunArgs) -> Result<KernelFiles, Failure> {
+    let read = |path: &Path| std::fs::read(path).map_err(|e| Failure::reading(path, &e));
+    let Some(path) = &args.kernel else {
+        return Ok(KernelFiles {
+            kernel: Vec::new(),
+            boot_protocol: BootProtocol::Auto,
+            initrd: None,
+            modules: Vec::new(),
+        });
+    };
+    let kernel = kernel(path)?;
+    let boot_protocol = protocol(&kernel, path, args.boot_protocol.into())?;
+    let initrd = args.initrd.as_deref().map(read).transpose()?;
+    let modules = args
+        .module
+        .iter()
+        .map(|m| Ok((read(&m.path)?, m.text.clone())))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    if boot_protocol == BootProtocol::Linux64 {
+        check_memory(
+            args.memory,
+            kernel.len(),
+            initrd.as_ref().map_or(0, Vec::len),
+        )?;
+    }
+    Ok(KernelFiles {
+        kernel,
+        boot_protocol,
+        initrd,
+        modules,
     })
 }
 
@@ -204,15 +246,32 @@ fn kernel(path: &Path) -> Result<Vec<u8>, Failure> {
     artifacts::unpacked(file, LARGEST_KERNEL_BYTES).map_err(failure)
 }
 
-/// How the kernel is booted.
-fn protocol(kernel: &[u8], args: &RunArgs) -> Result<BootProtocol, Failure> {
-    crate::vm::identify(kernel, args.boot_protocol.into()).map_err(|(why, advice)| {
-        Failure::new(
-            format_args!("cannot boot {}", args.kernel.display()),
-            why,
-            advice,
-        )
+/// How the kernel is booted, when `asked` for a way.
+fn protocol(kernel: &[u8], path: &Path, asked: BootProtocol) -> Result<BootProtocol, Failure> {
+    crate::vm::identify(kernel, asked).map_err(|(why, advice)| {
+        Failure::new(format_args!("cannot boot {}", path.display()), why, advice)
     })
+}
+
+/// Gets the firmware, if one is asked for or there is no kernel.
+fn firmware(args: &RunArgs, interrupt: &Interrupt) -> Result<Option<Firmware>, Failure> {
+    let choice = match &args.firmware {
+        Some(choice) => choice,
+        None if args.kernel.is_none() => &FirmwareChoice::Bios,
+        None => return Ok(None),
+    };
+    let files = artifacts::firmware::obtain(choice, interrupt, &Progress::on_standard_error())?;
+    if args.firmware_vars.is_some() && files.variables.is_none() {
+        return Err(Failure::new(
+            "cannot keep the firmware's variables",
+            "this firmware has none in a flash",
+            "take --firmware uefi, or leave --firmware-vars out",
+        ));
+    }
+    Ok(Some(Firmware {
+        files,
+        variables: args.firmware_vars.clone(),
+    }))
 }
 
 fn check_memory(memory_bytes: u64, kernel: usize, initrd: usize) -> Result<(), Failure> {

@@ -101,10 +101,13 @@ pub enum FirmwareError {
     },
 }
 
+/// What the flash holds, and where it is kept.
+type ReadVariables = (Vec<u8>, Option<Box<dyn FlashStore>>);
+
 /// Firmware, read and checked.
 pub(crate) struct Loaded {
     code: Vec<u8>,
-    variables: Option<(Vec<u8>, Option<Box<dyn FlashStore>>)>,
+    variables: Option<ReadVariables>,
 }
 
 impl Loaded {
@@ -228,8 +231,6 @@ fn read_file(file: &File, name: &str) -> Result<Vec<u8>, FirmwareError> {
         .map_err(file_error(name))?;
     Ok(bytes)
 }
-
-type ReadVariables = (Vec<u8>, Option<Box<dyn FlashStore>>);
 
 fn read_variables(variables: &Variables, code: u64) -> Result<ReadVariables, FirmwareError> {
     let template = read(&variables.template)?;
