@@ -19,6 +19,7 @@ mod check;
 pub mod cpu;
 pub mod descriptors;
 mod intrinsics;
+pub mod legacy;
 pub mod memory;
 pub mod paging;
 mod serial;

@@ -61,3 +61,8 @@ fn vmx_ept() {
 fn vmx_inject() {
     passes("vmx-inject", NestedVirt::Intel);
 }
+
+#[test]
+fn modes() {
+    passes("modes", NestedVirt::Off);
+}
