@@ -302,3 +302,20 @@ fn fault_in_the_shadow() {
     b.cpu().pending |= pending::INTERRUPT;
     assert_eq!(b.step(), Outcome::Vector(0x40));
 }
+
+/// 18.3.1.4: TF that SYSRET loads traps after the instruction behind it, as with POPF.
+#[test]
+fn single_step_behind_sysret() {
+    let mut b = Bench::long();
+    let target = CODE + 0x100;
+    b.cpu().efer |= 1;
+    b.cpu().msr.star = u64::from(sel::USER_CODE32) << 48;
+    b.put::<u8>(target, 0x90);
+    b.set(RCX, target);
+    b.set(R11, 0x102);
+    assert_eq!(b.run(&[0x48, 0x0f, 0x07]), Outcome::Next(target));
+    assert_eq!(b.cpu().cpl, 3);
+    assert_eq!(b.step(), Outcome::Next(target + 1));
+    assert_eq!(b.step(), Outcome::Vector(DB));
+    assert_eq!(b.at::<u64>(b.get(RSP)), target + 1);
+}
