@@ -43,6 +43,9 @@ pub enum Command {
     /// Write the files a demo starts its first level with
     #[command(hide = true)]
     Images(ImagesArgs),
+    /// Fetch Debian packages and unpack them into a folder, as tests need them
+    #[command(hide = true)]
+    Unpack(UnpackArgs),
 }
 
 const DEMO_HELP: &str = "\
@@ -285,6 +288,17 @@ pub struct ImagesArgs {
     /// Files of your own.
     #[command(flatten)]
     pub files: FileArgs,
+}
+
+/// Options of `nestling unpack`.
+#[derive(Debug, Args)]
+pub struct UnpackArgs {
+    /// The packages, each as NAME or NAME=VERSION
+    #[arg(value_name = "PACKAGE", required = true)]
+    pub packages: Vec<String>,
+    /// The directory to unpack into
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
 }
 
 /// How results are printed.

@@ -45,7 +45,15 @@ fn perform(command: &Command) -> Result<u8, Failure> {
         Command::Cpu(args) => cpu::run(args).map(|()| 0),
         Command::GuestReport(args) => guest_report::report(args.level).map(|()| 0),
         Command::Images(args) => demo::images::write(args).map(|()| 0),
+        Command::Unpack(args) => unpack(args).map(|()| 0),
     }
+}
+
+fn unpack(args: &args::UnpackArgs) -> Result<(), Failure> {
+    let interrupt = interrupt::Interrupt::new();
+    interrupt.watch_signals()?;
+    let progress = artifacts::progress::Progress::on_standard_error();
+    artifacts::unpack(&args.packages, &args.output, &interrupt, &progress)
 }
 
 fn main() -> ExitCode {

@@ -6,7 +6,9 @@
 
 pub mod cache;
 pub mod guest;
+pub mod initramfs;
 pub mod kernel;
+pub mod packages;
 pub mod program;
 
 use std::io::Write;

@@ -28,6 +28,23 @@ pub fn extract(
     deb: &Path,
     mut wanted: impl FnMut(&str) -> bool,
 ) -> Result<Vec<PackagedFile>, Failure> {
+    with_data(deb, |data| extract_tar(data, &mut wanted))
+}
+
+/// Unpacks all of the package at `deb` into `folder`: files with their permissions, folders, links. What would end
+/// outside of the folder is left out.
+///
+/// # Errors
+/// An unreadable or broken package, or a folder that cannot be written.
+pub fn unpack(deb: &Path, folder: &Path) -> Result<(), Failure> {
+    with_data(deb, |data| tar::Archive::new(data).unpack(folder))
+}
+
+/// What `take` makes of the unpacked `data.tar` of the package at `deb`.
+fn with_data<T>(
+    deb: &Path,
+    take: impl FnOnce(Box<dyn Read + '_>) -> io::Result<T>,
+) -> Result<T, Failure> {
     let file = File::open(deb).map_err(|e| Failure::reading(deb, &e))?;
     let broken = |error: io::Error| {
         Failure::new(
@@ -40,9 +57,7 @@ pub fn extract(
     while let Some(member) = archive.next_entry() {
         let member = member.map_err(broken)?;
         if member.header().identifier().starts_with(b"data.tar") {
-            return decompress::reader(member)
-                .and_then(|data| extract_tar(data, &mut wanted))
-                .map_err(broken);
+            return decompress::reader(member).and_then(take).map_err(broken);
         }
     }
     Err(broken(io::Error::new(
@@ -125,6 +140,22 @@ mod tests {
             content: b"box".to_vec(),
         };
         assert_eq!(files, [expected]);
+    }
+
+    #[test]
+    fn a_package_is_unpacked_into_a_folder() {
+        let deb = written(&package(
+            "data.tar",
+            &[("./bin/busybox", b"box"), ("./usr/share/x", b"x")],
+        ));
+        let folder = tempfile::tempdir().expect("a folder");
+        unpack(deb.path(), folder.path()).expect("unpacks");
+        let read = |path| std::fs::read(folder.path().join(path)).expect("there");
+        assert_eq!(
+            (read("bin/busybox"), read("usr/share/x")),
+            (b"box".to_vec(), b"x".to_vec())
+        );
+        assert!(unpack(written(&[0xa5; 4096]).path(), folder.path()).is_err());
     }
 
     #[test]

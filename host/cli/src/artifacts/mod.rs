@@ -269,6 +269,26 @@ impl<'a> Session<'a> {
     }
 }
 
+/// Fetches packages, each a name or `name=version`, and unpacks all of them into `folder`. Nothing is cached.
+///
+/// # Errors
+/// Whatever keeps a package from being had or unpacked, told for the user.
+pub fn unpack(
+    packages: &[String],
+    folder: &Path,
+    interrupt: &Interrupt,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder).map_err(|e| Failure::writing(folder, &e))?;
+    let session = Session::new(&Cache::from_environment()?, interrupt, progress)?;
+    for package in packages {
+        let (_, deb) = session.apt.download(|apt| apt.show(package))?;
+        deb::unpack(&deb, folder)?;
+        std::fs::remove_file(&deb).map_err(|e| Failure::writing(&deb, &e))?;
+    }
+    Ok(())
+}
+
 fn fetch_busybox(apt: &Apt) -> Result<Entry, Failure> {
     let (record, deb) = apt.download(|apt| apt.show(BUSYBOX_PACKAGE))?;
     let files = deb::extract(&deb, |path| {
