@@ -4,6 +4,7 @@
 //! Invariants: a test sees the program only from outside (arguments, environment, files, streams, exit status);
 //! no test changes the shared cache; every process a test starts is ended by a deadline.
 
+pub mod boot_media;
 pub mod cache;
 pub mod guest;
 pub mod initramfs;

@@ -1,56 +1,73 @@
-//! `nestling run` boots kernels of every form by itself.
+//! Firmware boots disks and discs: Debian's SeaBIOS and OVMF, Debian's GRUB, Debian's kernel to user space.
 
-use std::io::Read;
+use std::path::Path;
 
-use e2e::guest::Level1;
+use e2e::boot_media::{self, BootFiles, UP};
+use e2e::program::{Ended, Run};
+use tempfile::TempDir;
 
-/// Where the setup header says how long the real-mode code is, and where the packed kernel lies behind it
-/// (Linux Documentation/arch/x86/boot.rst: `setup_sects`, `payload_offset`, `payload_length`).
-const SETUP_SECTS: usize = 0x1f1;
-const PAYLOAD_OFFSET: usize = 0x248;
-const PAYLOAD_LENGTH: usize = 0x24c;
-
-/// The ELF file inside of Debian's bzImage, which is packed by LZ4.
-fn vmlinux(bzimage: &[u8]) -> Vec<u8> {
-    let word = |at: usize| {
-        let bytes = bzimage[at..at + 4].try_into().expect("4 bytes");
-        u32::from_le_bytes(bytes) as usize
-    };
-    let start = (usize::from(bzimage[SETUP_SECTS]) + 1) * 512 + word(PAYLOAD_OFFSET);
-    // The last 4 bytes are the unpacked size.
-    let end = start + word(PAYLOAD_LENGTH) - 4;
-    let mut file = Vec::new();
-    lz4_flex::frame::FrameDecoder::new(&bzimage[start..end])
-        .read_to_end(&mut file)
-        .expect("it unpacks");
-    file
+/// A machine with firmware and no kernel of ours.
+fn run(firmware: &str) -> Run {
+    Run::nestling([
+        "run",
+        "--firmware",
+        firmware,
+        "--engine",
+        "soft",
+        "--memory",
+        "512M",
+    ])
+    .args(["--nested", "off", "--clock", "virtual", "--timeout", "500"])
+    .cache(e2e::cache::shared())
 }
 
-#[test]
-fn linux_as_an_elf_file_by_pvh() {
-    let level = Level1::of(1);
-    let folder = tempfile::tempdir().expect("a directory");
-    let kernel = folder.path().join("vmlinux");
-    let bzimage = std::fs::read(level.kernel()).expect("readable");
-    std::fs::write(&kernel, vmlinux(&bzimage)).expect("written");
-    let ended = level
-        .run_kernel(&kernel, &["--nested", "off", "--clock", "virtual"])
-        .end();
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+/// GRUB ran on `platform`, and Linux, loaded by it, came to user space and saw `disks`.
+fn assert_booted(ended: &Ended, platform: &str, disks: &str) {
     ended.expect_code(0);
     let console = ended.text();
-    assert!(
-        console.contains("NESTLING-LEVEL 1 down status=0"),
-        "{console}"
-    );
+    for part in [
+        &format!("GRUB on {platform} from "),
+        &format!("loaded-by=grub-{platform}"),
+        UP,
+        &format!("disks: {disks}"),
+    ] {
+        assert!(console.contains(part), "no `{part}` in: {console}");
+    }
+}
+
+fn disk(image: &Path, read_only: bool) -> String {
+    let image = image.to_str().expect("UTF-8");
+    format!("{image}{}", if read_only { ",readonly" } else { "" })
 }
 
 #[test]
-fn linux_by_the_32_bit_protocol() {
-    let level = Level1::of(1);
-    let options = ["--nested", "off", "--clock", "virtual"];
-    let ended = level
-        .run(&[&options[..], &["--boot-protocol", "linux32"]].concat())
+fn seabios_boots_a_grub_disk() {
+    let folder = folder();
+    let image = boot_media::grub_disk(&BootFiles::new(), folder.path());
+    let ended = run("bios").args(["--disk", &disk(&image, false)]).end();
+    assert_booted(&ended, "pc", "/dev/vda");
+}
+
+#[test]
+fn seabios_boots_a_hybrid_disc_from_the_drive_and_as_a_disk() {
+    let folder = folder();
+    let image = boot_media::hybrid_iso(&BootFiles::new(), folder.path());
+    let ended = run("bios")
+        .args(["--cdrom".as_ref(), image.as_os_str()])
         .end();
-    ended.expect_code(0);
-    assert!(ended.text().contains("NESTLING-LEVEL 1 down status=0"));
+    assert_booted(&ended, "pc", "/dev/vd?");
+    let ended = run("bios").args(["--disk", &disk(&image, true)]).end();
+    assert_booted(&ended, "pc", "/dev/vda");
+}
+
+#[test]
+fn ovmf_boots_a_grub_efi_disk() {
+    let folder = folder();
+    let image = boot_media::efi_disk(&BootFiles::new(), folder.path());
+    let ended = run("uefi").args(["--disk", &disk(&image, false)]).end();
+    assert_booted(&ended, "efi", "/dev/vda");
 }
