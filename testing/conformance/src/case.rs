@@ -2,7 +2,7 @@
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
-use crate::segments::{CS, Segment, Setting};
+use crate::segments::{CS, SS, Segment, Setting};
 
 /// Bytes of the memory window: two writable pages and one read-only page.
 pub const WINDOW_BYTES: usize = 3 * 4096;
@@ -309,8 +309,14 @@ pub struct Outcome {
 
 impl Outcome {
     /// Clears what a change of mode leaves undefined: R8 to R15 and the upper halves of the others outside
-    /// of 64-bit mode (SDM Vol 1 3.4.1.1).
+    /// of 64-bit mode (SDM Vol 1 3.4.1.1). The RPL of a null selector goes when the host's kernel returns from
+    /// an exception (SDM Vol 2, IRET, to an outer level).
     pub(crate) fn clear_undefined(&mut self, case: &Case) {
+        for (register, selector) in self.selectors.iter_mut().enumerate() {
+            if register != CS && register != SS && *selector < 4 {
+                *selector = 0;
+            }
+        }
         if case.setting.bits == 64 && self.selectors[CS] == case.setting.segments[CS].selector {
             return;
         }

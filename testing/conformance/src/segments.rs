@@ -187,8 +187,8 @@ pub const fn first_entry(layout: Layout) -> usize {
     layout.index() as usize * LDT_ENTRIES
 }
 
-const CODES16: [usize; 1] = [0];
-const CODES32: [usize; 2] = [1, 4];
+const CODES16: [usize; 2] = [0, 2];
+const CODES32: [usize; 3] = [1, 3, 4];
 const STACKS: [usize; 6] = [6, 7, 8, 10, 11, 7];
 const DATAS: [usize; 12] = [6, 6, 6, 7, 7, 8, 9, 10, 11, 12, 5, 1];
 

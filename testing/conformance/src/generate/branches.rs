@@ -4,7 +4,7 @@ use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpAccess, OpKind};
 
 use crate::case::{Patch, READ_ONLY_OFFSET, WINDOW_BYTES};
 use crate::random::Random;
-use crate::segments::{CODE64, SS, Segment, Setting, draw_selector};
+use crate::segments::{CODE64, DATA, SS, Segment, Setting, draw_selector};
 
 use super::addresses::{Reference, Solving, linear};
 use super::encode::Encoding;
@@ -46,6 +46,7 @@ impl Generator {
         match instruction.op0_kind() {
             OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
                 let target = instruction.near_branch_target();
+                self.faults_once(instruction, setting, used, solving, target)?;
                 return self
                     .may_run(encoding, setting, target)
                     .then_some(Some(target));
@@ -90,6 +91,7 @@ impl Generator {
                         random,
                     )?;
                     solving.pin(register, target);
+                    self.faults_once(instruction, setting, used, solving, target)?;
                     return Some(Some(target));
                 }
                 used.iter().find(|m| m.access == OpAccess::Read)
@@ -98,6 +100,7 @@ impl Generator {
         }?;
         let bytes = source.size.size();
         let target = self.draw_near_target(encoding, setting, bytes as u32 * 8, random)?;
+        self.faults_once(instruction, setting, used, solving, target)?;
         let taken = self.put_source(
             instruction,
             setting,
@@ -189,6 +192,24 @@ impl Generator {
             .then_some((selector, offset))
     }
 
+    /// A near CALL whose stack and whose target both fault: which is first is the processor's choice.
+    fn faults_once(
+        &self,
+        instruction: &Instruction,
+        setting: &Setting,
+        used: &[Reference],
+        solving: &Solving,
+        target: u64,
+    ) -> Option<()> {
+        let inside = setting.bits == 64 || setting.code().linear(target, 1).is_some();
+        (inside
+            || used
+                .iter()
+                .filter(|m| m.access == OpAccess::Write)
+                .all(|m| self.is_plain(instruction, m, setting, solving)))
+        .then_some(())
+    }
+
     /// A far CALL pushes before it checks the target on AMD's processors, and to 64-bit code by that mode's
     /// rules: only with a stack where that makes no difference.
     fn pushes_plainly(
@@ -260,7 +281,13 @@ impl Generator {
                         return None;
                     }
                 }
-                let stack = draw_selector(self.layout, random);
+                let mut stack = draw_selector(self.layout, random);
+                let code = Segment::of(self.layout, selector);
+                if code.is_some_and(|segment| segment.linear(offset, 1).is_none()) {
+                    // Whether the stack or the instruction pointer is looked at first is the processor's
+                    // choice.
+                    stack = DATA;
+                }
                 let flags = random.bits64() & POPPED_FLAGS | 0x202;
                 let mut words = vec![offset, selector.into()];
                 if instruction.mnemonic() != M::Retf {

@@ -70,6 +70,10 @@ impl Generator {
         let setting = Setting::draw(self.layout, bits, random);
         let encoding = self.encodings.draw(code, &setting, random)?;
         let instruction = encoding.instruction;
+        let last = encoding.rip + encoding.bytes.len() as u64 - 1;
+        if bits != 64 && last > setting.code().limit.into() && has_no_operands(&instruction) {
+            return None;
+        }
         let lane = lane_of(&instruction);
         let mut solving = Solving {
             registers: draw_registers(&instruction, lane, random),
@@ -470,6 +474,11 @@ fn moves_partly(instruction: &Instruction) -> bool {
         M::Popa | M::Popad => true,
         _ => false,
     }
+}
+
+/// UD0 and UD1 have no operands on AMD's processors, so what is behind their opcode is not fetched.
+fn has_no_operands(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1)
 }
 
 /// Whether an operand that is not aligned is #GP (SDM Vol 1 14.9, exceptions types 1 and 4).

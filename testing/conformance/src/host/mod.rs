@@ -222,7 +222,9 @@ impl Host {
         let bits = case.setting.bits;
         self.code(case.code(), case.bytes.len())
             .copy_from_slice(&case.bytes);
-        self.put_exit(case.code() + case.bytes.len() as u64, bits, Exit::Through);
+        if fits_limit(case, case.next_rip()) {
+            self.put_exit(case.code() + case.bytes.len() as u64, bits, Exit::Through);
+        }
         if let Some(target) = case.branch_target
             && target != case.next_rip()
             && let Some(at) = self.holds_exit(case, target)
@@ -251,7 +253,8 @@ impl Host {
     /// Linear address of `target`, when an exit fits there.
     fn holds_exit(&self, case: &Case, target: u64) -> Option<u64> {
         let at = case.setting.code().base + target;
-        (at >= self.layout.code()
+        (fits_limit(case, target)
+            && at >= self.layout.code()
             && at + JUMP_BYTES as u64 <= self.layout.code() + CODE_BYTES as u64)
             .then_some(at)
     }
@@ -320,6 +323,13 @@ impl Host {
         outcome.clear_undefined(case);
         outcome
     }
+}
+
+/// Whether a jump at `offset` is inside the limit of the code segment; where it is not, the INT3 of the code
+/// area ends the case.
+fn fits_limit(case: &Case, offset: u64) -> bool {
+    let segment = case.setting.code();
+    case.setting.bits == 64 || segment.linear(offset, JUMP_BYTES as u64).is_some()
 }
 
 /// What in `window` differs from `background` with `patches` on it; puts the background back.
