@@ -16,7 +16,7 @@ pub const CODE_BYTES: usize = 2 * 4096;
 /// Where a subject has its memory, in linear addresses.
 ///
 /// A slot is 1 MiB below 4 GiB, everything in it unmapped but the window and the code area. Workers that
-/// run in one process use different slots.
+/// run in one process use different slots. [`Layout::LOW`] is for cases without paging.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// First byte of the slot.
@@ -26,6 +26,9 @@ pub struct Layout {
 impl Layout {
     /// Bytes of a slot.
     pub const SLOT_BYTES: u64 = 1 << 20;
+
+    /// Below 1 MiB, for real mode; nothing is unmapped.
+    pub const LOW: Self = Self { slot: 0 };
 
     /// Slots there are room for.
     pub const WORKERS: u64 = 128;
@@ -54,24 +57,35 @@ impl Layout {
     /// Number of the worker.
     #[must_use]
     pub const fn index(self) -> u64 {
-        (self.slot - Self::FIRST_SLOT) / Self::SLOT_BYTES
+        self.slot.saturating_sub(Self::FIRST_SLOT) / Self::SLOT_BYTES
+    }
+
+    /// Whether this is [`Layout::LOW`].
+    #[must_use]
+    pub const fn is_low(self) -> bool {
+        self.slot == 0
     }
 
     /// First byte of the memory window.
     #[must_use]
     pub const fn window(self) -> u64 {
-        self.slot + 0x4_0000
+        self.slot + if self.is_low() { 0x2_0000 } else { 0x4_0000 }
     }
 
     /// First byte of the code area.
     #[must_use]
     pub const fn code(self) -> u64 {
-        self.slot + 0xc_0000
+        self.slot + if self.is_low() { 0x3_0000 } else { 0xc_0000 }
     }
 
     /// Whether an access may be executed: inside the slot and clear of the code area.
     #[must_use]
     pub const fn allows(self, address: u64, size_bytes: u64) -> bool {
+        if self.is_low() {
+            // The window and as much as string instructions need around it.
+            let offset = address.wrapping_sub(self.window() - 0x2000);
+            return offset < 0x7000 && offset + size_bytes <= 0x7000;
+        }
         address >= self.slot
             && size_bytes <= 0x8_0000
             && address.wrapping_sub(self.slot) <= 0x8_0000 - size_bytes

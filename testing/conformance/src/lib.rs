@@ -14,6 +14,7 @@
 mod case;
 pub mod compare;
 pub mod engine;
+pub mod fixtures;
 pub mod forms;
 pub mod generate;
 pub mod guest;

@@ -88,6 +88,26 @@ impl Segment {
         }
     }
 
+    /// The segment of `selector` in real mode (SDM Vol 3 21.1.1).
+    #[must_use]
+    pub const fn real(selector: u16) -> Self {
+        Self {
+            selector,
+            base: (selector as u64) << 4,
+            limit: 0xffff,
+            kind: data(true, false),
+            big: false,
+            present: true,
+        }
+    }
+
+    /// The same segment with DPL and RPL 0.
+    #[must_use]
+    pub const fn of_kernel(mut self) -> Self {
+        self.selector &= !3;
+        self
+    }
+
     /// The segment `selector` refers to, if code at CPL 3 can use it.
     #[must_use]
     pub fn of(layout: Layout, selector: u16) -> Option<Self> {
@@ -240,6 +260,17 @@ pub fn ldt(layout: Layout) -> [Segment; LDT_ENTRIES] {
     table
 }
 
+/// How a case runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum World {
+    /// At CPL 3 on a 64-bit system.
+    User,
+    /// At CPL 0 in protected mode.
+    Kernel,
+    /// In real mode.
+    Real,
+}
+
 /// The six segments a case starts with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
@@ -300,6 +331,34 @@ impl Setting {
             setting.segments[SS] = ldt[random.pick(&STACKS)];
         }
         setting
+    }
+
+    /// A random one at CPL 0 in protected mode.
+    pub fn draw_kernel(layout: Layout, bits: u32, random: &mut Random) -> Self {
+        let ldt = ldt(layout).map(Segment::of_kernel);
+        let codes: &[usize] = if bits == 32 { &CODES32 } else { &CODES16 };
+        let mut setting = Self {
+            bits,
+            segments: [Segment::NULL; 6],
+        };
+        for register in [ES, DS, FS, GS] {
+            setting.segments[register] = match random.below(20) {
+                0 => Segment::NULL,
+                _ => ldt[random.pick(&DATAS)],
+            };
+        }
+        setting.segments[CS] = ldt[random.pick(codes)];
+        setting.segments[SS] = ldt[random.pick(&STACKS)];
+        setting
+    }
+
+    /// A random one of real mode.
+    pub fn draw_real(layout: Layout, random: &mut Random) -> Self {
+        let mut near =
+            |address: u64| Segment::real((address >> 4) as u16 - random.below(256) as u16);
+        let mut segments = [(); 6].map(|()| near(layout.window() - 0x3000));
+        segments[CS] = near(layout.code() - 0x7000);
+        Self { bits: 16, segments }
     }
 
     /// The code segment.

@@ -2,9 +2,9 @@
 
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpAccess, OpKind};
 
-use crate::case::{Patch, READ_ONLY_OFFSET, WINDOW_BYTES};
+use crate::case::{CODE_BYTES, Patch, READ_ONLY_OFFSET, WINDOW_BYTES};
 use crate::random::Random;
-use crate::segments::{CODE64, DATA, SS, Segment, Setting, draw_selector};
+use crate::segments::{CODE64, DATA, SS, Segment, Setting, World, draw_selector};
 
 use super::addresses::{Reference, Solving, linear};
 use super::encode::Encoding;
@@ -158,15 +158,28 @@ impl Generator {
 
     fn is_clear(&self, encoding: &Encoding, setting: &Setting, at: u64) -> bool {
         let start = setting.code().base + encoding.rip;
-        let inside = at >= self.layout.slot && at < self.layout.code() + 0x4000;
+        let code = self.layout.code();
+        let inside = if self.layout.is_low() {
+            // Everything can be executed: only INT3 must be.
+            at >= code && at < code + CODE_BYTES as u64 - 16
+        } else {
+            at >= self.layout.slot && at < code + 0x4000
+        };
         let next = at == start + encoding.bytes.len() as u64;
         let clear = at + 16 <= start || at >= start + 15 + 14;
         inside && (clear || next)
     }
 
+    fn segment(&self, selector: u16) -> Option<Segment> {
+        match self.world {
+            World::Real => Some(Segment::real(selector)),
+            World::User | World::Kernel => Segment::of(self.layout, selector),
+        }
+    }
+
     /// Whether a far branch may go there.
     fn may_land(&self, encoding: &Encoding, selector: u16, offset: u64, setting: &Setting) -> bool {
-        match Segment::of(self.layout, selector) {
+        match self.segment(selector) {
             Some(segment) => self.is_clear(encoding, setting, segment.base.wrapping_add(offset)),
             None => true,
         }
@@ -180,8 +193,11 @@ impl Generator {
         bits: u32,
         random: &mut Random,
     ) -> Option<(u16, u64)> {
-        let selector = draw_selector(self.layout, random);
-        let base = Segment::of(self.layout, selector).map_or(0, |segment| segment.base);
+        let selector = match self.world {
+            World::Real => ((self.layout.code() - 0x7000) >> 4) as u16 - random.below(256) as u16,
+            World::User | World::Kernel => draw_selector(self.layout, random),
+        };
+        let base = self.segment(selector).map_or(0, |segment| segment.base);
         let here = setting.code().base;
         let target = self
             .encodings
@@ -258,12 +274,12 @@ impl Generator {
                 };
                 let (selector, offset) =
                     self.draw_pointer(encoding, setting, width as u32 * 8, random)?;
-                if selector == CODE64 && setting.stack_bits() == 16 {
+                if self.world == World::User && selector == CODE64 && setting.stack_bits() == 16 {
                     // Which width the stack pointer is moved in when the mode changes is the processor's
                     // choice.
                     return None;
                 }
-                if selector & 3 != 3 {
+                if selector & 3 != 3 && self.world == World::User {
                     // To an inner level: whether the outer stack is read before that is refused is the
                     // processor's choice.
                     let released = match instruction.op_count() {

@@ -253,9 +253,15 @@ impl Encodings {
                 }
             }
             Choice::FarBranch(kind) => {
-                let target = self.draw_far_target(rip, setting, random);
+                let mut target = self.draw_far_target(rip, setting, random);
+                let mut selector = draw_selector(self.layout, random);
+                if self.layout.is_low() {
+                    // Real mode: where the code area is.
+                    selector = setting.code().selector - random.below(16) as u16;
+                    target += setting.code().base - (u64::from(selector) << 4);
+                }
                 instruction.set_op_kind(i, kind);
-                instruction.set_far_branch_selector(draw_selector(self.layout, random));
+                instruction.set_far_branch_selector(selector);
                 if kind == OpKind::FarBranch16 {
                     instruction.set_far_branch16(target as u16);
                 } else {

@@ -12,7 +12,7 @@ use iced_x86::{
 
 use crate::case::{Case, Layout, Patch, READ_ONLY_OFFSET, Registers, WINDOW_BYTES};
 use crate::random::{Lane, Random};
-use crate::segments::{SS, Setting};
+use crate::segments::{SS, Setting, World};
 pub(crate) use addresses::operand_address;
 use addresses::{Reference, Solving, access_bytes, bit_string, linear, segment_number};
 pub(crate) use encode::Encodings;
@@ -41,6 +41,7 @@ pub fn background(seed: u64) -> Box<[u8; WINDOW_BYTES]> {
 pub struct Generator {
     seed: u64,
     layout: Layout,
+    world: World,
     encodings: Encodings,
     factory: InstructionInfoFactory,
 }
@@ -49,9 +50,16 @@ impl Generator {
     /// A generator of `seed`'s cases.
     #[must_use]
     pub fn new(seed: u64, layout: Layout) -> Self {
+        Self::of_world(seed, layout, World::User)
+    }
+
+    /// A generator for another `world`.
+    #[must_use]
+    pub fn of_world(seed: u64, layout: Layout, world: World) -> Self {
         Self {
             seed,
             layout,
+            world,
             encodings: Encodings::new(layout),
             factory: InstructionInfoFactory::new(),
         }
@@ -67,12 +75,20 @@ impl Generator {
     }
 
     fn attempt(&mut self, code: Code, bits: u32, random: &mut Random) -> Option<Case> {
-        let setting = Setting::draw(self.layout, bits, random);
+        let setting = match self.world {
+            World::User => Setting::draw(self.layout, bits, random),
+            World::Kernel => Setting::draw_kernel(self.layout, bits, random),
+            World::Real => Setting::draw_real(self.layout, random),
+        };
         let encoding = self.encodings.draw(code, &setting, random)?;
         let instruction = encoding.instruction;
         let last = encoding.rip + encoding.bytes.len() as u64 - 1;
         if bits != 64 && last > setting.code().limit.into() && has_no_operands(&instruction) {
             return None;
+        }
+        if self.world != World::User && last <= setting.code().limit.into() {
+            // The jump that ends the case must not fault: the stack may be anywhere by then.
+            setting.code().linear(last + 1, 8)?;
         }
         let lane = lane_of(&instruction);
         let mut solving = Solving {
@@ -129,6 +145,9 @@ impl Generator {
             &mut patches,
             random,
         )?;
+        if self.world != World::User {
+            self.solve_stack(&setting, &mut solving, random)?;
+        }
         Some(Case {
             instruction,
             bytes: encoding.bytes,
@@ -138,6 +157,28 @@ impl Generator {
             patches,
             branch_target,
         })
+    }
+
+    /// At CPL 0 an exception is pushed on the case's own stack: there has to be room.
+    fn solve_stack(
+        &self,
+        setting: &Setting,
+        solving: &mut Solving,
+        random: &mut Random,
+    ) -> Option<()> {
+        const ROOM: u64 = 32;
+        let segment = &setting.segments[SS];
+        let register = match setting.stack_bits() {
+            16 => Register::SP,
+            _ => Register::ESP,
+        };
+        if !solving.is_pinned(register) {
+            let top = self.layout.window() + 2048 + 2 * random.below(2048);
+            solving.pin(register, top.wrapping_sub(segment.base));
+        }
+        let top = solving.read(register);
+        let at = linear(setting, segment, top.checked_sub(ROOM)?, ROOM)?;
+        self.layout.allows(at, ROOM).then_some(())
     }
 
     /// Values some forms need in order to do something interesting most of the time.
