@@ -67,12 +67,6 @@ impl Platform for Empty {
     fn take_nmi(&mut self) -> bool {
         false
     }
-    fn take_init(&mut self) -> bool {
-        false
-    }
-    fn take_sipi(&mut self) -> Option<u8> {
-        None
-    }
     fn tsc_hz(&self) -> u64 {
         0
     }

@@ -92,12 +92,6 @@ impl Platform for Board {
     fn take_nmi(&mut self) -> bool {
         unreachable!("KVM has an APIC of its own")
     }
-    fn take_init(&mut self) -> bool {
-        unreachable!("KVM has an APIC of its own")
-    }
-    fn take_sipi(&mut self) -> Option<u8> {
-        unreachable!("KVM has an APIC of its own")
-    }
     fn tsc_hz(&self) -> u64 {
         unreachable!("KVM has the host's TSC")
     }

@@ -157,7 +157,7 @@ impl Vm for SoftVm {
             what: "cannot make memory for vector instructions",
             source: std::io::Error::other(e),
         })?;
-        let mut cpu = Cpu::new(
+        let cpu = Cpu::new(
             self.model.clone(),
             self.ram.clone(),
             platform,
@@ -166,9 +166,8 @@ impl Vm for SoftVm {
             host,
             Arc::clone(&self.world),
         );
-        cpu.shared = self.vcpus > 1;
         Ok(Box::new(SoftVcpu {
-            runner: Runner::new(cpu),
+            runner: Runner::new(cpu, self.vcpus),
         }))
     }
 }

@@ -36,11 +36,15 @@ enum Boundary {
 }
 
 impl Runner {
-    /// A runner with an empty cache.
-    pub fn new(cpu: Cpu) -> Self {
+    /// A runner of one of `vcpus` vCPUs, with an empty cache.
+    pub fn new(cpu: Cpu, vcpus: u32) -> Self {
+        let cpu = Cpu {
+            shared: vcpus > 1,
+            ..cpu
+        };
         Self {
             cpu,
-            cache: BlockCache::default(),
+            cache: BlockCache::new(vcpus),
             buffer: Vec::with_capacity(64),
             alone_ops: Vec::new(),
             gave_way: false,
@@ -761,8 +765,14 @@ impl Runner {
         true
     }
 
-    /// Follows an INIT or a start-up IPI; true if the processor's state is another now.
+    /// Follows an INIT and a start-up IPI; true if the processor's state is another now. They may have been taken
+    /// together, and nothing else would wake a processor for the second.
     fn init_or_sipi(&mut self) -> bool {
+        let init = self.follow_init();
+        self.follow_sipi() || init
+    }
+
+    fn follow_init(&mut self) -> bool {
         let cpu = &mut self.cpu;
         if cpu.init_pending && !cpu.vmx_blocks_init() {
             cpu.init_pending = false;
@@ -773,6 +783,11 @@ impl Runner {
             }
             return true;
         }
+        false
+    }
+
+    fn follow_sipi(&mut self) -> bool {
+        let cpu = &mut self.cpu;
         // A processor that does not wait for a start-up IPI drops it (SDM Vol 3 9.4.4.1).
         let Some(vector) = cpu.sipi_pending.take() else {
             return false;
@@ -917,11 +932,12 @@ fn collect_signals(cpu: &mut Cpu) {
     if cpu.platform.take_nmi() {
         cpu.nmi_pending = true;
     }
-    if cpu.platform.take_init() {
+    let start = cpu.platform.take_start();
+    if start.init {
         cpu.init_pending = true;
         cpu.sipi_pending = None;
     }
-    if let Some(vector) = cpu.platform.take_sipi() {
-        cpu.sipi_pending = Some(vector);
+    if start.sipi.is_some() {
+        cpu.sipi_pending = start.sipi;
     }
 }

@@ -117,12 +117,6 @@ impl Platform for Board {
     fn take_nmi(&mut self) -> bool {
         false
     }
-    fn take_init(&mut self) -> bool {
-        false
-    }
-    fn take_sipi(&mut self) -> Option<u8> {
-        None
-    }
     fn tsc_hz(&self) -> u64 {
         1_000_000_000
     }
@@ -269,7 +263,7 @@ impl Bench {
             Arc::default(),
         );
         Self {
-            runner: Runner::new(cpu),
+            runner: Runner::new(cpu, 1),
             ram,
             signals,
         }

@@ -11,7 +11,7 @@ mod platform;
 mod state;
 
 pub use engine::{Capabilities, Engine, EngineError, NestedVirt, RunExit, Vcpu, Vm, VmConfig};
-pub use platform::{Attention, InterruptFault, Platform, REPRODUCIBLE_SEED, Wake};
+pub use platform::{Attention, InterruptFault, Platform, REPRODUCIBLE_SEED, StartSignals, Wake};
 pub use state::{
     DescriptorTable, ExtendedState, Interruptibility, MpState, PendingEvent, SegmentRegister,
     SystemRegisters, VcpuState, reset,

@@ -9,6 +9,15 @@ use guestmem::Gpa;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterruptFault;
 
+/// Signals that start a processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StartSignals {
+    /// An INIT.
+    pub init: bool,
+    /// A start-up IPI's vector; where there is an INIT too, it came after that.
+    pub sipi: Option<u8>,
+}
+
 /// Why [`Platform::idle`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
@@ -57,12 +66,13 @@ pub trait Platform: Send {
     fn acknowledge_interrupt(&mut self) -> Option<u8>;
     /// Takes a pending NMI.
     fn take_nmi(&mut self) -> bool;
-    /// Takes a pending INIT. It changes nothing yet: it may be held back or become a VM exit.
-    fn take_init(&mut self) -> bool;
+    /// Takes what is pending of INIT and start-up IPI, both in one moment. It changes nothing yet: an INIT may be held
+    /// back or become a VM exit.
+    fn take_start(&mut self) -> StartSignals {
+        StartSignals::default()
+    }
     /// The processor follows an INIT: so does its local APIC (SDM Vol 3 11.4.7.3).
     fn init_accepted(&mut self) {}
-    /// Takes a pending start-up IPI: its vector.
-    fn take_sipi(&mut self) -> Option<u8>;
 
     /// Drives FERR#: an unmasked x87 exception is pending while CR0.NE is clear (SDM Vol 1 D.2.1).
     fn set_ferr(&mut self, _asserted: bool) {}

@@ -147,14 +147,6 @@ impl Platform for Board {
         false
     }
 
-    fn take_init(&mut self) -> bool {
-        false
-    }
-
-    fn take_sipi(&mut self) -> Option<u8> {
-        None
-    }
-
     fn tsc_hz(&self) -> u64 {
         1_000_000_000
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use bus::{ClockMode, VirtualTime};
 use chipset::fabric::InterruptFabric;
 use guestmem::Gpa;
-use vcpu::{Attention, InterruptFault, Platform, Wake};
+use vcpu::{Attention, InterruptFault, Platform, StartSignals, Wake};
 
 use crate::board::{Board, earlier};
 use crate::signal::VcpuLine;
@@ -239,17 +239,14 @@ impl Platform for SoftPlatform {
         self.fabric.take_nmi(self.index)
     }
 
-    fn take_init(&mut self) -> bool {
-        self.fabric.take_init(self.index)
+    fn take_start(&mut self) -> StartSignals {
+        let (init, sipi) = self.fabric.take_start(self.index);
+        StartSignals { init, sipi }
     }
 
     fn init_accepted(&mut self) {
         self.fabric.init_reset(self.index);
         self.find_apic_page();
-    }
-
-    fn take_sipi(&mut self) -> Option<u8> {
-        self.fabric.take_sipi(self.index)
     }
 
     fn set_ferr(&mut self, asserted: bool) {

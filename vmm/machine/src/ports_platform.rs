@@ -86,14 +86,6 @@ impl Platform for PortsPlatform {
         false
     }
 
-    fn take_init(&mut self) -> bool {
-        false
-    }
-
-    fn take_sipi(&mut self) -> Option<u8> {
-        None
-    }
-
     fn tsc_hz(&self) -> u64 {
         self.tsc_hz
     }

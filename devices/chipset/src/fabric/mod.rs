@@ -316,24 +316,20 @@ impl InterruptFabric {
         self.slots[vcpu].hint.load(Ordering::SeqCst) & HINT_INIT != 0
     }
 
-    /// Takes the pending INIT. The local APIC changes only with [`Self::init_reset`], since an INIT may also become
-    /// a VM exit. INIT is to be taken before a start-up IPI.
-    pub fn take_init(&self, vcpu: usize) -> bool {
-        self.has_init(vcpu) && self.own(vcpu, Lapic::take_init)
-    }
-
     /// Whether a start-up IPI waits.
     #[must_use]
     pub fn has_sipi(&self, vcpu: usize) -> bool {
         self.slots[vcpu].hint.load(Ordering::SeqCst) & HINT_SIPI != 0
     }
 
-    /// Takes the pending start-up IPI's vector. A processor that does not wait for one drops it.
-    pub fn take_sipi(&self, vcpu: usize) -> Option<u8> {
-        if self.has_sipi(vcpu) {
-            self.own(vcpu, Lapic::take_sipi)
+    /// Takes the pending INIT and the pending start-up IPI's vector in one moment, so that one that follows an INIT
+    /// is never taken for one before it. The local APIC changes only with [`Self::init_reset`], since an INIT may
+    /// also become a VM exit. A processor that does not wait for a start-up IPI drops it.
+    pub fn take_start(&self, vcpu: usize) -> (bool, Option<u8>) {
+        if self.has_init(vcpu) || self.has_sipi(vcpu) {
+            self.own(vcpu, |lapic| (lapic.take_init(), lapic.take_sipi()))
         } else {
-            None
+            (false, None)
         }
     }
 

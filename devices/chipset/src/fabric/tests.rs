@@ -236,11 +236,9 @@ fn init_and_start_up() {
     b.icr(0, 1, 0x8500);
     assert_eq!(b.signals[1].take(), 0);
     b.icr(0, 1, 0x4699);
-    assert!(b.fabric.take_init(1));
     b.fabric.init_reset(1);
-    assert_eq!(b.fabric.take_sipi(1), Some(0x99));
-    assert_eq!(b.fabric.take_sipi(1), None);
-    assert!(!b.fabric.take_init(1));
+    assert_eq!(b.fabric.take_start(1), (true, Some(0x99)));
+    assert_eq!(b.fabric.take_start(1), (false, None));
     b.icr(0, 1, 0x4400);
     assert!(b.fabric.has_pending(1) && !b.fabric.has_interrupt(1));
     assert!(b.fabric.take_nmi(1));

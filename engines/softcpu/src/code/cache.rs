@@ -76,7 +76,10 @@ struct Bookkeeping {
 }
 
 const SLOTS: usize = 1 << 16;
-const MAX_OPS: usize = 3 << 20;
+/// Operations in the arenas of all vCPUs of a VM, 32 bytes each.
+const ALL_OPS: usize = 3 << 20;
+/// Operations a vCPU has room for, however many there are.
+const FEWEST_OPS: usize = 1 << 17;
 const NONE: u32 = u32::MAX;
 
 /// The cache.
@@ -87,15 +90,18 @@ pub struct BlockCache {
     book: Vec<Bookkeeping>,
     ops: Vec<Op>,
     pages: HashMap<u32, u32>,
+    room: usize,
     /// Blocks decoded; a statistic.
     pub decoded: u64,
     /// Blocks dropped because their bytes changed; a statistic.
     pub invalidated: u64,
 }
 
-impl Default for BlockCache {
-    fn default() -> Self {
+impl BlockCache {
+    /// An empty cache for one of `vcpus` vCPUs.
+    pub fn new(vcpus: u32) -> Self {
         Self {
+            room: (ALL_OPS / vcpus.max(1) as usize).max(FEWEST_OPS),
             slots: vec![(BlockKey(u64::MAX), NONE); SLOTS].into_boxed_slice(),
             map: HashMap::new(),
             blocks: Vec::new(),
@@ -106,9 +112,7 @@ impl Default for BlockCache {
             invalidated: 0,
         }
     }
-}
 
-impl BlockCache {
     /// The block of a key, if cached.
     #[inline(always)]
     pub fn find(&mut self, key: BlockKey) -> Option<u32> {
@@ -214,7 +218,7 @@ impl BlockCache {
 
     /// Whether there is room for another block; if not, everything is dropped.
     pub fn make_room(&mut self, pages: &mut CodePages) {
-        if self.ops.len() + 256 > MAX_OPS {
+        if self.ops.len() + 256 > self.room {
             self.clear(pages);
         }
     }

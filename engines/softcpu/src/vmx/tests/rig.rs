@@ -118,12 +118,6 @@ impl Platform for Board {
     fn take_nmi(&mut self) -> bool {
         std::mem::take(&mut self.lines().nmi)
     }
-    fn take_init(&mut self) -> bool {
-        false
-    }
-    fn take_sipi(&mut self) -> Option<u8> {
-        None
-    }
     fn tsc_hz(&self) -> u64 {
         1_000_000_000
     }
@@ -275,7 +269,7 @@ impl Rig {
             Arc::default(),
         );
         let mut rig = Self {
-            runner: Runner::new(cpu),
+            runner: Runner::new(cpu, 1),
             ram,
             lines,
             attention,
