@@ -3,15 +3,15 @@
 //! Memory is mapped one to one (where paging is on) and every vector has a handler of its own that jumps to
 //! itself, so that RIP tells what happened ([`Bench::step`]).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 
 use guestmem::{Gpa, GuestRam, RamOffset};
 use hostexec::HostExec;
 use vcpu::cpuid::{CpuModel, HostVector, ModelConfig};
 use vcpu::{
-    Attention, DescriptorTable, InterruptFault, NestedVirt, Platform, SegmentRegister, VcpuState,
-    VmConfig, Wake,
+    Attention, DescriptorTable, InterruptFault, NestedVirt, Platform, SegmentRegister,
+    StartSignals, VcpuState, VmConfig, Wake,
 };
 use x86defs::segment::{Access, Selector};
 
@@ -75,6 +75,8 @@ pub struct Signals {
     pub ignne: AtomicBool,
     /// The vector of an interrupt that waits to be taken; 0 for none.
     pub interrupt: AtomicU8,
+    /// INIT and start-up IPI that wait to be taken.
+    pub start: Mutex<StartSignals>,
 }
 
 struct Board(Arc<Signals>);
@@ -116,6 +118,9 @@ impl Platform for Board {
     }
     fn take_nmi(&mut self) -> bool {
         false
+    }
+    fn take_start(&mut self) -> StartSignals {
+        std::mem::take(&mut self.0.start.lock().unwrap())
     }
     fn tsc_hz(&self) -> u64 {
         1_000_000_000

@@ -45,3 +45,52 @@ impl Cpu {
         self.mode_changed();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use guestmem::RamOffset;
+    use vcpu::{MpState, StartSignals};
+
+    use crate::cpu::{RIP, gpr, sreg};
+    use crate::testing::Bench;
+
+    fn send(bench: &mut Bench, init: bool, sipi: Option<u8>) {
+        *bench.signals.start.lock().unwrap() = StartSignals { init, sipi };
+        bench.runner.cpu.pending |= super::pending::SIGNAL;
+        bench.runner.single_step();
+    }
+
+    /// SDM Vol 3 9.4.4.1: INIT, then a start-up IPI, however close.
+    #[test]
+    fn a_start_up_ipi_right_behind_its_init_starts_the_processor() {
+        let mut b = Bench::long();
+        b.runner.cpu.msr.tsc_aux = 7;
+        b.runner.cpu.regs[gpr::RBX] = 5;
+        send(&mut b, true, Some(0x9a));
+        let cpu = &b.runner.cpu;
+        assert_eq!(cpu.activity, MpState::Running);
+        let cs = cpu.seg[sreg::CS];
+        assert_eq!((cs.selector.0, cs.base), (0x9a00, 0x9_a000));
+        assert!(!cpu.protected());
+        // Table 10-1.
+        assert_eq!((cpu.regs[gpr::RBX], cpu.msr.tsc_aux), (0, 7));
+    }
+
+    #[test]
+    fn one_after_the_other() {
+        let mut b = Bench::long();
+        // JMP to itself.
+        b.ram.store(RamOffset(0x1_0000), 0xfeebu16);
+        send(&mut b, false, Some(0x10));
+        assert!(b.runner.cpu.long64, "it did not wait for one");
+        send(&mut b, true, None);
+        assert_eq!(b.runner.cpu.activity, MpState::WaitForSipi);
+        send(&mut b, false, Some(0x10));
+        let cpu = &b.runner.cpu;
+        assert_eq!(
+            (cpu.activity, cpu.seg[sreg::CS].base),
+            (MpState::Running, 0x1_0000)
+        );
+        assert_eq!(cpu.regs[RIP], 0);
+    }
+}
