@@ -12,7 +12,7 @@ use x86defs::segment::Selector;
 use super::form::{Form, Kind};
 use crate::code::{Handler, Op};
 use crate::cpu::{Cpu, Flow, Trap, canonical, gpr, sreg};
-use crate::event::segment_of;
+use crate::event::{Stack, segment_of};
 pub use iret::bind_iret;
 pub use ret::bind_retf;
 
@@ -52,8 +52,16 @@ fn push_sized(cpu: &mut Cpu, size: u64, v: u64) -> Flow {
     }
 }
 
-/// Pushes words one after the other. The stack pointer may have moved when it fails.
+/// Pushes words one after the other, if there is room for all of them. The stack pointer may have moved when it fails.
 fn push_all(cpu: &mut Cpu, size: u64, words: &[u64]) -> Flow {
+    if !cpu.long64 {
+        let stack = Stack {
+            ss: cpu.seg[sreg::SS],
+            sp: cpu.regs[gpr::RSP],
+            cpl: cpu.cpl,
+        };
+        cpu.stack_room(&stack, words.len(), size, 0)?;
+    }
     words.iter().try_for_each(|&w| push_sized(cpu, size, w))
 }
 

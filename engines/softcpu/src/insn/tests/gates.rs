@@ -230,3 +230,16 @@ fn no_room_for_the_frame() {
     assert_eq!(frame(&b)[..2], [0x118, CODE as u32]);
     assert_eq!(b.at::<u32>(0), 0);
 }
+
+/// Vol 2, CALL: a far call without room for both words pushes none.
+#[test]
+fn no_room_for_a_far_call() {
+    let mut b = user();
+    b.cpu().seg[sreg::SS].limit = 0xfff;
+    b.set(RSP, 4);
+    let selector = sel::USER_CODE32 as u8;
+    assert_eq!(b.run(&[0x9a, 0, 0, 2, 0, selector, 0]), Outcome::Vector(SS));
+    assert_eq!(frame(&b)[..2], [0, CODE as u32]);
+    assert_eq!(b.at::<u32>(b.get(RSP) + 16), 4, "ESP of the caller");
+    assert_eq!(b.at::<u32>(0), 0);
+}
