@@ -57,6 +57,8 @@ pub mod pf {
     pub const RSVD: u32 = 1 << 3;
     /// Instruction fetch.
     pub const I: u32 = 1 << 4;
+    /// The page's protection key forbids it.
+    pub const PK: u32 = 1 << 5;
 }
 
 /// Selector error code (SDM Vol 3 6.13).

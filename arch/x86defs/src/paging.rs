@@ -20,6 +20,22 @@ pub const PS: u64 = 1 << 7;
 pub const G: u64 = 1 << 8;
 /// Execute disable.
 pub const XD: u64 = 1 << 63;
+/// Position of the protection key, bits 62:59 of an entry that maps a page in IA-32e mode.
+pub const KEY_SHIFT: u32 = 59;
+
+/// What PKRU says of a protection key (SDM Vol 3 4.6.2).
+pub mod pkru {
+    /// Data accesses are not permitted.
+    pub const ACCESS_DISABLE: u32 = 1;
+    /// Writes are not permitted.
+    pub const WRITE_DISABLE: u32 = 2;
+
+    /// The two bits of `key`.
+    #[must_use]
+    pub const fn of(pkru: u32, key: u64) -> u32 {
+        pkru >> ((key & 15) * 2) & 3
+    }
+}
 
 /// EPT: read.
 pub const EPT_R: u64 = 1;

@@ -1,6 +1,7 @@
 //! Between KVM's register structures and [`VcpuState`].
 
 use kvm_bindings as kb;
+use vcpu::cpuid::feature::xstate;
 use vcpu::{
     DescriptorTable, ExtendedState, Interruptibility, MpState, PendingEvent, SegmentRegister,
     VcpuState,
@@ -169,7 +170,19 @@ pub(crate) fn from_xsave(k: &kb::kvm_xsave) -> ExtendedState {
             all | u128::from(k.region[at + word]) << (word * 32)
         });
     }
+    if k.region[XSTATE_BV / 4] & xstate::PKRU as u32 != 0 {
+        e.pkru = pkru_word().map_or(0, |at| k.region[at]);
+    }
     e
+}
+
+/// Where the host's processor has PKRU in an area of standard format, in words; `None` if it has none.
+fn pkru_word() -> Option<usize> {
+    let r = std::arch::x86_64::__cpuid_count(0xd, xstate::PKRU.trailing_zeros());
+    let words = kb::kvm_xsave::default().region.len();
+    (r.eax != 0)
+        .then_some(r.ebx as usize / 4)
+        .filter(|&at| at < words)
 }
 
 pub(crate) fn to_xsave(e: &ExtendedState) -> kb::kvm_xsave {
@@ -182,6 +195,12 @@ pub(crate) fn to_xsave(e: &ExtendedState) -> kb::kvm_xsave {
         for word in 0..4 {
             k.region[at + word] = (high >> (word * 32)) as u32;
         }
+    }
+    let present = &mut k.region[XSTATE_BV / 4];
+    *present &= !(xstate::PKRU as u32);
+    if let Some(at) = pkru_word().filter(|_| e.pkru != 0) {
+        *present |= xstate::PKRU as u32;
+        k.region[at] = e.pkru;
     }
     // XCOMP_BV and the reserved quadwords of the header are 0 in standard format.
     k.region[XSTATE_BV / 4 + 2..YMM_OFFSET / 4].fill(0);

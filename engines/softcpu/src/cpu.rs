@@ -15,7 +15,7 @@ use x86defs::rflags;
 
 use crate::code::Op;
 use crate::flags::Flags;
-use crate::insn::VectorTable;
+use crate::insn::{Monitor, VectorTable};
 use crate::mem::{CodePages, LargePages, Tlb};
 use crate::vmx::{ExitRequest, Vmx};
 use crate::world::World;
@@ -166,6 +166,7 @@ pub struct Msrs {
     pub mtrr_variable: [u64; 16],
     pub mtrr_fixed: [u64; 11],
     pub mcg_status: u64,
+    pub xss: u64,
     pub amd: AmdMsrs,
 }
 
@@ -193,6 +194,8 @@ pub struct Model {
     pub cr4_allowed: u64,
     /// XCR0 bits that may be set.
     pub xcr0_allowed: u64,
+    /// IA32_XSS bits that may be set; `None` without XSAVES.
+    pub xss_allowed: Option<u64>,
     /// IA32_EFER bits that may be set.
     pub efer_allowed: u64,
     /// IA32_SPEC_CTRL bits that may be set; 0 without that MSR.
@@ -203,6 +206,8 @@ pub struct Model {
     pub pred_cmd: bool,
     /// FXSAVE, XSAVE and their counterparts move the x87 pointers only with an unmasked exception pending.
     pub x87_pointers_on_error: bool,
+    /// MONITOR and MWAIT are there.
+    pub monitor: bool,
     /// VT-x is there.
     pub vmx: bool,
     /// IA32_ARCH_CAPABILITIES.
@@ -260,6 +265,8 @@ pub struct Cpu {
     pub efer: u64,
     /// XCR0.
     pub xcr0: u64,
+    /// PKRU.
+    pub pkru: u32,
     /// DR0 to DR3.
     pub dr: [u64; 4],
     /// DR6.
@@ -302,6 +309,8 @@ pub struct Cpu {
     pub delivering: Option<Event>,
     /// The instruction that trapped, for exit information.
     pub trapped: Op,
+    /// What MONITOR and MWAIT work with.
+    pub monitor: Monitor,
     /// Interrupt blocking by the instruction before.
     pub shadow: Shadow,
     /// NMIs are blocked until IRET.

@@ -107,6 +107,7 @@ pub(crate) fn model(config: &VmConfig) -> Model {
     with(l7.ebx & 1 << 7 != 0, cr4::SMEP);
     with(l7.ebx & 1 << 20 != 0, cr4::SMAP);
     with(l7.ecx & 1 << 2 != 0, cr4::UMIP);
+    with(l7.ecx & 1 << 3 != 0, cr4::PKE);
     let d = leaf(0xd, 0);
     let amd = |bit: u32| vendor == Vendor::Amd && x8.ebx & bit != 0;
     let intel_spec = l7.edx & 1 << 26 != 0;
@@ -128,6 +129,8 @@ pub(crate) fn model(config: &VmConfig) -> Model {
     };
     Model {
         vendor,
+        // No supervisor component is there.
+        xss_allowed: (leaf(0xd, 1).eax & 1 << 3 != 0).then_some(0),
         efer_allowed: any(&efer_allowed),
         spec_ctrl_allowed: any(&spec_ctrl_allowed),
         tsc_adjust: l7.ebx & 1 << 1 != 0,
@@ -136,6 +139,7 @@ pub(crate) fn model(config: &VmConfig) -> Model {
         maxphyaddr: leaf(0x8000_0008, 0).eax & 0xff,
         cr4_allowed: allowed,
         xcr0_allowed: u64::from(d.edx) << 32 | u64::from(d.eax),
+        monitor: l1.ecx & 1 << 3 != 0,
         vmx: l1.ecx & 1 << 5 != 0,
         arch_capabilities: if l7.edx & 1 << 29 != 0 {
             vcpu::cpuid::arch_capabilities()

@@ -554,6 +554,9 @@ impl Runner {
             return Boundary::Leave(RunExit::Stopped);
         }
         cpu.follow_remap();
+        if attention & Attention::MONITOR != 0 {
+            cpu.monitored_store();
+        }
         if attention & Attention::INTERRUPT != 0 {
             cpu.attention.clear(Attention::INTERRUPT);
             cpu.pending |= pending::INTERRUPT | pending::SIGNAL;
@@ -606,10 +609,12 @@ impl Runner {
             return false;
         }
         let interrupt = cpu.interrupts_enabled() && cpu.platform.interrupt_pending();
+        let mwait = cpu.mwait_wakes();
         let nmi = cpu.nmi_pending && !cpu.nmi_blocked;
         // A VM entry into HLT may bring pending debug exceptions (SDM Vol 3 27.7.3).
         let debug = cpu.pending & pending::DEBUG != 0;
-        if interrupt || nmi || debug {
+        if interrupt || nmi || debug || mwait {
+            cpu.end_mwait();
             cpu.activity = MpState::Running;
             cpu.pending = (cpu.pending & !pending::INACTIVE) | pending::INTERRUPT | pending::SIGNAL;
             cpu.shadow = Shadow::None;
@@ -635,6 +640,7 @@ impl Runner {
                     && cpu.vmx_external_interrupt())
         };
         if exits {
+            self.cpu.end_mwait();
             self.take(Trap::VmExit, &Op::default());
         }
         exits

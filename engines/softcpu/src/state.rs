@@ -13,7 +13,7 @@ use x86defs::msr::*;
 use crate::code::Op;
 use crate::cpu::{Cpu, Fault, Model, Msrs, RIP, Shadow, TWO_GIB, pending, sreg};
 use crate::flags::Flags;
-use crate::insn::{DEBUGCTL_ALLOWED, FEATURE_CONTROL_LOCKED_VMX, VectorTable};
+use crate::insn::{DEBUGCTL_ALLOWED, FEATURE_CONTROL_LOCKED_VMX, Monitor, VectorTable};
 use crate::mem::{CodePages, LargePages, Tlb};
 use crate::vmx::caps::Features;
 use crate::vmx::{ExitRequest, Vmx};
@@ -37,6 +37,7 @@ const SAVED_MSRS: &[u32] = &[
     IA32_FMASK,
     IA32_KERNEL_GS_BASE,
     IA32_TSC_AUX,
+    IA32_XSS,
     IA32_MTRR_FIX64K_00000,
     IA32_MTRR_FIX16K_80000,
     IA32_MTRR_FIX16K_A0000,
@@ -69,6 +70,7 @@ fn vmx_features(model: &Model) -> Features {
         invpcid: l7.ebx & 1 << 10 != 0,
         rdrand: l1.ecx & 1 << 30 != 0,
         rdseed: l7.ebx & 1 << 18 != 0,
+        xsaves: model.xss_allowed.is_some(),
         debugctl_allowed: DEBUGCTL_ALLOWED,
     }
 }
@@ -117,13 +119,19 @@ impl Cpu {
             cr4: 0,
             efer: 0,
             xcr0: 1,
+            pkru: 0,
             dr: [0; 4],
             dr6: 0,
             dr7: 0,
             pdpte: [0; 4],
             msr: Msrs {
                 pat: 0x0007_0406_0007_0406,
-                misc_enable: vcpu::cpuid::MISC_ENABLE_RESET,
+                misc_enable: vcpu::cpuid::MISC_ENABLE_RESET
+                    | if model.monitor {
+                        misc_enable::MONITOR
+                    } else {
+                        0
+                    },
                 feature_control: if model.vmx {
                     FEATURE_CONTROL_LOCKED_VMX
                 } else {
@@ -147,6 +155,7 @@ impl Cpu {
             exit: ExitRequest::default(),
             delivering: None,
             trapped: Op::default(),
+            monitor: Monitor::default(),
             shadow: Shadow::None,
             nmi_blocked: false,
             pending_debug: 0,
@@ -204,7 +213,12 @@ impl Cpu {
                 msrs,
             },
             extended: self.save_extended(),
-            mp_state: self.activity,
+            // MWAIT may end at any time.
+            mp_state: if self.in_mwait() {
+                MpState::Running
+            } else {
+                self.activity
+            },
             interruptibility: Interruptibility {
                 sti: self.shadow == Shadow::Sti,
                 mov_ss: self.shadow == Shadow::MovSs,
@@ -227,6 +241,7 @@ impl Cpu {
             e.ymm_high[i] = u128::from(y[3]) << 64 | u128::from(y[2]);
         }
         image[512..520].copy_from_slice(&7u64.to_le_bytes());
+        e.pkru = self.pkru;
         e
     }
 
@@ -235,6 +250,7 @@ impl Cpu {
         let present = word(512);
         let initial = ExtState::initialized();
         self.ext = initial;
+        self.pkru = e.pkru;
         if present & 1 != 0 {
             self.ext.fx[..24].copy_from_slice(&e.legacy[..24]);
             self.ext.fx[32..160].copy_from_slice(&e.legacy[32..160]);
@@ -280,6 +296,7 @@ impl Cpu {
             }
         }
         self.restore_extended(&s.extended);
+        self.end_mwait();
         self.activity = s.mp_state;
         self.shadow = match s.interruptibility {
             Interruptibility { mov_ss: true, .. } => Shadow::MovSs,

@@ -1,7 +1,8 @@
 //! What a vCPU is plugged into.
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use guestmem::Gpa;
 
@@ -105,7 +106,20 @@ pub const REPRODUCIBLE_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 ///
 /// Engines read it at every block boundary (one relaxed load) and clear bits as they handle them.
 #[derive(Clone, Debug, Default)]
-pub struct Attention(Arc<AtomicU32>);
+pub struct Attention(Arc<Word>);
+
+#[derive(Default)]
+struct Word {
+    bits: AtomicU32,
+    /// Wakes the vCPU where it sleeps.
+    waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl fmt::Debug for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.bits.load(Ordering::Relaxed))
+    }
+}
 
 impl Attention {
     /// Interrupt, NMI, INIT or SIPI may be pending.
@@ -119,8 +133,10 @@ impl Attention {
     /// Guest-physical addresses lead elsewhere than before (`GuestRam::set_legacy`): cached
     /// translations must go. Nothing an idle vCPU has to wake for.
     pub const REMAP: u32 = 16;
+    /// For engines: somebody has stored to the line this vCPU monitors.
+    pub const MONITOR: u32 = 32;
     /// What ends [`Platform::idle`].
-    pub const WAKES: u32 = Self::INTERRUPT | Self::STOP;
+    pub const WAKES: u32 = Self::INTERRUPT | Self::STOP | Self::MONITOR;
 
     /// A word with nothing set.
     #[must_use]
@@ -128,20 +144,31 @@ impl Attention {
         Self::default()
     }
 
-    /// Sets bits.
+    /// Gives the word its waker: called after one of [`Attention::WAKES`] was raised, on the thread that raised it,
+    /// to end [`Platform::idle`]. Only the first one counts.
+    pub fn set_waker(&self, waker: impl Fn() + Send + Sync + 'static) {
+        let _ = self.0.waker.set(Box::new(waker));
+    }
+
+    /// Sets bits, and wakes the vCPU if they are something to wake for.
     pub fn raise(&self, bits: u32) {
-        self.0.fetch_or(bits, Ordering::SeqCst);
+        self.0.bits.fetch_or(bits, Ordering::SeqCst);
+        if bits & Self::WAKES != 0
+            && let Some(waker) = self.0.waker.get()
+        {
+            waker();
+        }
     }
 
     /// Clears bits.
     pub fn clear(&self, bits: u32) {
-        self.0.fetch_and(!bits, Ordering::SeqCst);
+        self.0.bits.fetch_and(!bits, Ordering::SeqCst);
     }
 
     /// The word now.
     #[inline(always)]
     #[must_use]
     pub fn get(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+        self.0.bits.load(Ordering::Relaxed)
     }
 }

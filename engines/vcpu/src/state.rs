@@ -58,13 +58,15 @@ pub struct PendingEvent {
     pub error_code: Option<u32>,
 }
 
-/// x87, SSE and AVX state as the XSAVE area holds it (SDM Vol 1 13.4).
+/// x87, SSE, AVX state and PKRU as the XSAVE area holds it (SDM Vol 1 13.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtendedState {
     /// Legacy region: the FXSAVE64 image, 512 bytes, and the XSAVE header, 64 bytes, in standard format.
     pub legacy: Box<[u8; 576]>,
     /// Upper halves of YMM0 to YMM15 (state component 2, offset 576, 256 bytes).
     pub ymm_high: [u128; 16],
+    /// PKRU (state component 9).
+    pub pkru: u32,
 }
 
 /// System registers and MSRs.
@@ -135,6 +137,7 @@ impl Default for ExtendedState {
         Self {
             legacy,
             ymm_high: [0; 16],
+            pkru: 0,
         }
     }
 }

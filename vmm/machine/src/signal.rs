@@ -1,5 +1,6 @@
 //! How other threads reach a vCPU: its attention word and the place it sleeps at.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chipset::fabric::VcpuSignal;
@@ -8,10 +9,20 @@ use vcpu::Attention;
 use crate::parking::Parking;
 
 /// One vCPU's attention word and sleeping place.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct VcpuLine {
     attention: Attention,
-    parking: Parking,
+    parking: Arc<Parking>,
+}
+
+impl Default for VcpuLine {
+    fn default() -> Self {
+        let attention = Attention::new();
+        let parking = Arc::new(Parking::default());
+        let sleeper = Arc::clone(&parking);
+        attention.set_waker(move || sleeper.wake());
+        Self { attention, parking }
+    }
 }
 
 impl VcpuLine {
@@ -23,17 +34,12 @@ impl VcpuLine {
 
     /// Asks the vCPU to leave its run, waking it if it is idle.
     pub fn stop(&self) {
-        self.raise(Attention::STOP);
+        self.attention.raise(Attention::STOP);
     }
 
     /// Makes an idle vCPU look at deadlines again.
     pub fn nudge(&self) {
         self.parking.nudge();
-    }
-
-    fn raise(&self, bits: u32) {
-        self.attention.raise(bits);
-        self.parking.wake();
     }
 
     /// Sleeps until the attention word has something to wake for, the time is over, or somebody nudges.
@@ -45,6 +51,6 @@ impl VcpuLine {
 
 impl VcpuSignal for VcpuLine {
     fn attention(&self) {
-        self.raise(Attention::INTERRUPT);
+        self.attention.raise(Attention::INTERRUPT);
     }
 }

@@ -1,6 +1,6 @@
 //! The form of an instruction: what a binder chooses a handler by.
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use crate::code::{Ea, Mode, Op, register_code};
 use crate::cpu::{gpr, sreg};
@@ -89,12 +89,12 @@ impl Form<'_> {
             s => register_code(s),
         };
         op.base = gpr::RAX as u8;
-        op.ea = match (self.long64(), self.insn.op0_register().size()) {
-            (true, 8) if matches!(over, Register::FS | Register::GS) => Ea::Based,
-            (true, 8) => Ea::Flat,
-            (true, _) => Ea::Addr32,
-            (false, 2) => Ea::Legacy16,
-            (false, _) => Ea::Legacy32,
+        op.ea = match self.insn.code() {
+            Code::Monitorq | Code::Clzeroq if over == fs || over == gs => Ea::Based,
+            Code::Monitorq | Code::Clzeroq => Ea::Flat,
+            Code::Monitorw | Code::Clzerow => Ea::Legacy16,
+            _ if self.long64() => Ea::Addr32,
+            _ => Ea::Legacy32,
         };
     }
 

@@ -17,6 +17,7 @@ mod features;
 mod flag;
 mod form;
 mod interrupt;
+mod monitor;
 mod msr;
 mod muldiv;
 pub(crate) mod operand;
@@ -40,6 +41,7 @@ mod tests;
 use iced_x86::Instruction;
 
 pub use form::{Form, Kind};
+pub use monitor::Monitor;
 pub use msr::{DEBUGCTL_ALLOWED, FEATURE_CONTROL_LOCKED_VMX, valid_pat};
 pub use vector::{HostSide, VectorTable};
 

@@ -1,4 +1,4 @@
-//! RDMSR, WRMSR, XGETBV, XSETBV and the MSRs themselves (SDM Vol 4).
+//! RDMSR, WRMSR, XGETBV, XSETBV, RDPKRU, WRPKRU and the MSRs themselves (SDM Vol 4).
 
 use iced_x86::Mnemonic;
 use x86defs::cr::{cr0, cr4, efer};
@@ -77,6 +77,7 @@ impl Cpu {
                 Some(v) => v,
                 None => return self.gp0(),
             },
+            IA32_XSS if self.model.xss_allowed.is_some() => m.xss,
             IA32_EFER => self.efer,
             IA32_STAR => m.star,
             IA32_LSTAR => m.lstar,
@@ -168,6 +169,9 @@ impl Cpu {
                 }
                 self.checked(value, 0xcff, |m| &mut m.mtrr_def_type)?;
             }
+            IA32_XSS if let Some(allowed) = self.model.xss_allowed => {
+                self.checked(value, allowed, |m| &mut m.xss)?;
+            }
             IA32_EFER => self.write_efer(value)?,
             IA32_STAR => self.msr.star = value,
             IA32_LSTAR => self.canonical_msr(value, |m| &mut m.lstar)?,
@@ -235,6 +239,11 @@ impl Cpu {
         // Thermal control, performance monitoring, SpeedStep, leaf limit, xTPR, turbo: kept without effect.
         let kept =
             bit::FAST_STRINGS | 1 << 3 | 1 << 7 | 1 << 16 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 38;
+        let kept = if self.model.monitor {
+            kept | bit::MONITOR
+        } else {
+            kept
+        };
         if value & !(read_only | kept) != 0 {
             return self.gp0();
         }
@@ -345,11 +354,48 @@ fn xsetbv(cpu: &mut Cpu, op: &Op) -> Flow {
     Ok(())
 }
 
+/// RDPKRU and WRPKRU (SDM Vol 2): the index in ECX must be 0.
+fn pkru_allowed(cpu: &mut Cpu) -> Flow {
+    if cpu.cr4 & cr4::PKE == 0 {
+        return cpu.ud();
+    }
+    if cpu.regs[gpr::RCX] as u32 != 0 {
+        return cpu.gp0();
+    }
+    Ok(())
+}
+
+fn rdpkru(cpu: &mut Cpu, _: &Op) -> Flow {
+    pkru_allowed(cpu)?;
+    cpu.regs[gpr::RAX] = cpu.pkru.into();
+    cpu.regs[gpr::RDX] = 0;
+    Ok(())
+}
+
+fn wrpkru(cpu: &mut Cpu, _: &Op) -> Flow {
+    pkru_allowed(cpu)?;
+    if cpu.regs[gpr::RDX] as u32 != 0 {
+        return cpu.gp0();
+    }
+    cpu.set_pkru(cpu.regs[gpr::RAX] as u32);
+    Ok(())
+}
+
+impl Cpu {
+    /// Changes PKRU and what cached translations permit.
+    pub fn set_pkru(&mut self, value: u32) {
+        self.pkru = value;
+        self.update_space();
+    }
+}
+
 pub fn bind_msr(form: &Form, _: &mut Op) -> Option<Handler> {
     Some(match form.mnemonic() {
         Mnemonic::Rdmsr => rdmsr,
         Mnemonic::Wrmsr => wrmsr,
         Mnemonic::Xgetbv => xgetbv,
+        Mnemonic::Rdpkru => rdpkru,
+        Mnemonic::Wrpkru => wrpkru,
         _ => xsetbv,
     })
 }

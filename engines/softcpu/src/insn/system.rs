@@ -40,9 +40,9 @@ impl Cpu {
             apic_enabled: base & 1 << 11 != 0,
             osxsave: self.cr4 & cr4::OSXSAVE != 0,
             pke: self.cr4 & cr4::PKE != 0,
-            monitor: true,
+            monitor: self.monitor_enabled(),
             xcr0: self.xcr0,
-            xss: 0,
+            xss: self.msr.xss,
             mode64: self.long64,
         };
         self.model.cpuid.for_vcpu(leaf, subleaf, &fields)

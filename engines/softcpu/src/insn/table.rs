@@ -12,7 +12,7 @@ use iced_x86::Mnemonic as M;
 use super::form::Form;
 use super::{
     alu, bits, control, control_registers, data, descriptor_tables, far, fast_call, flag,
-    interrupt, msr, muldiv, port, segment, selector, shift, sse4a, stack, string, system,
+    interrupt, monitor, msr, muldiv, port, segment, selector, shift, sse4a, stack, string, system,
     translation, xsave,
 };
 use crate::code::{Handler, Op};
@@ -169,6 +169,8 @@ static ROWS: &[Row] = rows! {
 
     [In, Out] Io exits ends Helper Here(port::bind_io);
     [Cpuid] User exits flows Helper Here(system::bind_plain);
+    [Monitor] Supervisor exits flows Helper Here(monitor::bind_monitor);
+    [Mwait] Supervisor exits ends Helper Here(monitor::bind_monitor);
     [Hlt] Supervisor exits ends Helper Here(system::bind_plain);
     [Rdtsc, Rdtscp, Rdpmc] User exits flows Helper Here(system::bind_plain);
     [Invd, Wbinvd, Wbnoinvd] Supervisor exits flows Helper Here(system::bind_plain);
@@ -192,12 +194,13 @@ static ROWS: &[Row] = rows! {
 
     [Rdmsr] Supervisor exits flows Helper Here(msr::bind_msr);
     [Wrmsr, Xsetbv] Supervisor exits ends Helper Here(msr::bind_msr);
+    [Rdpkru, Wrpkru] User quiet flows Helper Here(msr::bind_msr);
     [Xgetbv] User quiet flows Helper Here(msr::bind_msr);
 
     [Extrq, Insertq, Movntss, Movntsd] User quiet flows Helper Here(sse4a::bind_sse4a);
 
-    [Fxsave, Fxsave64, Fxrstor, Fxrstor64, Xsave, Xsave64, Xsaveopt, Xsaveopt64, Xsavec, Xsavec64, Xrstor,
-     Xrstor64, Ldmxcsr, Stmxcsr, Vldmxcsr, Vstmxcsr] User quiet flows Helper Here(xsave::bind_state);
+    [Fxsave, Fxsave64, Fxrstor, Fxrstor64, Xsave, Xsave64, Xsaveopt, Xsaveopt64, Xsavec, Xsavec64, Xsaves, Xsaves64,
+     Xrstor, Xrstor64, Xrstors, Xrstors64, Ldmxcsr, Stmxcsr, Vldmxcsr, Vstmxcsr] User quiet flows Helper Here(xsave::bind_state);
 
     [Vmxon, Vmxoff, Vmptrld, Vmptrst, Vmclear, Vmlaunch, Vmresume, Invept, Invvpid]
         Supervisor exits ends Helper Bind::Vmx;

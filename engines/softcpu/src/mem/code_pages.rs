@@ -5,6 +5,7 @@
 //! share ([`guestmem::CodeMap`]) and lie in the [`Mailbox`] until this vCPU looks between two blocks.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use guestmem::{CodeWatcher, GuestRam, RamOffset, WatcherId};
@@ -23,9 +24,24 @@ pub struct Stale {
 pub struct Mailbox {
     stores: Mutex<Vec<Stale>>,
     attention: Attention,
+    /// The first byte of the line this vCPU monitors; [`NOT_MONITORED`] for none.
+    monitored: AtomicU64,
 }
 
+const NOT_MONITORED: u64 = u64::MAX;
+
 impl Mailbox {
+    /// Monitors a line of 64 bytes, or nothing. The line has to be in the map all share.
+    pub fn monitor(&self, line: Option<RamOffset>) {
+        let line = line.map_or(NOT_MONITORED, |at| at.0);
+        self.monitored.store(line, Ordering::SeqCst);
+    }
+
+    fn is_monitored(&self, start: RamOffset, len: u64) -> bool {
+        let line = self.monitored.load(Ordering::SeqCst);
+        line != NOT_MONITORED && start.0 < line + 64 && line < start.0 + len
+    }
+
     /// Takes what has come.
     pub fn take(&self) -> Vec<Stale> {
         std::mem::take(&mut self.stores.lock().unwrap_or_else(PoisonError::into_inner))
@@ -38,7 +54,12 @@ impl CodeWatcher for Mailbox {
         if stores.len() <= STALE_LIMIT {
             stores.push(Stale { start, len });
         }
-        self.attention.raise(Attention::CODE);
+        let monitored = self.is_monitored(start, len);
+        self.attention.raise(if monitored {
+            Attention::CODE | Attention::MONITOR
+        } else {
+            Attention::CODE
+        });
     }
 }
 
@@ -72,6 +93,7 @@ impl CodePages {
         let mailbox = Arc::new(Mailbox {
             stores: Mutex::default(),
             attention: attention.clone(),
+            monitored: AtomicU64::new(NOT_MONITORED),
         });
         Self {
             has_code: vec![0; (ram.page_count() as usize).div_ceil(64)],

@@ -31,8 +31,8 @@ pub struct Space {
     pub eptp: u64,
     /// Process-context id, 0 without CR4.PCIDE.
     pub pcid: u16,
-    /// Bits of CR0, CR4 and IA32_EFER that permissions were derived under.
-    pub rules: u8,
+    /// Bits of CR0, CR4, IA32_EFER and PKRU that permissions were derived under.
+    pub rules: u16,
 }
 
 #[derive(Clone, Copy, Default)]

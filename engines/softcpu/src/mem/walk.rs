@@ -3,7 +3,7 @@
 use guestmem::{Gpa, RamOffset};
 use x86defs::cr::{cr0, cr4, efer};
 use x86defs::exception::{self, pf};
-use x86defs::paging::{A, D, P, PS, RW, US, XD, address_mask};
+use x86defs::paging::{A, D, KEY_SHIFT, P, PS, RW, US, XD, address_mask, pkru};
 use x86defs::rflags;
 
 use super::ept::Via;
@@ -42,6 +42,8 @@ struct Leaf {
     dirty: bool,
     /// log2 of the page's size in bytes.
     size_log2: u32,
+    /// Protection key; 0 outside IA-32e mode.
+    key: u64,
 }
 
 impl Cpu {
@@ -81,6 +83,7 @@ impl Cpu {
         let mut allowed = self.rights(leaf.rights, user);
         // A store to a clean page has to come back for the dirty bit.
         allowed.write &= leaf.dirty;
+        self.apply_key(leaf.rights, leaf.key, user, &mut allowed);
         self.finish(va, leaf.address, allowed, access)
     }
 
@@ -131,6 +134,27 @@ impl Cpu {
             write: data && (writable || self.cr0 & cr0::WP == 0),
             fetch: not_xd && !(user_page && self.cr4 & cr4::SMEP != 0),
         }
+    }
+
+    /// What PKRU forbids of data accesses to a page with `rights` and `key` (SDM Vol 3 4.6.2): all of them, and
+    /// writes.
+    fn key_forbids(&self, rights: u64, key: u64, user: bool) -> (bool, bool) {
+        if self.cr4 & cr4::PKE == 0 || !self.long_mode() || rights & US == 0 {
+            return (false, false);
+        }
+        let bits = pkru::of(self.pkru, key);
+        let access = bits & pkru::ACCESS_DISABLE != 0;
+        let write = bits & pkru::WRITE_DISABLE != 0 && (user || self.cr0 & cr0::WP != 0);
+        (access, access || write)
+    }
+
+    /// What may be cached of a page with a protection key. PKRU's bits of key 0 belong to the address space
+    /// ([`super::tlb::Space::rules`]); data of pages with other keys is looked up at each access.
+    fn apply_key(&self, rights: u64, key: u64, user: bool, allowed: &mut Allowed) {
+        let (access, write) = self.key_forbids(rights, key, user);
+        let uncached = key != 0 && self.cr4 & cr4::PKE != 0;
+        allowed.read &= !access && !uncached;
+        allowed.write &= !write && !uncached;
     }
 
     fn page_fault<T>(&mut self, va: u64, access: Access, user: bool, why: u32) -> Result<T, Trap> {
@@ -194,7 +218,6 @@ impl Cpu {
     }
 
     /// The final permission check and the update of A and D.
-    #[allow(clippy::too_many_arguments)]
     fn leaf(
         &mut self,
         va: u64,
@@ -204,6 +227,20 @@ impl Cpu {
         entry: u64,
     ) -> Result<u64, Trap> {
         let allowed = self.rights(rights, user);
+        let key = if self.long_mode() {
+            entry >> KEY_SHIFT & 15
+        } else {
+            0
+        };
+        let (no_data, no_write) = self.key_forbids(rights, key, user);
+        let keyed = match access {
+            Access::Read => no_data,
+            Access::Write => no_write,
+            Access::Fetch => false,
+        };
+        if keyed {
+            return self.page_fault(va, access, user, pf::P | pf::PK);
+        }
         let ok = match access {
             Access::Read => allowed.read,
             Access::Write => allowed.write,
@@ -212,7 +249,6 @@ impl Cpu {
         if !ok {
             return self.page_fault(va, access, user, pf::P);
         }
-        let _ = entry;
         Ok(if access == Access::Write { A | D } else { A })
     }
 
@@ -245,6 +281,7 @@ impl Cpu {
                         rights,
                         dirty: (entry | bits) & D != 0,
                         size_log2: shift,
+                        key: entry >> KEY_SHIFT & 15,
                     });
                 }
                 if !self.set_bits(at, address, va, entry, A)? {
@@ -302,6 +339,7 @@ impl Cpu {
                         rights,
                         dirty: (entry | bits) & D != 0,
                         size_log2: shift,
+                        key: 0,
                     });
                 }
                 if !self.set_bits(at, address, va, entry, A)? {
@@ -357,6 +395,7 @@ impl Cpu {
                         rights,
                         dirty: (entry | bits) & D != 0,
                         size_log2: shift,
+                        key: 0,
                     });
                 }
                 table = entry & 0xffff_f000;

@@ -27,6 +27,8 @@ pub struct Features {
     pub rdrand: bool,
     /// RDSEED.
     pub rdseed: bool,
+    /// XSAVES and XRSTORS.
+    pub xsaves: bool,
     /// IA32_DEBUGCTL bits that may be set.
     pub debugctl_allowed: u64,
 }
@@ -171,6 +173,7 @@ impl Caps {
             (features.invpcid, secondary::ENABLE_INVPCID),
             (features.rdrand, secondary::RDRAND_EXITING),
             (features.rdseed, secondary::RDSEED_EXITING),
+            (features.xsaves, secondary::ENABLE_XSAVES),
         ] {
             if there {
                 secondary_controls |= control;
@@ -361,6 +364,7 @@ pub(super) mod tests {
             invpcid: true,
             rdrand: true,
             rdseed: true,
+            xsaves: true,
             debugctl_allowed: 3,
         }
     }
@@ -427,7 +431,7 @@ pub(super) mod tests {
         for (field, there) in [
             (VmcsField::GuestRip, true),
             (VmcsField::VmreadBitmap, true),
-            (VmcsField::XssExitingBitmap, false),
+            (VmcsField::XssExitingBitmap, true),
             (VmcsField::GuestPerfGlobalCtrl, false),
             (VmcsField::TscMultiplier, false),
         ] {

@@ -64,6 +64,14 @@ pub enum Intercept {
         armed: bool,
     },
     Xsetbv,
+    /// XSAVES, with the supervisor components it is asked for.
+    Xsaves {
+        components: u64,
+    },
+    /// XRSTORS.
+    Xrstors {
+        components: u64,
+    },
     Rdrand,
     Rdseed,
     /// MOV from CR3 or CR8.
@@ -151,6 +159,8 @@ impl Cpu {
                 let q = u64::from(armed);
                 controlled(self, primary::MWAIT_EXITING, ExitReason::Mwait, q)
             }
+            I::Xsaves { components } => self.intercept_xss(ExitReason::Xsaves, components),
+            I::Xrstors { components } => self.intercept_xss(ExitReason::Xrstors, components),
             I::Rdrand => by_secondary(self, secondary::RDRAND_EXITING, ExitReason::Rdrand),
             I::Rdseed => by_secondary(self, secondary::RDSEED_EXITING, ExitReason::Rdseed),
             I::CrRead { cr, gpr } => {
@@ -192,6 +202,14 @@ impl Cpu {
             I::Descriptor(which) => self.intercept_descriptor(which),
             I::TaskSwitch { selector, source } => self.intercept_task_switch(selector, source),
         }
+    }
+
+    /// XSAVES and XRSTORS (SDM Vol 3 25.6.20, 26.1.3); the control is 1, or they would be #UD.
+    fn intercept_xss(&mut self, reason: ExitReason, components: u64) -> Flow {
+        if components & self.vmx.current_vmcs().get(F::XssExitingBitmap) == 0 {
+            return Ok(());
+        }
+        self.vm_exit(ExitRequest::instruction(reason, 0))
     }
 
     /// CR3-target values (SDM Vol 3 25.6.7).

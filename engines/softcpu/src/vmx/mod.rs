@@ -29,6 +29,7 @@ pub mod vmcs;
 
 use guestmem::Gpa;
 use x86defs::cr::{cr0, cr4, efer};
+use x86defs::paging::pkru;
 use x86defs::vmx::control::{primary, secondary};
 use x86defs::vmx::{ExitReason, InterruptionInfo};
 
@@ -302,7 +303,9 @@ impl Cpu {
 
     /// What of the mode is folded into cached translations. Making it part of the address space keeps
     /// translations apart when a VM entry brings other values for the same VPID.
-    fn translation_rules(&self) -> u8 {
+    fn translation_rules(&self) -> u16 {
+        let keys = self.cr4 & cr4::PKE != 0;
+        let key0 = if keys { pkru::of(self.pkru, 0) } else { 0 };
         let bits = [
             self.cr0 & cr0::WP,
             self.cr0 & cr0::PG,
@@ -312,10 +315,13 @@ impl Cpu {
             self.cr4 & cr4::PSE,
             self.efer & efer::NXE,
             self.efer & efer::LMA,
+            self.cr4 & cr4::PKE,
+            u64::from(key0 & pkru::ACCESS_DISABLE),
+            u64::from(key0 & pkru::WRITE_DISABLE),
         ];
         bits.iter()
             .enumerate()
-            .fold(0, |rules, (i, bit)| rules | u8::from(*bit != 0) << i)
+            .fold(0, |rules, (i, bit)| rules | u16::from(*bit != 0) << i)
     }
 
     /// #UD for RDTSCP and RDPID in non-root operation without "enable RDTSCP" (SDM Vol 3 26.3). To be asked
@@ -335,6 +341,15 @@ impl Cpu {
     #[inline]
     pub fn vmx_invpcid_enabled(&mut self) -> Flow {
         self.vmx_enabled(secondary::ENABLE_INVPCID)
+    }
+
+    /// The same for XSAVES and XRSTORS and "enable XSAVES/XRSTORS".
+    ///
+    /// # Errors
+    /// [`Trap::Exception`] with #UD.
+    #[inline]
+    pub fn vmx_xsaves_enabled(&mut self) -> Flow {
+        self.vmx_enabled(secondary::ENABLE_XSAVES)
     }
 
     fn vmx_enabled(&mut self, control: u32) -> Flow {

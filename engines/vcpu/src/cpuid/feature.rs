@@ -188,8 +188,11 @@ pub mod xstate {
     pub const AVX: u64 = 1 << 2;
     /// PKRU.
     pub const PKRU: u64 = 1 << 9;
-    /// Bytes of the PKRU component.
+    /// Bytes of the PKRU component, and its offset in the standard format: behind the components of AVX-512,
+    /// whether there are any or not.
     pub const PKRU_BYTES: u32 = 8;
+    /// The offset.
+    pub const PKRU_OFFSET: u32 = 2688;
     /// Legacy region and header of an XSAVE area in bytes (SDM Vol 1 13.4).
     pub const LEGACY_AND_HEADER_BYTES: u32 = 576;
     /// Bytes of the AVX component, and its offset in the standard format (SDM Vol 1 13.5.3).

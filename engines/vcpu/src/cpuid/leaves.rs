@@ -1,6 +1,6 @@
 //! Leaves that processors of both vendors answer alike.
 
-use super::feature::{leaf1_ecx, xstate};
+use super::feature::{leaf1_ecx, leaf7_ecx, xstate};
 use super::words::Words;
 use super::{CpuidLeaf, CpuidResult, CpuidTable, HYPERVISOR_SIGNATURE, LINEAR_BITS, MAXPHYADDR};
 
@@ -92,6 +92,13 @@ fn components(words: &Words) -> Vec<Component> {
             number: xstate::AVX.trailing_zeros(),
             bytes: xstate::AVX_BYTES,
             offset: xstate::AVX_OFFSET,
+        });
+    }
+    if words.leaf7_ecx & leaf7_ecx::PKU != 0 {
+        list.push(Component {
+            number: xstate::PKRU.trailing_zeros(),
+            bytes: xstate::PKRU_BYTES,
+            offset: xstate::PKRU_OFFSET,
         });
     }
     list

@@ -266,15 +266,17 @@ fn intel_words() -> Words {
     w.leaf1_ecx |= VECTOR;
     w.leaf7_ebx |= b::FSGSBASE | b::RDSEED | b::ADX | b::CLFLUSHOPT;
     w.leaf7_ecx |= leaf7_ecx::RDPID;
-    w.leafd1_eax |= leafd1_eax::XSAVEOPT | leafd1_eax::XSAVEC | leafd1_eax::XGETBV1;
+    w.leafd1_eax |=
+        leafd1_eax::XSAVEOPT | leafd1_eax::XSAVEC | leafd1_eax::XGETBV1 | leafd1_eax::XSAVES;
     w.ext1_ecx |= ext1_ecx::PREFETCHW;
     w
 }
 
 fn max() -> Words {
     let mut w = intel_words();
+    w.leaf1_ecx |= leaf1_ecx::MONITOR;
     w.leaf7_ebx |= leaf7_ebx::SHA | leaf7_ebx::CLWB;
-    w.leaf7_ecx |= leaf7_ecx::GFNI | leaf7_ecx::VAES | leaf7_ecx::VPCLMULQDQ;
+    w.leaf7_ecx |= leaf7_ecx::PKU | leaf7_ecx::GFNI | leaf7_ecx::VAES | leaf7_ecx::VPCLMULQDQ;
     w
 }
 
@@ -299,9 +301,12 @@ fn amd_words() -> Words {
             | b::SMAP
             | b::CLFLUSHOPT
             | b::CLWB,
-        leaf7_ecx: leaf7_ecx::UMIP | leaf7_ecx::RDPID,
+        leaf7_ecx: leaf7_ecx::UMIP | leaf7_ecx::PKU | leaf7_ecx::RDPID,
         leaf7_edx: leaf7_edx::FSRM,
-        leafd1_eax: leafd1_eax::XSAVEOPT | leafd1_eax::XSAVEC | leafd1_eax::XGETBV1,
+        leafd1_eax: leafd1_eax::XSAVEOPT
+            | leafd1_eax::XSAVEC
+            | leafd1_eax::XGETBV1
+            | leafd1_eax::XSAVES,
         ext1_ecx: ext1_ecx::LAHF64
             | ext1_ecx::ALT_MOV_CR8
             | ext1_ecx::LZCNT

@@ -210,8 +210,7 @@ fn without_avx_nothing_of_it_is_left() {
     assert_eq!(one & (leaf1_ecx::AVX | leaf1_ecx::FMA | leaf1_ecx::F16C), 0);
     assert_ne!(one & leaf1_ecx::XSAVE, 0);
     assert_eq!(t.answer(7, 0).ebx & feature::leaf7_ebx::AVX2, 0);
-    assert_eq!(t.answer(0xd, 0).eax, 3);
-    assert_eq!(t.answer(0xd, 0).ecx, 576);
+    assert_eq!(t.answer(0xd, 0).eax & 4, 0);
     assert_eq!(t.answer(0xd, 2), CpuidResult::default());
 }
 

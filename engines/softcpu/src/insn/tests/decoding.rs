@@ -153,3 +153,17 @@ fn tzcnt_without_bmi1_is_bsf() {
     b.ok(&tzcnt);
     assert_eq!(b.get(RAX), 4);
 }
+
+/// SALC outside 64-bit mode; in it D6 is no instruction (SDM Vol 2 table A-2 leaves it empty).
+#[test]
+fn salc() {
+    let mut b = Bench::protected();
+    b.cpu().flags.set_bits(0);
+    b.set(RAX, 0x1234);
+    b.ok(&[0xd6]);
+    assert_eq!(b.get(RAX), 0x1200);
+    b.cpu().flags.set_bits(1);
+    b.ok(&[0xd6]);
+    assert_eq!(b.get(RAX), 0x12ff);
+    assert_eq!(Bench::long().run(&[0xd6]), Outcome::Vector(UD));
+}

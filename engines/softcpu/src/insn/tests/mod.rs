@@ -3,7 +3,10 @@
 mod debug;
 mod decoding;
 mod events;
+mod forms;
 mod gates;
+mod keys;
+mod monitor;
 mod paging;
 mod real;
 mod stack;

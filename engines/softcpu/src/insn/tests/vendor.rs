@@ -201,6 +201,10 @@ fn clzero() {
     assert_eq!(b.at::<u64>(DATA + 0x40), 0);
     assert_eq!(b.at::<u64>(DATA + 0x78), 0);
     assert_eq!(b.at::<u64>(DATA + 0x80), u64::MAX);
+    b.put::<u64>(DATA + 0x80, u64::MAX);
+    b.set(RAX, DATA + 0x80);
+    b.ok(&[0x0f, 0x01, 0xfc]);
+    assert_eq!(b.at::<u64>(DATA + 0x80), 0);
     b.set(RAX, SMALL);
     b.put::<u64>(PT, 0);
     assert_eq!(b.fault(&[0x0f, 0x01, 0xfc], x86defs::exception::PF), 2);

@@ -2,8 +2,8 @@
 
 use guestmem::RamOffset;
 use x86defs::exception::{GP, UD};
-use x86defs::vmx::VmcsField as F;
 use x86defs::vmx::control::{primary as p, secondary as s};
+use x86defs::vmx::{ExitReason, VmcsField as F};
 
 use super::rig::*;
 use crate::cpu::gpr;
@@ -40,6 +40,8 @@ const fn case(
 
 /// Appendix C of SDM Vol 3, with the controls that bring each exit about.
 const CASES: &[Case] = &[
+    case("monitor", &[0x0f, 0x01, 0xc8], p::MONITOR_EXITING, 0, 39, 0),
+    case("mwait", &[0x0f, 0x01, 0xc9], p::MWAIT_EXITING, 0, 36, 0),
     case("cpuid", &[0x0f, 0xa2], 0, 0, 10, 0),
     case("hlt", &[0xf4], p::HLT_EXITING, 0, 12, 0),
     case("invd", &[0x0f, 0x08], 0, 0, 13, 0),
@@ -267,6 +269,8 @@ fn without_the_control_there_is_no_exit() {
                 | "mov dr7, rsi"
                 | "mov cr8, rbx"
                 | "invpcid rbx, [rdx]"
+                | "monitor"
+                | "mwait"
         ) {
             // Their operands are not valid ones here.
             continue;
@@ -605,6 +609,9 @@ fn instructions_that_controls_enable() {
             &[0x66, 0x0f, 0x38, 0x82, 0x1a],
             s::ENABLE_INVPCID,
         ),
+        // Before the check of CR4.OSXSAVE, which gives the same.
+        ("xsaves", &[0x0f, 0xc7, 0x2a], s::ENABLE_XSAVES),
+        ("xrstors", &[0x0f, 0xc7, 0x1a], s::ENABLE_XSAVES),
     ] {
         let mut r = Rig::root();
         r.clear(F::SecondaryControls, control);
@@ -614,6 +621,44 @@ fn instructions_that_controls_enable() {
         r.step();
         assert!(r.cpu().vmx.in_guest);
         assert_eq!(r.rip(), guest_handler(UD), "{what}");
+    }
+}
+
+/// SDM Vol 3 26.1.3: XSAVES and XRSTORS exit by the components that are asked for, enabled, and in the bitmap.
+#[test]
+fn supervisor_components_exit_by_bitmap() {
+    for (code, reason) in [
+        (&[0x0f, 0xc7, 0x2a], ExitReason::Xsaves),
+        (&[0x0f, 0xc7, 0x1a], ExitReason::Xrstors),
+    ] {
+        for (xss, bitmap, exits) in [
+            (0, u64::MAX, false),
+            (1 << 8, 0, false),
+            (1 << 8, 1 << 8, true),
+        ] {
+            let mut r = Rig::root();
+            r.or(F::SecondaryControls, s::ENABLE_XSAVES);
+            r.set(F::XssExitingBitmap, bitmap);
+            let cr4 = r.get(F::GuestCr4) | 1 << 18;
+            r.set(F::GuestCr4, cr4);
+            r.bytes(GUEST_CODE, code);
+            r.cpu().regs[gpr::RAX] = 0x100;
+            r.cpu().regs[gpr::RDX] = 0;
+            r.enter();
+            // No model has such a component: only what is intercepted can be seen.
+            r.cpu().msr.xss = xss;
+            r.cpu().regs[gpr::RDX] = 0;
+            r.cpu().regs[gpr::RAX] = 0x100;
+            r.step();
+            assert_eq!(
+                !r.cpu().vmx.in_guest,
+                exits,
+                "{reason:?} {xss:x} {bitmap:x}"
+            );
+            if exits {
+                assert_eq!(r.get(F::ExitReason), reason as u64);
+            }
+        }
     }
 }
 

@@ -154,8 +154,16 @@ fn cpuid() -> CpuidTable {
     };
     CpuidTable {
         leaves: vec![
-            leaf(1, None, 0, 1 << 5 | 1 << 17 | 1 << 26 | 1 << 30, 0),
+            leaf(1, None, 0, 1 << 3 | 1 << 5 | 1 << 17 | 1 << 26 | 1 << 30, 0),
             leaf(7, Some(0), 1 << 10 | 1 << 18 | 1 << 7 | 1 << 20, 0, 0),
+            CpuidLeaf {
+                leaf: 0xd,
+                subleaf: Some(1),
+                result: CpuidResult {
+                    eax: 0xf,
+                    ..CpuidResult::default()
+                },
+            },
             leaf(0x8000_0001, None, 0, 0, 1 << 20 | 1 << 27 | 1 << 29),
         ],
         exact: false,
