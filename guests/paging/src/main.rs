@@ -1,4 +1,4 @@
-//! 4-level paging against chapter 4 of volume 3: permissions, error codes, reserved bits, accessed and
+//! 4-level paging against chapter 4 of volume 3: permissions, protection keys, error codes, reserved bits, accessed and
 //! dirty flags, page sizes, what the TLB may and must not keep, PCIDs.
 
 #![no_std]
@@ -7,6 +7,7 @@
 mod caching;
 mod entries;
 mod faults;
+mod keys;
 mod pcid;
 mod permissions;
 
@@ -18,6 +19,7 @@ runtime::guest!("paging", run);
 
 fn run() {
     permissions::run();
+    keys::run();
     entries::run();
     faults::run();
     caching::run();

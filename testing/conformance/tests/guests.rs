@@ -38,6 +38,17 @@ fn smp() {
 }
 
 #[test]
+fn isa() {
+    let config = MachineConfig {
+        vcpus: 2,
+        ..MachineConfig::default()
+    };
+    let result = run_on(&SoftEngine::new(), "isa", config).unwrap_or_else(|e| panic!("isa: {e}"));
+    println!("{}", result.text);
+    assert!(result.passed(), "isa: {:?}", result.outcome);
+}
+
+#[test]
 fn apic() {
     passes("apic", NestedVirt::Off);
 }

@@ -1,0 +1,24 @@
+//! What CPUID shows beyond the basic processor: XSAVES (volume 1, 13.11 and 13.12), MONITOR and MWAIT (volume 3,
+//! 9.10.4), MTRRs and PAT (volume 3, 12.11 and 12.12).
+
+#![no_std]
+#![no_main]
+
+mod memory_types;
+mod monitor;
+mod xsaves;
+
+use runtime::{check, smp};
+
+/// Processors of the machine this guest is run on.
+pub const CPUS: usize = 2;
+
+runtime::guest!("isa", run);
+
+fn run() {
+    runtime::apic::enable();
+    check!(smp::start(CPUS), "9.4.4: both processors come up");
+    xsaves::run();
+    memory_types::run();
+    monitor::run();
+}
