@@ -192,6 +192,7 @@ pub const ROOMS: &[Room] = &[
         Uses::Anything,
     ),
     room("e2e", "testing/e2e", Tier::Testing, Uses::Anything),
+    room("fuzzing", "testing/fuzzing", Tier::Testing, Uses::Anything),
     // A border because it measures forks and fresh mappings; it runs inside guests and uses nothing of ours.
     border(
         "guestbench",

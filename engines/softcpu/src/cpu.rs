@@ -343,6 +343,8 @@ pub struct Cpu {
     pub retired_base: u64,
     /// What [`Cpu::budget`] was set to.
     pub budget_given: i64,
+    /// Faults delivered so far; each took the time of an instruction and was counted as one.
+    pub faults: u64,
     /// State of the random-number generator behind RDRAND.
     pub random_state: u64,
     /// VT-x.

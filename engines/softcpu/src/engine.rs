@@ -75,7 +75,8 @@ impl Engine for SoftEngine {
 }
 
 /// Derives the processor's facts from its CPUID leaves.
-pub(crate) fn model(config: &VmConfig) -> Model {
+#[must_use]
+pub fn model(config: &VmConfig) -> Model {
     let c = &config.cpuid;
     let leaf = |l, s| c.get(l, s).unwrap_or_default();
     let (l1, l7) = (leaf(1, 0), leaf(7, 0));

@@ -18,4 +18,4 @@ mod testing;
 pub mod vmx;
 pub mod world;
 
-pub use engine::SoftEngine;
+pub use engine::{SoftEngine, model};

@@ -302,7 +302,7 @@ impl Runner {
         }
         let cpu = &mut self.cpu;
         let vm_level = cpu.vmx.in_guest;
-        let before = cpu.retired_now();
+        let before = cpu.retired_now().wrapping_sub(cpu.faults);
         let held = cpu.pending_debug;
         self.gave_way = false;
         self.cpu.step_cancelled = false;
@@ -311,7 +311,7 @@ impl Runner {
         }
         let cpu = &mut self.cpu;
         // An iteration of a repeated string instruction counts as an instruction (18.3.1.4).
-        let completed = cpu.retired_now() != before || self.gave_way;
+        let completed = cpu.retired_now().wrapping_sub(cpu.faults) != before || self.gave_way;
         if !completed {
             // What a faulting instruction hit on its way is not reported.
             cpu.pending_debug = held;

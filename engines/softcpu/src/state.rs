@@ -172,6 +172,7 @@ impl Cpu {
             tsc_offset: 0,
             retired_base: 0,
             budget_given: 0,
+            faults: 0,
             random_state,
             vmx,
         };

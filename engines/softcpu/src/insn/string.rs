@@ -103,11 +103,16 @@ fn repeat(cpu: &mut Cpu, op: &Op, mut one: impl FnMut(&mut Cpu) -> Result<bool, 
             return Err(Trap::Restart);
         }
     }
+    slice_done(cpu, op)
+}
+
+/// The end of a slice of iterations. They took time, or a long REP would stop it: as much as bulk copying takes.
+fn slice_done(cpu: &mut Cpu, op: &Op) -> Flow {
     if get(cpu, op, gpr::RCX) == 0 {
-        Ok(())
-    } else {
-        Err(Trap::Restart)
+        return Ok(());
     }
+    cpu.budget -= (SLICE >> 3) as i64;
+    Err(Trap::Restart)
 }
 
 /// How many elements from `va` upwards lie in its page.
@@ -219,6 +224,9 @@ fn bulk_or_single(
             return Ok(());
         }
         if bulk(cpu, op) {
+            if cpu.budget <= 0 && get(cpu, op, gpr::RCX) != 0 {
+                return Err(Trap::Restart);
+            }
             continue;
         }
         one(cpu, op)?;
@@ -227,11 +235,7 @@ fn bulk_or_single(
             return Err(Trap::Restart);
         }
     }
-    if get(cpu, op, gpr::RCX) == 0 {
-        Ok(())
-    } else {
-        Err(Trap::Restart)
-    }
+    slice_done(cpu, op)
 }
 
 fn rep_movs<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {

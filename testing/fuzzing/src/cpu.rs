@@ -1,0 +1,289 @@
+//! A small machine around one software vCPU, made anew for each case by writing back what the last one changed.
+
+pub mod invariants;
+pub mod modes;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+
+use guestmem::{Gpa, GuestRam};
+use softcpu::SoftEngine;
+use vcpu::cpuid::{CpuModel, CpuidTable, HostVector, ModelConfig, model};
+use vcpu::{
+    Attention, Engine, InterruptFault, NestedVirt, Platform, RunExit, Vcpu, VcpuState, VmConfig,
+    Wake,
+};
+
+/// RAM from address zero on.
+pub const RAM_BYTES: u64 = 128 << 10;
+/// A second region, beyond the reach of 32 bits.
+pub const FAR: Gpa = Gpa(1 << 32);
+/// Its size.
+pub const FAR_BYTES: u64 = 4096;
+/// What it is filled with.
+pub const FAR_FILL: u8 = 0xc5;
+/// Instructions between two polls.
+const SLICE: u64 = 48;
+
+/// The model the guest sees: all there is.
+#[must_use]
+pub fn guest_cpuid() -> CpuidTable {
+    model(
+        CpuModel::Max,
+        &ModelConfig {
+            vcpus: 1,
+            nested: NestedVirt::Intel,
+            tsc_hz: 1_000_000_000,
+            crystal_hz: 25_000_000,
+            host: HostVector::detect(),
+        },
+    )
+}
+
+/// A VM of one vCPU of that model.
+#[must_use]
+pub fn vm_config() -> VmConfig {
+    VmConfig {
+        vcpus: 1,
+        cpuid: guest_cpuid(),
+        nested: NestedVirt::Intel,
+        tsc_hz: 1_000_000_000,
+    }
+}
+
+/// What the board offers in a case.
+#[derive(Debug, Default)]
+struct Lines {
+    polls: AtomicU32,
+    nmi: AtomicBool,
+    interrupt: AtomicBool,
+    vector: AtomicU8,
+    cr8: AtomicU8,
+}
+
+struct Board {
+    attention: Attention,
+    lines: Arc<Lines>,
+}
+
+impl Platform for Board {
+    fn pio_read(&mut self, port: u16, _: u8) -> u32 {
+        u32::from(port).wrapping_mul(0x9e37_79b1)
+    }
+
+    fn pio_write(&mut self, _: u16, _: u8, _: u32) {}
+
+    fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8]) {
+        assert!(data.len() <= 8, "at most 8 bytes at a time");
+        assert!(
+            (gpa.0 & 0xfff) as usize + data.len() <= 0x1000,
+            "inside one page"
+        );
+        data.fill(gpa.0 as u8);
+    }
+
+    fn mmio_write(&mut self, gpa: Gpa, data: &[u8]) {
+        assert!(data.len() <= 8, "at most 8 bytes at a time");
+        assert!(
+            (gpa.0 & 0xfff) as usize + data.len() <= 0x1000,
+            "inside one page"
+        );
+    }
+
+    fn apic_page(&self) -> Option<Gpa> {
+        None
+    }
+
+    fn apic_msr_read(&mut self, msr: u32) -> Result<u64, InterruptFault> {
+        if msr == x86defs::msr::IA32_APIC_BASE {
+            return Ok(0xfee0_0900);
+        }
+        Err(InterruptFault)
+    }
+
+    fn apic_msr_write(&mut self, _: u32, _: u64) -> Result<(), InterruptFault> {
+        Err(InterruptFault)
+    }
+
+    fn cr8(&mut self) -> u8 {
+        self.lines.cr8.load(Ordering::Relaxed)
+    }
+
+    fn set_cr8(&mut self, priority: u8) {
+        assert!(priority < 16, "CR8 has four bits");
+        self.lines.cr8.store(priority, Ordering::Relaxed);
+    }
+
+    fn interrupt_pending(&mut self) -> bool {
+        self.lines.interrupt.load(Ordering::Relaxed)
+    }
+
+    fn acknowledge_interrupt(&mut self) -> Option<u8> {
+        let pending = self.lines.interrupt.swap(false, Ordering::Relaxed);
+        pending.then(|| self.lines.vector.load(Ordering::Relaxed))
+    }
+
+    fn take_nmi(&mut self) -> bool {
+        self.lines.nmi.swap(false, Ordering::Relaxed)
+    }
+
+    fn tsc_hz(&self) -> u64 {
+        1_000_000_000
+    }
+
+    fn tsc(&mut self, retired: u64) -> u64 {
+        retired
+    }
+
+    fn set_tsc_offset(&mut self, _: u64) {}
+
+    fn poll(&mut self, _: u64) -> u64 {
+        if self.lines.polls.fetch_add(1, Ordering::Relaxed) >= 1 {
+            self.attention.raise(Attention::STOP);
+        }
+        SLICE
+    }
+
+    fn idle(&mut self, _: u64) -> Wake {
+        Wake::Stop
+    }
+}
+
+/// What comes from outside while a case runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Events {
+    /// An NMI.
+    pub nmi: bool,
+    /// An interrupt of this vector.
+    pub interrupt: Option<u8>,
+}
+
+/// The machine.
+pub struct Machine {
+    vcpu: Box<dyn Vcpu>,
+    /// Its memory.
+    pub ram: Arc<GuestRam>,
+    lines: Arc<Lines>,
+    attention: Attention,
+    /// What RAM holds at the start of a case.
+    image: Vec<u8>,
+    buffer: Vec<u8>,
+    /// The state after RESET.
+    pub reset: VcpuState,
+    /// RAM beyond 4 GByte is looked at after each case.
+    far_checked: bool,
+}
+
+impl Machine {
+    /// A machine whose RAM holds `image` at the start of each case.
+    ///
+    /// # Panics
+    /// The host has no memory for it, or the image does not fit.
+    #[must_use]
+    pub fn new(mut image: Vec<u8>) -> Self {
+        assert!(image.len() as u64 <= RAM_BYTES, "the image fits");
+        image.resize(RAM_BYTES as usize, 0);
+        let regions = [(Gpa(0), RAM_BYTES), (FAR, FAR_BYTES)];
+        let ram = Arc::new(GuestRam::new(&regions).expect("memory for a small guest"));
+        ram.write(Gpa(0), &image).expect("it is RAM");
+        ram.write(FAR, &[FAR_FILL; FAR_BYTES as usize])
+            .expect("it is RAM");
+        let vm = SoftEngine::new()
+            .create_vm(&vm_config(), Arc::clone(&ram))
+            .expect("the engine makes a VM");
+        let (attention, lines) = (Attention::new(), Arc::new(Lines::default()));
+        let board = Board {
+            attention: attention.clone(),
+            lines: Arc::clone(&lines),
+        };
+        let mut vcpu = vm
+            .create_vcpu(0, Box::new(board), attention.clone())
+            .expect("the engine makes a vCPU");
+        let reset = vcpu.state().expect("it has one");
+        Self {
+            vcpu,
+            ram,
+            lines,
+            attention,
+            buffer: vec![0; image.len()],
+            image,
+            reset,
+            far_checked: true,
+        }
+    }
+
+    /// Writes bytes to RAM, for this case.
+    ///
+    /// # Panics
+    /// The range is not RAM.
+    pub fn write(&self, at: u64, bytes: &[u8]) {
+        self.ram.write(Gpa(at), bytes).expect("it is RAM");
+    }
+
+    /// A quadword of RAM.
+    ///
+    /// # Panics
+    /// The address is not RAM.
+    #[must_use]
+    pub fn qword(&self, at: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.ram.read(Gpa(at), &mut bytes).expect("it is RAM");
+        u64::from_le_bytes(bytes)
+    }
+
+    /// Runs from `start` for about a hundred instructions at most, or until HLT. Gives how the run ended, the state
+    /// then, and the instructions executed.
+    ///
+    /// # Panics
+    /// The engine fails.
+    pub fn execute(&mut self, start: &VcpuState, events: Events) -> (RunExit, VcpuState, u64) {
+        let lines = &self.lines;
+        lines.polls.store(0, Ordering::Relaxed);
+        lines.nmi.store(events.nmi, Ordering::Relaxed);
+        let interrupt = events.interrupt;
+        lines
+            .interrupt
+            .store(interrupt.is_some(), Ordering::Relaxed);
+        lines
+            .vector
+            .store(interrupt.unwrap_or(0), Ordering::Relaxed);
+        self.attention.clear(u32::MAX);
+        if events.nmi || interrupt.is_some() {
+            self.attention.raise(Attention::INTERRUPT);
+        }
+        self.vcpu.set_state(start).expect("the state fits");
+        let before = self.vcpu.retired().unwrap_or(0);
+        let exit = self.vcpu.run().expect("the engine goes on");
+        let after = self.vcpu.retired().unwrap_or(0);
+        let state = self.vcpu.state().expect("it has one");
+        (exit, state, after.wrapping_sub(before))
+    }
+
+    /// Whether nobody wrote to RAM beyond 4 GByte since the last case.
+    #[must_use]
+    pub fn far_is_untouched(&self) -> bool {
+        let mut bytes = [0; FAR_BYTES as usize];
+        self.ram.read(FAR, &mut bytes).expect("it is RAM");
+        bytes.iter().all(|&byte| byte == FAR_FILL)
+    }
+
+    /// Puts RAM back.
+    ///
+    /// # Panics
+    /// RAM is not there any more.
+    pub fn restore(&mut self) {
+        const PAGE: usize = 4096;
+        self.ram.read(Gpa(0), &mut self.buffer).expect("it is RAM");
+        let pages = self.image.chunks(PAGE).zip(self.buffer.chunks(PAGE));
+        for (at, (wanted, found)) in (0..).step_by(PAGE).zip(pages) {
+            if wanted != found {
+                self.ram.write(Gpa(at), wanted).expect("it is RAM");
+            }
+        }
+        if self.far_checked && !self.far_is_untouched() {
+            self.ram
+                .write(FAR, &[FAR_FILL; FAR_BYTES as usize])
+                .expect("it is RAM");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! A fixed number of cases of each target, the same in every run.
+
+use fuzzing::{Campaign, target};
+
+/// Runs `count` cases and gives the figures.
+fn run(name: &str, count: u64) -> Vec<(&'static str, u64)> {
+    let mut target = target(name).expect("there is one");
+    let campaign = Campaign {
+        seed: 0x6e65_7374,
+        first: 0,
+        count,
+    };
+    campaign.run(&mut *target);
+    let figures = target.figures();
+    println!("{name}: {count} cases, {figures:?}");
+    figures
+}
+
+/// Checks that a figure is at least one case in `of`.
+fn reaches(figures: &[(&'static str, u64)], what: &str, count: u64, of: u64) {
+    let found = figures.iter().find(|(name, _)| *name == what);
+    let (_, found) = found.expect("it is counted");
+    assert!(found * of >= count, "{what}: only {found} of {count} cases");
+}
+
+#[test]
+fn code() {
+    const COUNT: u64 = 100_000;
+    let figures = run("code", COUNT);
+    reaches(&figures, "instructions", 4 * COUNT, 1);
+    reaches(&figures, "ended in a handler", COUNT, 4);
+}
+
+#[test]
+fn paging() {
+    const COUNT: u64 = 100_000;
+    let figures = run("paging", COUNT);
+    reaches(&figures, "translated", COUNT, 8);
+    reaches(&figures, "page faults", COUNT, 1);
+    reaches(&figures, "reserved bits", COUNT, 4);
+}
+
+#[test]
+fn devices() {
+    const COUNT: u64 = 20_000;
+    let figures = run("devices", COUNT);
+    reaches(&figures, "accesses", 50 * COUNT, 1);
+    reaches(&figures, "answered", COUNT, 1);
+    reaches(&figures, "interrupts", COUNT, 20);
+}
+
+#[test]
+fn boot() {
+    const COUNT: u64 = 20_000;
+    let figures = run("boot", COUNT);
+    reaches(&figures, "built", COUNT, 20);
+    reaches(&figures, "refused", COUNT, 20);
+}

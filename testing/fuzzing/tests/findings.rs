@@ -1,0 +1,79 @@
+//! What the targets found, each by itself.
+
+use fuzzing::Input;
+use fuzzing::cpu::modes::{CODE, DATA, HANDLER, Mode, image, start};
+use fuzzing::cpu::{Events, Machine};
+use vcpu::{RunExit, VcpuState};
+
+/// A machine in `mode` with privilege, all registers but RSP zero, and its code.
+fn machine(mode: Mode, code: &[u8]) -> (Machine, VcpuState) {
+    let machine = Machine::new(image());
+    machine.write(CODE, code);
+    let mut state = start(&machine.reset, mode, false, &mut Input::new(&[]));
+    let stack = state.gpr[4];
+    state.gpr = [0; 16];
+    state.gpr[4] = stack;
+    state.rflags = 2;
+    (machine, state)
+}
+
+/// A handler whose first instruction faults: in real mode SP wraps, so this goes on for ever. Time passes all the same,
+/// or nobody could stop it and no timer could interrupt it.
+#[test]
+fn faults_without_end_take_time() {
+    const UD2: [u8; 2] = [0x0f, 0x0b];
+    let (mut machine, state) = machine(Mode::Real, &UD2);
+    machine.write(HANDLER, &UD2);
+    let (exit, after, _) = machine.execute(&state, Events::default());
+    assert_eq!(exit, RunExit::Stopped);
+    assert_eq!(after.rip, HANDLER);
+}
+
+/// The same with faults of the fetch: no handler is mapped, and SP has 16 bits, so that there is always a stack.
+#[test]
+fn faults_of_fetches_take_time() {
+    const NOWHERE: u64 = 0x100_0000;
+    const IDT: u64 = 0x2000;
+    let (mut machine, mut state) = machine(Mode::Paging32, &[0x0f, 0x0b]);
+    for vector in 0..256 {
+        let gate: u64 = 0x8e00_0018_0000 | (NOWHERE & 0xffff_0000) << 32;
+        machine.write(IDT + 8 * vector, &gate.to_le_bytes());
+    }
+    state.segments[2].access.0 = 0x93;
+    state.segments[2].limit = 0xffff;
+    let (exit, after, _) = machine.execute(&state, Events::default());
+    assert_eq!(exit, RunExit::Stopped);
+    assert_eq!(after.rip, NOWHERE);
+}
+
+/// Long repeated string instructions give way, with the time they took.
+#[test]
+fn repeated_string_instructions_take_time() {
+    // rep insb and rep outsb in real mode; rep stosb and rep movsb in 64-bit mode.
+    for (mode, code) in [
+        (Mode::Real, [0x67, 0xf3, 0x6c]),
+        (Mode::Real, [0x67, 0xf3, 0x6e]),
+        (Mode::Long, [0x90, 0xf3, 0xaa]),
+        (Mode::Long, [0x90, 0xf3, 0xa4]),
+        (Mode::Long, [0x90, 0xf3, 0xac]),
+    ] {
+        let (mut machine, mut state) = machine(mode, &code);
+        state.gpr[1] = u64::from(u32::MAX);
+        state.gpr[6] = DATA;
+        state.gpr[7] = DATA;
+        // A limit of 4 GByte, or real mode's would end it.
+        if mode == Mode::Real {
+            for segment in &mut state.segments {
+                segment.limit = u32::MAX;
+            }
+        }
+        // The counts wrap around a page of RAM that is there.
+        let (exit, after, retired) = machine.execute(&state, Events::default());
+        assert_eq!(exit, RunExit::Stopped, "{code:x?}");
+        assert!(retired < 4096, "{code:x?}: {retired} instructions");
+        assert!(
+            after.gpr[1] < u64::from(u32::MAX),
+            "{code:x?}: it makes progress"
+        );
+    }
+}
