@@ -195,3 +195,36 @@ pub fn hybrid_iso(files: &BootFiles, folder: &Path) -> PathBuf {
     tool("usr/bin/grub-mkrescue", &arguments);
     image
 }
+
+/// A disc for UEFI: the disk of [`efi_disk`] as its boot image, kernel and menu in the disc's own file system.
+///
+/// # Panics
+/// It cannot be made.
+#[must_use]
+pub fn efi_iso(files: &BootFiles, folder: &Path) -> PathBuf {
+    let content = folder.join("disc");
+    fs::create_dir(&content).expect("a folder");
+    let loader = efi_disk(files, folder);
+    fs::rename(loader, content.join("efi.img")).expect("renamed");
+    let image = folder.join("efi.iso");
+    let boot = format!("/boot={}", files.path("boot"));
+    let menu = format!("/EFI/debian/grub.cfg={}", files.path("boot/grub/grub.cfg"));
+    let arguments = [
+        "-as",
+        "mkisofs",
+        "-quiet",
+        "-r",
+        "-J",
+        "-graft-points",
+        "-o",
+        text(&image),
+        "-e",
+        "efi.img",
+        "-no-emul-boot",
+        text(&content),
+        &boot,
+        &menu,
+    ];
+    tool("usr/bin/xorriso", &arguments);
+    image
+}

@@ -71,3 +71,17 @@ fn ovmf_boots_a_grub_efi_disk() {
     let ended = run("uefi").args(["--disk", &disk(&image, false)]).end();
     assert_booted(&ended, "efi", "/dev/vda");
 }
+
+#[test]
+fn ovmf_boots_a_grub_efi_disc() {
+    let folder = folder();
+    let image = boot_media::efi_iso(&BootFiles::new(), folder.path());
+    let ended = run("uefi")
+        .args(["--cdrom".as_ref(), image.as_os_str()])
+        .end();
+    assert_booted(&ended, "efi", "/dev/vd?");
+    assert!(
+        ended.text().contains("from cd0"),
+        "the menu was not the disc's"
+    );
+}
