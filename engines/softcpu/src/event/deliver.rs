@@ -141,6 +141,11 @@ impl Cpu {
         if !self.protected() {
             return self.through_ivt(event);
         }
+        if event.kind == EventKind::SoftwareInterrupt && self.v8086_redirects(event.vector)? {
+            // Also one that a VM entry injects; one that is not redirected goes on here as with IOPL 3 (SDM Vol 3
+            // 27.6.1.1).
+            return self.redirected_interrupt(event.vector, self.return_rip(&event));
+        }
         let software = matches!(
             event.kind,
             EventKind::SoftwareInterrupt | EventKind::SoftwareException

@@ -5,7 +5,6 @@ use x86defs::cr::cr4;
 use x86defs::rflags;
 use x86defs::segment::Selector;
 
-use crate::code::Op;
 use crate::cpu::{Cpu, Flow, RIP, Trap, gpr, sreg};
 
 /// Offset of the I/O map base address in a 32-bit TSS (SDM Vol 3 8.2.1).
@@ -57,19 +56,13 @@ impl Cpu {
         Ok(kept | image & writable | vif)
     }
 
-    /// INT n in virtual-8086 mode (SDM Vol 3 Table 21-2): whether it stays in the 8086 program. If not, it goes
-    /// through the IDT.
+    /// Whether an interrupt of INT n in virtual-8086 mode stays in the 8086 program by the redirection bitmap of the
+    /// TSS (SDM Vol 3 Table 21-2). If not, IOPL decides whether it goes through the IDT.
     ///
     /// # Errors
-    /// #GP(0) where it is the monitor's to handle, or a fault of the access to the TSS.
-    pub(crate) fn v8086_interrupt_redirected(&mut self, vector: u8) -> Result<bool, Trap> {
-        if self.cr4 & cr4::VME != 0 && !self.redirection_bit(vector)? {
-            return Ok(true);
-        }
-        if self.iopl() < 3 {
-            return self.gp0();
-        }
-        Ok(false)
+    /// A fault of the access to the TSS.
+    pub(crate) fn v8086_redirects(&mut self, vector: u8) -> Result<bool, Trap> {
+        Ok(self.v8086() && self.cr4 & cr4::VME != 0 && !self.redirection_bit(vector)?)
     }
 
     fn redirection_bit(&mut self, vector: u8) -> Result<bool, Trap> {
@@ -90,11 +83,11 @@ impl Cpu {
     }
 
     /// Enters the 8086 program's own handler by the vector table at linear address 0 (SDM Vol 3 21.3.3.3, methods 5
-    /// and 6).
+    /// and 6); it returns to `behind`.
     ///
     /// # Errors
     /// A fault of the vector table or the stack; nothing has changed then.
-    pub(crate) fn redirected_interrupt(&mut self, op: &Op, vector: u8) -> Flow {
+    pub(super) fn redirected_interrupt(&mut self, vector: u8, behind: u64) -> Flow {
         let entry: u32 = self.read_linear(u64::from(vector) * 4)?;
         let virtual_flag = self.has_virtual_interrupt_flag();
         let image = if virtual_flag {
@@ -103,7 +96,6 @@ impl Cpu {
             self.rflags()
         };
         let rsp = self.regs[gpr::RSP];
-        let behind = self.rip_after(op);
         for word in [image, u64::from(self.seg[sreg::CS].selector.0), behind] {
             if let Err(trap) = self.push(word as u16) {
                 self.regs[gpr::RSP] = rsp;

@@ -14,11 +14,10 @@ use crate::cpu::{Cpu, Event, EventKind, Flow, RIP};
 fn software_interrupt(cpu: &mut Cpu, op: &Op, vector: u8, kind: EventKind) -> Flow {
     if cpu.v8086()
         && kind == EventKind::SoftwareInterrupt
-        && cpu.v8086_interrupt_redirected(vector)?
+        && cpu.iopl() < 3
+        && !cpu.v8086_redirects(vector)?
     {
-        cpu.redirected_interrupt(op, vector)?;
-        cpu.step_cancelled = true;
-        return Ok(());
+        return cpu.gp0();
     }
     let start = cpu.regs[RIP];
     cpu.regs[RIP] = start.wrapping_add(u64::from(op.offset));

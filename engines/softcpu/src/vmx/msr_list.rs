@@ -11,6 +11,10 @@ const ENTRY_BYTES: u64 = 16;
 
 /// IA32_SMM_MONITOR_CTL and IA32_SMBASE exist only in SMM.
 const SMM_ONLY: [u32; 2] = [0x9b, 0x9e];
+/// MSRs with these bits 31:8 are the registers of a local APIC in x2APIC mode, which no area may name.
+const X2APIC: u32 = 0x8;
+/// A microcode update is not started by an area (SDM Vol 3 32.5).
+const NO_LOAD: [u32; 1] = [msr::IA32_BIOS_UPDT_TRIG];
 
 /// What IA32_VMX_MISC bits 27:25 recommend as the most (SDM Vol 3 A.6): 512. More is undefined; here it fails
 /// like an entry that cannot be loaded, so that no guest can make one instruction last for ever.
@@ -27,7 +31,9 @@ impl Cpu {
         for i in 0..count {
             let (index, value) = self.msr_entry(address + i * ENTRY_BYTES);
             let loaded = index.is_some_and(|index| {
-                self.msr_in_list(index) && self.write_msr(index, value).is_ok()
+                msr_in_list(index)
+                    && !NO_LOAD.contains(&index)
+                    && self.write_msr(index, value).is_ok()
             });
             if !loaded {
                 return Err(i + 1);
@@ -46,7 +52,9 @@ impl Cpu {
         for i in 0..count {
             let at = address + i * ENTRY_BYTES;
             let value = match self.msr_entry(at).0 {
-                Some(index) if self.msr_in_list(index) => self.read_msr(index).ok(),
+                // The guest's TSC offset is no part of the MSR.
+                Some(msr::IA32_TSC) => Some(self.guest_tsc().wrapping_sub(self.vmx.tsc_offset)),
+                Some(index) if msr_in_list(index) => self.read_msr(index).ok(),
                 _ => None,
             };
             let Some(value) = value else {
@@ -68,10 +76,11 @@ impl Cpu {
         let value: u64 = self.read_phys(at + 8);
         (u32::try_from(first).ok(), value)
     }
+}
 
-    /// MSRs that may be in an area at all; the x2APIC registers only in x2APIC mode, which their access
-    /// itself checks.
-    fn msr_in_list(&self, index: u32) -> bool {
-        !matches!(index, msr::IA32_FS_BASE | msr::IA32_GS_BASE) && !SMM_ONLY.contains(&index)
-    }
+/// MSRs that may be in an area at all (SDM Vol 3 27.4, 28.4, 28.6).
+fn msr_in_list(index: u32) -> bool {
+    !matches!(index, msr::IA32_FS_BASE | msr::IA32_GS_BASE)
+        && index >> 8 != X2APIC
+        && !SMM_ONLY.contains(&index)
 }

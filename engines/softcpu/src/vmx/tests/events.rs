@@ -1,12 +1,13 @@
 //! Injection, exceptions, interrupts, NMIs, windows, timers (SDM Vol 3 26.2, 26.5, 27.6, 27.7, 28.2).
 
+use guestmem::RamOffset;
 use vcpu::Attention;
 use x86defs::exception::{DB, DF, NMI, PF, UD};
 use x86defs::vmx::VmcsField as F;
-use x86defs::vmx::control::{exit, pin, primary as p};
+use x86defs::vmx::control::{entry, exit, pin, primary as p};
 
 use super::rig::*;
-use crate::cpu::gpr;
+use crate::cpu::{RIP, gpr, sreg};
 
 const VALID: u64 = 1 << 31;
 const VMCALL: &[u8] = &[0x0f, 0x01, 0xc1];
@@ -70,6 +71,53 @@ fn injected_events_go_through_the_idt() {
             "{what}: no longer valid"
         );
     }
+}
+
+/// SDM Vol 3 27.6.1.1: a software interrupt into a virtual-8086 guest with CR4.VME goes by the redirection bitmap,
+/// and what is not redirected by the IDT as with IOPL 3.
+#[test]
+fn a_software_interrupt_into_a_virtual_8086_guest() {
+    const TSS: u64 = 0x6000;
+    const IO_MAP: u64 = 0x88;
+    let enter = |bit: u8| {
+        let mut r = Rig::root();
+        r.clear(F::EntryControls, entry::IA32E_MODE_GUEST);
+        r.set(F::GuestCr0, 0x31);
+        r.set(F::GuestCr4, 0x2001);
+        r.set(F::GuestRflags, 0x2_0002);
+        for i in 0..6 {
+            r.set(F::GUEST_SELECTORS[i], 0x1000);
+            r.set(F::GUEST_BASES[i], 0x1_0000);
+            r.set(F::GUEST_LIMITS[i], 0xffff);
+            r.set(F::GUEST_ACCESS[i], 0xf3);
+        }
+        r.set(F::GuestTrLimit, 0xfff);
+        r.set(F::GuestRip, 0x4000);
+        r.set(F::GuestRsp, 0x8000);
+        r.set(F::EntryInterruptionInfo, 0x8000_0421);
+        r.set(F::EntryInstructionLength, 2);
+        r.ram.store::<u16>(RamOffset(TSS + 8), 0x10);
+        r.ram.store::<u16>(RamOffset(TSS + 0x66), IO_MAP as u16);
+        r.ram
+            .store::<u8>(RamOffset(TSS + IO_MAP - 32 + 4), bit << 1);
+        r.ram.store::<u32>(RamOffset(0x21 * 4), 0x0500_0123);
+        // A 32-bit interrupt gate to ring 0 where the 64-bit table of the rig has something else.
+        r.set_qword(0x7000 + 8 * 0x21, 0xee00_0008_1234);
+        r.enter();
+        r
+    };
+    let mut r = enter(0);
+    let c = r.cpu();
+    assert_eq!((c.regs[RIP], c.seg[sreg::CS].base), (0x123, 0x5000));
+    assert_eq!(c.regs[gpr::RSP], 0x8000 - 6);
+    assert_eq!(c.rflags(), 0x2_0002);
+    let frame = |word: u64| r.ram.load::<u16>(RamOffset(0x1_7ffa + 2 * word));
+    // FLAGS with VIF, 0, for IF, and IOPL 3.
+    assert_eq!([frame(0), frame(1), frame(2)], [0x4002, 0x1000, 0x3002]);
+    let mut r = enter(1);
+    let c = r.cpu();
+    assert_eq!((c.regs[RIP], c.cpl), (0x1234, 0));
+    assert_eq!(c.rflags() & 0x2_0000, 0, "out of virtual-8086 mode");
 }
 
 #[test]

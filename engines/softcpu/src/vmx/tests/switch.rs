@@ -1,7 +1,7 @@
 //! What VM entries load and VM exits save and load (SDM Vol 3 27.3.2, 28.3 to 28.6).
 
 use x86defs::vmx::VmcsField as F;
-use x86defs::vmx::control::{entry, exit};
+use x86defs::vmx::control::{entry, exit, primary};
 
 use super::rig::*;
 use crate::cpu::{RIP, gpr, sreg};
@@ -225,6 +225,53 @@ fn msr_load_failures() {
             "{what}"
         );
     }
+}
+
+/// SDM Vol 3 27.4 and 28.4: the MSRs that no area may name. Each would be fine alone or read as something.
+#[test]
+fn msrs_that_no_area_may_name() {
+    // The x2APIC TPR, FS base, GS base, SMBASE; a microcode update is only kept from being loaded.
+    for (msr, store) in [
+        (0x808, true),
+        (0xc000_0100, true),
+        (0xc000_0101, true),
+        (0x9e, true),
+        (0x79, false),
+    ] {
+        let mut r = Rig::root();
+        r.set_qword(MSR_AREA, msr);
+        r.set_qword(MSR_AREA + 8, 0);
+        r.set(F::EntryMsrLoadCount, 1);
+        r.set(F::EntryMsrLoadAddress, MSR_AREA);
+        r.enter();
+        assert_eq!(r.get(F::ExitReason), 0x8000_0022, "{msr:#x}");
+        assert_eq!(r.get(F::ExitQualification), 1);
+        if store {
+            let mut r = Rig::root();
+            r.set_qword(MSR_AREA, msr);
+            r.set(F::ExitMsrStoreCount, 1);
+            r.set(F::ExitMsrStoreAddress, MSR_AREA);
+            r.bytes(GUEST_CODE, CPUID);
+            r.enter();
+            r.step();
+            assert!(r.cpu().vmx.aborted(), "{msr:#x}");
+        }
+    }
+}
+
+/// The TSC that an exit stores is the processor's own, without the guest's offset (SDM Vol 3 26.3, RDMSR, says where
+/// the offset is added).
+#[test]
+fn the_stored_tsc_has_no_offset() {
+    let mut r = Rig::root();
+    r.or(F::PrimaryControls, primary::TSC_OFFSETTING);
+    r.set(F::TscOffset, 1 << 40);
+    r.set_qword(MSR_AREA, 0x10);
+    r.set(F::ExitMsrStoreCount, 1);
+    r.set(F::ExitMsrStoreAddress, MSR_AREA);
+    assert_eq!(r.run_guest(CPUID), 10);
+    let stored = r.qword(MSR_AREA + 8);
+    assert!((1..1 << 40).contains(&stored), "{stored:#x}");
 }
 
 #[test]
