@@ -21,6 +21,9 @@ impl Cpu {
     }
 }
 
+/// What [`Op::extra`] of LGDT, LIDT, SGDT and SIDT is with 16-bit operands.
+pub const OPERAND_SIZE_16: u16 = 3;
+
 /// LGDT, LIDT: `extra` is the base's width in bytes as stored in memory (8, 4, or 3 with 16-bit operands).
 fn load_table(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.require_cpl0()?;
@@ -40,8 +43,8 @@ fn load_table(cpu: &mut Cpu, op: &Op) -> Flow {
     let base = u64::from_le_bytes(base);
     let base = match op.extra {
         8 => base,
-        4 => base & 0xffff_ffff,
-        _ => base & 0xff_ffff,
+        OPERAND_SIZE_16 => base & 0xff_ffff,
+        _ => base & 0xffff_ffff,
     };
     if op.extra == 8 && !canonical(base) {
         return cpu.gp0();
@@ -80,7 +83,9 @@ pub fn bind_table(form: &Form, op: &mut Op) -> Option<Handler> {
     } else if form.insn.memory_size() == iced_x86::MemorySize::Fword6 {
         use iced_x86::Code as C;
         match form.insn.code() {
-            C::Lgdt_m1632_16 | C::Lidt_m1632_16 => 3,
+            C::Lgdt_m1632_16 | C::Lidt_m1632_16 | C::Sgdt_m1632_16 | C::Sidt_m1632_16 => {
+                OPERAND_SIZE_16
+            }
             _ => 4,
         }
     } else {
@@ -136,8 +141,10 @@ fn store_system_selector<T: Int, const TR: bool, const MEMORY: bool>(
     Ok(())
 }
 
-pub fn bind_system_selector(form: &Form, _: &mut Op) -> Option<Handler> {
+pub fn bind_system_selector(form: &Form, op: &mut Op) -> Option<Handler> {
     let memory = form.kind(0) == Kind::Mem;
+    // A VM exit describes the operand.
+    op.extra = u16::from(memory);
     macro_rules! store {
         ($tr:literal) => {
             match (memory, form.size(0)) {

@@ -40,6 +40,7 @@ mod tests;
 
 use iced_x86::Instruction;
 
+pub use descriptor_tables::OPERAND_SIZE_16;
 pub use form::{Form, Kind};
 pub use monitor::Monitor;
 pub use msr::{DEBUGCTL_ALLOWED, FEATURE_CONTROL_LOCKED_VMX, valid_pat};

@@ -6,7 +6,8 @@ use x86defs::vmx::instruction::{MemoryOperand, information};
 use x86defs::vmx::qualification::io;
 
 use crate::code::{Ea, Op};
-use crate::cpu::{Cpu, RIP, TWO_GIB, ZERO};
+use crate::cpu::{Cpu, RIP, TWO_GIB};
+use crate::insn::OPERAND_SIZE_16;
 use crate::vmx::{Cause, ExitRequest};
 
 /// How an operand of `op` in memory is described.
@@ -55,12 +56,12 @@ impl Cpu {
             return (q, ins_outs(op, q & io::IN != 0));
         }
         if exit.is(ExitReason::GdtrIdtrAccess) {
-            // Bit 11 matters outside 64-bit mode only; the operand size of these is 32 bits or more there.
-            let i = information::gdtr_idtr(memory_operand(op), true, (info >> 28) as u8);
+            let operand_32 = op.extra != OPERAND_SIZE_16;
+            let i = information::gdtr_idtr(memory_operand(op), operand_32, (info >> 28) as u8);
             return (displacement(op, block), i);
         }
         if exit.is(ExitReason::LdtrTrAccess) {
-            let operand = if has_memory_operand(op) {
+            let operand = if op.extra != 0 {
                 information::Operand::Memory(memory_operand(op))
             } else {
                 information::Operand::Register(op.dst)
@@ -83,11 +84,6 @@ impl Cpu {
         }
         (q, info)
     }
-}
-
-/// Whether an operand that may be a register is in memory: its address has some part.
-fn has_memory_operand(op: &Op) -> bool {
-    usize::from(op.base) != ZERO || usize::from(op.index) != ZERO || op.disp != 0
 }
 
 /// INS and OUTS keep their address size in bytes above bit 4 of [`Op::extra`].

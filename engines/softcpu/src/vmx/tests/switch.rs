@@ -1,7 +1,7 @@
 //! What VM entries load and VM exits save and load (SDM Vol 3 27.3.2, 28.3 to 28.6).
 
 use x86defs::vmx::VmcsField as F;
-use x86defs::vmx::control::{entry, exit, primary};
+use x86defs::vmx::control::{entry, exit, primary, secondary};
 
 use super::rig::*;
 use crate::cpu::{RIP, gpr, sreg};
@@ -105,8 +105,8 @@ fn efer_and_pat() {
     assert_eq!(r.cpu().msr.pat, 0x0007_0406_0007_0406);
 }
 
-#[test]
-fn real_mode_guest() {
+/// A guest in real-address mode at 1000:4000.
+fn real_mode() -> Rig {
     let mut r = Rig::root();
     r.clear(F::EntryControls, entry::IA32E_MODE_GUEST);
     r.set(F::GuestCr0, 0x20);
@@ -119,6 +119,68 @@ fn real_mode_guest() {
     }
     r.set(F::GuestRip, 0x4000);
     r.set(F::GuestRsp, 0x8000);
+    r
+}
+
+/// SDM Vol 3 Table 28-10: bits 9:7 the address size, bit 11 the operand size, 17:15 the segment, 22 and 27 no index and
+/// no base, 29:28 the instruction. Table 28-11: bit 10 a register.
+#[test]
+fn descriptor_table_accesses_in_real_mode() {
+    const DS: u64 = 3 << 15;
+    const NEITHER: u64 = 1 << 22 | 1 << 27;
+    // Scaling, and the numbers of registers that are not there, are undefined.
+    const DEFINED: u64 = 0x3840_8b80 | DS;
+    let cases: [(&[u8], u64, u64); 5] = [
+        (&[0x0f, 0x01, 0x16, 0x34, 0x12], 2 << 28, 0x1234),
+        (
+            &[0x66, 0x0f, 0x01, 0x16, 0x34, 0x12],
+            2 << 28 | 1 << 11,
+            0x1234,
+        ),
+        (&[0x0f, 0x01, 0x06, 0, 0], 0, 0),
+        (&[0x66, 0x0f, 0x01, 0x06, 0, 0], 1 << 11, 0),
+        (
+            &[0x67, 0x0f, 0x01, 0x1d, 0, 0, 1, 0],
+            3 << 28 | 1 << 7,
+            0x1_0000,
+        ),
+    ];
+    for (code, information, displacement) in cases {
+        let mut r = real_mode();
+        r.or(F::SecondaryControls, secondary::DESCRIPTOR_TABLE_EXITING);
+        r.bytes(0x1_4000, code);
+        r.enter();
+        r.step();
+        assert_eq!(r.get(F::ExitReason), 46, "{code:02x?}");
+        assert_eq!(
+            r.get(F::ExitInstructionInfo) & DEFINED,
+            information | DS | NEITHER,
+            "{code:02x?}"
+        );
+        assert_eq!(r.get(F::ExitQualification), displacement, "{code:02x?}");
+    }
+}
+
+/// SLDT to memory at displacement 0 in 32-bit code has no base, no index and no displacement, but is no register.
+#[test]
+fn a_selector_stored_at_address_0() {
+    let mut r = Rig::root();
+    r.clear(F::EntryControls, entry::IA32E_MODE_GUEST);
+    r.set(F::GuestCr0, 0x31);
+    r.set(F::GuestCr4, 0x2000);
+    r.set(F::GuestCsAccess, 0xc09b);
+    r.or(F::SecondaryControls, secondary::DESCRIPTOR_TABLE_EXITING);
+    assert_eq!(r.run_guest(&[0x0f, 0x00, 0x05, 0, 0, 0, 0]), 47);
+    assert_eq!(r.get(F::ExitInstructionInfo) & 1 << 10, 0);
+    let mut r = Rig::root();
+    r.or(F::SecondaryControls, secondary::DESCRIPTOR_TABLE_EXITING);
+    assert_eq!(r.run_guest(&[0x0f, 0x00, 0xc0]), 47);
+    assert_eq!(r.get(F::ExitInstructionInfo) & 1 << 10, 1 << 10);
+}
+
+#[test]
+fn real_mode_guest() {
+    let mut r = real_mode();
     r.bytes(0x1_4000, &[0xb8, 0x34, 0x12, 0x50, 0x0f, 0xa2]); // mov ax, 1234h; push ax; cpuid
     r.enter();
     for _ in 0..3 {
