@@ -5,6 +5,7 @@ mod exits;
 mod hostile;
 mod instructions;
 mod memory;
+mod real_mode;
 mod rig;
 mod switch;
 mod tasks;

@@ -13,6 +13,7 @@ use vcpu::{
     VmConfig, Wake,
 };
 use x86defs::segment::{Access, Selector};
+use x86defs::vmx::control::entry;
 use x86defs::vmx::{FieldAccess, VmcsField as F};
 
 use crate::cpu::{Cpu, Model, RIP, gpr};
@@ -462,4 +463,21 @@ pub enum Outcome {
     FailInvalid,
     FailValid(u64),
     Exception(u8),
+}
+
+/// A guest in real-address mode at 1000:4000.
+pub fn real_mode() -> Rig {
+    let mut r = Rig::root();
+    r.clear(F::EntryControls, entry::IA32E_MODE_GUEST);
+    r.set(F::GuestCr0, 0x20);
+    r.set(F::GuestCr4, 0x2000);
+    for i in 0..6 {
+        r.set(F::GUEST_SELECTORS[i], 0x1000);
+        r.set(F::GUEST_BASES[i], 0x1_0000);
+        r.set(F::GUEST_LIMITS[i], 0xffff);
+        r.set(F::GUEST_ACCESS[i], 0x93);
+    }
+    r.set(F::GuestRip, 0x4000);
+    r.set(F::GuestRsp, 0x8000);
+    r
 }

@@ -105,23 +105,6 @@ fn efer_and_pat() {
     assert_eq!(r.cpu().msr.pat, 0x0007_0406_0007_0406);
 }
 
-/// A guest in real-address mode at 1000:4000.
-fn real_mode() -> Rig {
-    let mut r = Rig::root();
-    r.clear(F::EntryControls, entry::IA32E_MODE_GUEST);
-    r.set(F::GuestCr0, 0x20);
-    r.set(F::GuestCr4, 0x2000);
-    for i in 0..6 {
-        r.set(F::GUEST_SELECTORS[i], 0x1000);
-        r.set(F::GUEST_BASES[i], 0x1_0000);
-        r.set(F::GUEST_LIMITS[i], 0xffff);
-        r.set(F::GUEST_ACCESS[i], 0x93);
-    }
-    r.set(F::GuestRip, 0x4000);
-    r.set(F::GuestRsp, 0x8000);
-    r
-}
-
 /// SDM Vol 3 Table 28-10: bits 9:7 the address size, bit 11 the operand size, 17:15 the segment, 22 and 27 no index and
 /// no base, 29:28 the instruction. Table 28-11: bit 10 a register.
 #[test]
