@@ -2,7 +2,8 @@
 //!
 //! `tidy` reads the tracked files and holds them against `docs/conventions.md`; `layers` reads
 //! `cargo metadata` and holds it against the table in [`house`]. Both print `path:line: what` for each
-//! finding. `bench` measures and prints figures. Exit status: 0 nothing found, 1 findings, 2 the check itself could not run.
+//! finding. `bench` measures and prints figures, `e2e-all` runs the long end-to-end tests. Exit status: 0 nothing found,
+//! 1 findings, 2 the check itself could not run.
 
 mod bench;
 mod house;
@@ -18,6 +19,7 @@ const USAGE: &str = "usage: cargo xtask <command>
 
   tidy     size, left-overs, unsafe, names, module docs, white space of the tracked files
   layers   who may depend on whom, from cargo metadata
+  e2e-all  every combination of hypervisors end to end; e2e-all --help
   bench    how fast the software engine is, beside QEMU's and the host; bench --help";
 
 fn main() -> ExitCode {
@@ -33,6 +35,10 @@ fn main() -> ExitCode {
         ["bench", "-h" | "--help"] => {
             println!("{}", bench::USAGE);
             return ExitCode::SUCCESS;
+        }
+        ["e2e-all", options @ ..] => {
+            let done = workspace_root().and_then(|root| e2e_all(&root, options));
+            return done.unwrap_or_else(|error| could_not_run(&error));
         }
         ["bench", options @ ..] => {
             let done = workspace_root().and_then(|root| bench::run(&root, options));
@@ -61,6 +67,21 @@ fn main() -> ExitCode {
         }
         Err(error) => could_not_run(&error),
     }
+}
+
+/// Runs the program of the package `e2e` that runs all combinations; its exit status becomes ours.
+fn e2e_all(root: &Path, options: &[&str]) -> Result<ExitCode> {
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(root)
+        .args(["run", "--quiet", "--release", "--package", "e2e", "--bin"])
+        .args(["e2e-all", "--"])
+        .args(options)
+        .status()
+        .context("cannot run cargo")?;
+    Ok(match status.success() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
 fn could_not_run(error: &anyhow::Error) -> ExitCode {

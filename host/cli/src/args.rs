@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vcpu::cpuid::CpuModel;
 
-use crate::artifacts::OwnFiles;
 use crate::artifacts::firmware::FirmwareChoice;
+use crate::artifacts::{KERNEL_PACKAGE, OwnFiles};
 use crate::initramfs::DEEPEST;
 use crate::vm::{BootProtocol, ClockMode, Confinement, Disk, EngineChoice, NestedChoice};
 
@@ -276,9 +276,9 @@ pub struct ImagesArgs {
     /// More words for the kernels' command lines, at all levels
     #[arg(long, value_name = "STRING", default_value = "", hide = true)]
     pub append: String,
-    /// The virtualization the inner levels see [default: that of --virt]
-    #[arg(long, value_enum)]
-    pub nested: Option<NestedArg>,
+    /// How the inner levels are run.
+    #[command(flatten)]
+    pub inner: InnerArgs,
     /// A static program that every level runs once it is up, as FILE --level N
     #[arg(long, value_name = "FILE")]
     pub bench: Option<PathBuf>,
@@ -299,6 +299,70 @@ pub struct UnpackArgs {
     /// The directory to unpack into
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
+}
+
+/// How the levels of `nestling images` run their guests.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct InnerArgs {
+    /// What runs the inner levels
+    #[arg(long, value_enum, default_value_t = VmmArg::Nestling)]
+    pub vmm: VmmArg,
+    /// The virtualization the inner levels see under nestling [default: that of --virt]
+    #[arg(long, value_enum)]
+    pub nested: Option<NestedArg>,
+    /// What -cpu says to QEMU
+    #[arg(long, value_name = "MODEL", default_value = "host")]
+    pub qemu_cpu: String,
+    /// Options of kvm-intel or kvm-amd, separated by spaces
+    #[arg(long, value_name = "STRING", default_value = "", value_parser = module_options)]
+    pub kvm_options: String,
+    /// Debian's package of the kernel
+    #[arg(long, value_name = "PACKAGE", default_value = KERNEL_PACKAGE, value_parser = package)]
+    pub kernel_package: String,
+    /// Print each kernel's warnings before its level goes down
+    #[arg(long)]
+    pub log: bool,
+}
+
+impl Default for InnerArgs {
+    fn default() -> Self {
+        Self {
+            vmm: VmmArg::Nestling,
+            nested: None,
+            qemu_cpu: "host".into(),
+            kvm_options: String::new(),
+            kernel_package: KERNEL_PACKAGE.into(),
+            log: false,
+        }
+    }
+}
+
+/// What runs a level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum VmmArg {
+    /// This program with its KVM engine
+    Nestling,
+    /// Debian's QEMU with KVM
+    Qemu,
+}
+
+/// Words that go into a script as they are, at most as many as it hands on.
+fn module_options(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_=, ".contains(c);
+    match text.chars().all(plain) && text.split_whitespace().count() <= 3 {
+        true => Ok(text.to_string()),
+        false => Err("at most three words of the form name=value".into()),
+    }
+}
+
+/// The name of a package (Debian Policy 5.6.1).
+fn package(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
+    let starts = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    match starts && text.len() > 1 && text.chars().all(plain) {
+        true => Ok(text.to_string()),
+        false => Err("that is no name of a Debian package".into()),
+    }
 }
 
 /// How results are printed.
@@ -596,6 +660,21 @@ mod tests {
         assert_eq!(seconds("600"), Ok(Duration::from_secs(600)));
         for wrong in ["", "0", "-1", "1.5", "99999999999999999999"] {
             assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn words_for_scripts_and_paths_are_plain() {
+        assert_eq!(
+            module_options("ept=0 nested=1"),
+            Ok("ept=0 nested=1".into())
+        );
+        for wrong in ["ept=0; reboot", "a=$(b)", "a b c d"] {
+            assert!(module_options(wrong).is_err(), "{wrong}");
+        }
+        assert!(package("linux-image-6.12-cloud-amd64").is_ok());
+        for wrong in ["", "a", "../../x", "Linux", "-o=x", ".hidden"] {
+            assert!(package(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use crate::program::{self, Run};
 
-/// The shared cache, filled. Tests only read it; several test programs may come here at once, since the program
-/// locks its cache.
+/// The shared cache, filled with what a demo needs; other entries may come in time. Tests only read it; several test
+/// programs may come here at once, since the program locks its cache.
 ///
 /// # Panics
 /// It cannot be filled: the first time this needs apt and the network.
@@ -41,14 +41,19 @@ pub fn write_images(depth: u8, output: &Path) -> Run {
     Run::nestling(["images", "--depth", &depth, "--output"]).args([output])
 }
 
-/// A copy of the shared cache that a test may spoil.
+/// What a demo needs of the cache.
+const OF_A_DEMO: [&str; 2] = ["busybox-static", "linux-image-cloud-amd64"];
+
+/// A copy of what a demo needs of the shared cache, which a test may spoil.
 ///
 /// # Panics
 /// It cannot be copied.
 #[must_use]
 pub fn copy() -> TempDir {
     let folder = tempfile::tempdir().expect("a directory");
-    copy_folder(shared(), folder.path());
+    for entry in OF_A_DEMO {
+        copy_folder(&shared().join(entry), &folder.path().join(entry));
+    }
     folder
 }
 

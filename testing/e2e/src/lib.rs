@@ -9,6 +9,8 @@ pub mod cache;
 pub mod guest;
 pub mod initramfs;
 pub mod kernel;
+pub mod kernel_log;
+pub mod nested;
 pub mod packages;
 pub mod program;
 

@@ -47,8 +47,9 @@ pub fn path() -> &'static Path {
 /// itself where it put it.
 fn build() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let folders: Vec<&OsStr> = own.iter().collect();
-    let profile = match folders.iter().rev().nth(2).and_then(|name| name.to_str()) {
+    // Tests lie in a folder of the profile, other programs beside ours.
+    let mut folders = own.iter().rev().skip(1).filter(|name| *name != "deps");
+    let profile = match folders.next().and_then(OsStr::to_str) {
         Some("debug") | None => "dev",
         Some(name) => name,
     };

@@ -156,25 +156,53 @@ impl<'a> Apt<'a> {
         &self,
         find: impl Fn(&Self) -> Result<PackageRecord, Failure>,
     ) -> Result<(PackageRecord, PathBuf), Failure> {
-        let record = find(self)?;
-        match self.download_once(&record)? {
-            Ok(path) => return Ok((record, path)),
-            Err(messages) => {
-                let may_be_stale = match self.trouble(&messages) {
-                    Trouble::NoNetwork | Trouble::DiskFull => false,
-                    Trouble::NoSuchPackage | Trouble::Other => !self.own_lists.get(),
-                };
-                if !may_be_stale {
-                    return Err(self.failure(&record.package, &messages));
-                }
-            }
+        let mut fetched = self.download_all(|apt| Ok(vec![find(apt)?]))?;
+        Ok(fetched.pop().expect("as many come as were found"))
+    }
+
+    /// The same for several packages, in the order in which `find` gives them.
+    ///
+    /// # Errors
+    /// As [`Self::download`].
+    pub fn download_all(
+        &self,
+        find: impl Fn(&Self) -> Result<Vec<PackageRecord>, Failure>,
+    ) -> Result<Vec<(PackageRecord, PathBuf)>, Failure> {
+        let records = find(self)?;
+        let messages = match self.download_once(&records)? {
+            Ok(paths) => return Ok(records.into_iter().zip(paths).collect()),
+            Err(messages) => messages,
+        };
+        let may_be_stale = match self.trouble(&messages) {
+            Trouble::NoNetwork | Trouble::DiskFull => false,
+            Trouble::NoSuchPackage | Trouble::Other => !self.own_lists.get(),
+        };
+        if !may_be_stale {
+            return Err(self.failure(&names(&records), &messages));
         }
         self.update()?;
-        let record = find(self)?;
-        match self.download_once(&record)? {
-            Ok(path) => Ok((record, path)),
-            Err(messages) => Err(self.failure(&record.package, &messages)),
+        let records = find(self)?;
+        match self.download_once(&records)? {
+            Ok(paths) => Ok(records.into_iter().zip(paths).collect()),
+            Err(messages) => Err(self.failure(&names(&records), &messages)),
         }
+    }
+
+    /// What apt knows about each of `packages`, in the order asked for; those it does not know are left out.
+    ///
+    /// # Errors
+    /// apt cannot be run.
+    pub fn show_known(&self, packages: &[String]) -> Result<Vec<PackageRecord>, Failure> {
+        let mut arguments = vec!["show", "--no-all-versions"];
+        arguments.extend(packages.iter().map(String::as_str));
+        let answer = self.ask("apt-cache", &arguments, &self.root, &|| {})?;
+        let mut known: Vec<PackageRecord> = answer
+            .output
+            .split("\n\n")
+            .filter_map(parse_record)
+            .collect();
+        known.sort_by_key(|record| packages.iter().position(|name| *name == record.package));
+        Ok(known)
     }
 
     fn show_once(&self, package: &str) -> Result<Option<PackageRecord>, Failure> {
@@ -198,16 +226,29 @@ impl<'a> Apt<'a> {
         )
     }
 
-    /// The inner error is apt's messages.
-    fn download_once(&self, record: &PackageRecord) -> Result<Result<PathBuf, String>, Failure> {
-        let folder = self.root.join("fetched").join(&record.package);
+    /// The inner error is apt's messages. No two packages have the same name.
+    fn download_once(
+        &self,
+        records: &[PackageRecord],
+    ) -> Result<Result<Vec<PathBuf>, String>, Failure> {
+        let Some(first) = records.first() else {
+            return Ok(Ok(Vec::new()));
+        };
+        let folder = self.root.join("fetched").join(&first.package);
         std::fs::create_dir_all(&folder).map_err(|e| Failure::writing(&folder, &e))?;
-        let target = format!("{}={}", record.package, record.version);
-        let bar = self.progress.bar(
-            &format!("fetching {} {}", record.package, record.version),
-            record.size_bytes,
-        );
-        let arguments = ["download", "-q", &target];
+        let what = match records.len() {
+            1 => format!("fetching {} {}", first.package, first.version),
+            _ => format!("fetching {}", names(records)),
+        };
+        let bar = self
+            .progress
+            .bar(&what, records.iter().map(|record| record.size_bytes).sum());
+        let targets: Vec<String> = records
+            .iter()
+            .map(|record| format!("{}={}", record.package, record.version))
+            .collect();
+        let mut arguments = vec!["download", "-q"];
+        arguments.extend(targets.iter().map(String::as_str));
         let answer = self.ask("apt-get", &arguments, &folder, &|| {
             bar.set_position(process::folder_size(&folder));
         })?;
@@ -216,19 +257,17 @@ impl<'a> Apt<'a> {
             return Ok(Err(answer.messages));
         }
         bar.finish();
-        let deb = the_deb(&folder).map_err(|e| Failure::reading(&folder, &e))?;
-        let Some(deb) = deb else {
-            return Ok(Err("E: apt fetched nothing".into()));
-        };
-        let found = sha256_of_file(&deb).map_err(|e| Failure::reading(&deb, &e))?;
-        if found != record.sha256 {
-            return Err(Failure::new(
-                format_args!("cannot use the package {}", record.package),
-                format_args!("its SHA-256 is {found}, the list says {}", record.sha256),
-                "try again later, or use another mirror in the apt sources",
-            ));
+        let mut debs = Vec::new();
+        for record in records {
+            let deb =
+                the_deb(&folder, &record.package).map_err(|e| Failure::reading(&folder, &e))?;
+            let Some(deb) = deb else {
+                return Ok(Err(format!("E: apt fetched no {}", record.package)));
+            };
+            check(&deb, record)?;
+            debs.push(deb);
         }
-        Ok(Ok(deb))
+        Ok(Ok(debs))
     }
 
     fn ask(
@@ -327,14 +366,44 @@ pub fn is_on_path(program: &str) -> bool {
         .any(|folder| rustix::fs::access(folder.join(program), rustix::fs::Access::EXEC_OK).is_ok())
 }
 
-fn the_deb(folder: &Path) -> std::io::Result<Option<PathBuf>> {
+/// The packages of `records`, for a message.
+fn names(records: &[PackageRecord]) -> String {
+    match records {
+        [] => "nothing".into(),
+        [one] => one.package.clone(),
+        [first, others @ ..] => format!("{} and {} others", first.package, others.len()),
+    }
+}
+
+/// The file of `package` in `folder`: `<package>_<version>_<architecture>.deb`.
+fn the_deb(folder: &Path, package: &str) -> std::io::Result<Option<PathBuf>> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "deb") {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let is_it = |name: &str| {
+            name.ends_with(".deb")
+                && name
+                    .split_once('_')
+                    .is_some_and(|(start, _)| start == package)
+        };
+        if name.is_some_and(is_it) {
             return Ok(Some(path));
         }
     }
     Ok(None)
+}
+
+/// Holds a fetched file against its record.
+fn check(deb: &Path, record: &PackageRecord) -> Result<(), Failure> {
+    let found = sha256_of_file(deb).map_err(|e| Failure::reading(deb, &e))?;
+    if found == record.sha256 {
+        return Ok(());
+    }
+    Err(Failure::new(
+        format_args!("cannot use the package {}", record.package),
+        format_args!("its SHA-256 is {found}, the list says {}", record.sha256),
+        "try again later, or use another mirror in the apt sources",
+    ))
 }
 
 fn sha256_of_file(path: &Path) -> std::io::Result<String> {

@@ -75,13 +75,13 @@ pub fn obtain(
     })
 }
 
-fn fetch_seabios(apt: &Apt) -> Result<Entry, Failure> {
+fn fetch_seabios(apt: &Apt, _: &str) -> Result<Entry, Failure> {
     fetch(apt, SEABIOS_PACKAGE, "usr/share/seabios/", |name| {
         name == SEABIOS_FILE || name.starts_with("vgabios-")
     })
 }
 
-fn fetch_ovmf(apt: &Apt) -> Result<Entry, Failure> {
+fn fetch_ovmf(apt: &Apt, _: &str) -> Result<Entry, Failure> {
     fetch(apt, OVMF_PACKAGE, "usr/share/OVMF/", |name| {
         [OVMF_CODE_FILE, OVMF_VARIABLES_FILE].contains(&name)
     })

@@ -9,6 +9,7 @@ pub mod firmware;
 pub mod kernel_image;
 pub mod modules;
 pub mod progress;
+pub mod qemu;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use progress::Progress;
 use tempfile::TempDir;
 
 /// The meta package of Debian's kernel for cloud machines.
-const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
+pub const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 /// The package of the static busybox.
 const BUSYBOX_PACKAGE: &str = "busybox-static";
 /// The name of the kernel's file in its cache entry.
@@ -56,19 +57,43 @@ pub struct Artifacts {
     pub modules: Vec<Module>,
     /// The static busybox.
     pub busybox: Vec<u8>,
+    /// QEMU, if it was asked for.
+    pub qemu: Vec<GuestFile>,
 }
 
-/// Gets everything a demo needs. `vendor_module` is `kvm-intel` or `kvm-amd`, or `None` if no guest of this
-/// demo is a hypervisor.
+/// A file and its place in a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestFile {
+    /// The path, without a leading slash.
+    pub path: String,
+    /// The permission bits.
+    pub mode: u32,
+    /// The content.
+    pub content: Vec<u8>,
+}
+
+/// What is wanted of Debian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted<'a> {
+    /// `kvm-intel` or `kvm-amd`, or `None` if no guest is a hypervisor.
+    pub vendor_module: Option<&'a str>,
+    /// The package of the kernel, or a meta package that depends on it.
+    pub kernel_package: &'a str,
+    /// QEMU too.
+    pub qemu: bool,
+}
+
+/// Gets everything a demo needs.
 ///
 /// # Errors
 /// Whatever keeps a file from being had, told for the user.
 pub fn obtain(
     own: &OwnFiles,
-    vendor_module: Option<&str>,
+    wanted: &Wanted,
     interrupt: &Interrupt,
     progress: &Progress,
 ) -> Result<Artifacts, Failure> {
+    let vendor_module = wanted.vendor_module;
     let mut fetcher = Fetcher::new(interrupt, progress);
     let busybox = match &own.busybox {
         Some(path) => read(path)?,
@@ -79,7 +104,7 @@ pub fn obtain(
     };
     let (kernel, kernel_place, modules) = match (&own.kernel, &own.modules) {
         (None, None) => {
-            let mut entry = fetcher.entry(KERNEL_PACKAGE, fetch_kernel)?;
+            let mut entry = fetcher.entry(wanted.kernel_package, fetch_kernel)?;
             let kernel = take(&mut entry, KERNEL_FILE)?;
             let place = format!("{} {}", entry.package, entry.version);
             let modules = ordered(&PackageModules::of(entry), vendor_module)?;
@@ -112,11 +137,16 @@ pub fn obtain(
     let release = kernel_image::release(&kernel);
     check_releases(release.as_deref(), &kernel_place, &modules)?;
     check_busybox(&busybox, own.busybox.as_deref())?;
+    let qemu = match wanted.qemu {
+        true => qemu::placed(fetcher.entry(qemu::PACKAGE, qemu::fetch)?),
+        false => Vec::new(),
+    };
     Ok(Artifacts {
         kernel,
         release,
         modules,
         busybox,
+        qemu,
     })
 }
 
@@ -203,7 +233,7 @@ fn ordered(source: &dyn ModuleSource, vendor: Option<&str>) -> Result<Vec<Module
     }
 }
 
-type Fetch = fn(&Apt) -> Result<Entry, Failure>;
+type Fetch = fn(&Apt, &str) -> Result<Entry, Failure>;
 
 /// Gives entries of the cache and fetches those that are missing or broken. The lock is taken, and apt's folders
 /// are made, when the first one has to be fetched; both stay for the others.
@@ -247,7 +277,7 @@ impl<'a> Fetcher<'a> {
             )),
             Lookup::Missing => {}
         }
-        let entry = fetch(&session.apt)?;
+        let entry = fetch(&session.apt, package)?;
         session.locked.store(package, &entry)?;
         Ok(entry)
     }
@@ -289,8 +319,8 @@ pub fn unpack(
     Ok(())
 }
 
-fn fetch_busybox(apt: &Apt) -> Result<Entry, Failure> {
-    let (record, deb) = apt.download(|apt| apt.show(BUSYBOX_PACKAGE))?;
+fn fetch_busybox(apt: &Apt, package: &str) -> Result<Entry, Failure> {
+    let (record, deb) = apt.download(|apt| apt.show(package))?;
     let files = deb::extract(&deb, |path| {
         path == "bin/busybox" || path == "usr/bin/busybox"
     })?;
@@ -305,13 +335,15 @@ fn fetch_busybox(apt: &Apt) -> Result<Entry, Failure> {
     })
 }
 
-fn fetch_kernel(apt: &Apt) -> Result<Entry, Failure> {
+fn fetch_kernel(apt: &Apt, package: &str) -> Result<Entry, Failure> {
     let (record, deb) = apt.download(|apt| {
-        let meta = apt.show(KERNEL_PACKAGE)?;
+        let meta = apt.show(package)?;
         match apt::dependency(&meta.depends, "linux-image-") {
             Some((name, Some(version))) => apt.show(&format!("{name}={version}")),
             Some((name, None)) => apt.show(&name),
-            None => Err(missing(KERNEL_PACKAGE, "dependency on a kernel")),
+            // It is the kernel's own package.
+            None if package.starts_with("linux-image-") => Ok(meta),
+            None => Err(missing(package, "dependency on a kernel")),
         }
     })?;
     let mut entry = Entry {

@@ -48,7 +48,12 @@ impl Files {
 }
 
 fn obtained(own: &OwnFiles, vendor: Option<&str>) -> Result<Artifacts, Failure> {
-    obtain(own, vendor, &Interrupt::new(), &Progress::silent())
+    let wanted = Wanted {
+        vendor_module: vendor,
+        kernel_package: KERNEL_PACKAGE,
+        qemu: false,
+    };
+    obtain(own, &wanted, &Interrupt::new(), &Progress::silent())
 }
 
 #[test]

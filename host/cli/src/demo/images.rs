@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use crate::args::{FileArgs, ImagesArgs, NestedArg, Vendor};
+use crate::args::{FileArgs, ImagesArgs, InnerArgs, NestedArg, Vendor, VmmArg};
 use crate::artifacts::progress::Progress;
 use crate::artifacts::{self, Artifacts};
 use crate::failure::Failure;
-use crate::initramfs::{self, Images, Plan, script};
+use crate::initramfs::script::{self, Vmm};
+use crate::initramfs::{self, Images, Plan};
 use crate::interrupt::Interrupt;
 use crate::output;
 
@@ -16,8 +17,8 @@ pub struct Wanted<'a> {
     pub depth: u8,
     /// The virtualization the hypervisors among them use.
     pub virt: Vendor,
-    /// The virtualization the inner levels see, if not that one.
-    pub nested: Option<NestedArg>,
+    /// How the inner levels are run.
+    pub inner: &'a InnerArgs,
     /// The memory of level 1, if given.
     pub memory_bytes: Option<u64>,
     /// Virtual processors of each level.
@@ -41,9 +42,15 @@ pub fn prepare(wanted: &Wanted, interrupt: &Interrupt) -> Result<(Artifacts, Ima
         Vendor::Intel => ("kvm-intel", "intel"),
         Vendor::Amd => ("kvm-amd", "amd"),
     };
+    let inner = wanted.inner;
+    let hypervisors = wanted.depth > 1;
     let artifacts = artifacts::obtain(
         &wanted.files.own(),
-        (wanted.depth > 1).then_some(module),
+        &artifacts::Wanted {
+            vendor_module: hypervisors.then_some(module),
+            kernel_package: &inner.kernel_package,
+            qemu: hypervisors && inner.vmm == VmmArg::Qemu,
+        },
         interrupt,
         &Progress::on_standard_error(),
     )?;
@@ -51,11 +58,20 @@ pub fn prepare(wanted: &Wanted, interrupt: &Interrupt) -> Result<(Artifacts, Ima
         artifacts: &artifacts,
         program: &program,
         depth: wanted.depth,
-        nested: wanted.nested.map_or(nested, NestedArg::word),
+        vmm: match inner.vmm {
+            VmmArg::Nestling => Vmm::Nestling {
+                nested: inner.nested.map_or(nested, NestedArg::word),
+            },
+            VmmArg::Qemu => Vmm::Qemu {
+                cpu: &inner.qemu_cpu,
+            },
+        },
+        module_options: &inner.kvm_options,
         memory_bytes: wanted.memory_bytes,
         cpus: wanted.cpus,
         append: wanted.append,
         bench: bench.as_deref(),
+        log: inner.log,
     })?;
     Ok((artifacts, images))
 }
@@ -71,7 +87,7 @@ pub fn write(args: &ImagesArgs) -> Result<(), Failure> {
     let wanted = Wanted {
         depth: args.depth,
         virt: args.virt,
-        nested: args.nested,
+        inner: &args.inner,
         memory_bytes: args.memory,
         cpus: args.cpus,
         append: &append,

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::args::{DemoArgs, Format, Vendor};
+use crate::args::{DemoArgs, Format, InnerArgs, Vendor};
 use crate::doctor::facts;
 use crate::engine::{self, Decision, Needs};
 use crate::failure::Failure;
@@ -107,7 +107,7 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     let wanted = Wanted {
         depth: args.depth,
         virt: args.virt,
-        nested: None,
+        inner: &InnerArgs::default(),
         memory_bytes: args.memory,
         cpus: args.cpus,
         append: &append,

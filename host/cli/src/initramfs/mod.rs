@@ -10,10 +10,12 @@ use std::path::Path;
 
 use crate::artifacts::Artifacts;
 use crate::failure::Failure;
-use script::{Inner, path};
+use script::{Inner, Steps, Vmm, path};
 
 /// How a guest's report lines begin.
 pub const REPORT_MARK: &str = "NESTLING-LEVEL";
+/// How lines of a guest's kernel log begin.
+pub const LOG_MARK: &str = "NESTLING-LOG";
 /// The most levels a demo may have.
 pub const DEEPEST: u8 = 8;
 
@@ -35,8 +37,10 @@ pub struct Plan<'a> {
     pub program: &'a [u8],
     /// How many levels, at least one.
     pub depth: u8,
-    /// What `--nested` says for the inner levels.
-    pub nested: &'static str,
+    /// What runs the inner levels.
+    pub vmm: Vmm<'a>,
+    /// Options of the vendor's KVM module.
+    pub module_options: &'a str,
     /// The memory of level 1 if the user gave it.
     pub memory_bytes: Option<u64>,
     /// The processors of all levels.
@@ -45,6 +49,8 @@ pub struct Plan<'a> {
     pub append: &'a str,
     /// A static program every level runs once it is up.
     pub bench: Option<&'a [u8]>,
+    /// Every level prints its kernel's log before it goes down.
+    pub log: bool,
 }
 
 /// What level 1 is started with.
@@ -94,7 +100,8 @@ fn memory_of_levels(plan: &Plan) -> Result<Vec<u64>, Failure> {
         .iter()
         .map(|m| bytes(&m.content))
         .sum();
-    let per_hypervisor = base + bytes(&plan.artifacts.kernel) + modules;
+    let qemu: u64 = plan.artifacts.qemu.iter().map(|f| bytes(&f.content)).sum();
+    let per_hypervisor = base + bytes(&plan.artifacts.kernel) + modules + qemu;
     let sizes: Vec<u64> = (0..u64::from(plan.depth))
         .rev()
         .map(|below| base + below * per_hypervisor)
@@ -124,12 +131,17 @@ fn one(
             .iter()
             .map(|module| module.name.as_str())
             .collect(),
+        module_options: plan.module_options,
         memory_bytes,
         cpus: plan.cpus,
-        nested: plan.nested,
+        vmm: plan.vmm,
         append: plan.append,
     });
-    let init = script::init(level, plan.bench.is_some(), inner.as_ref());
+    let steps = Steps {
+        bench: plan.bench.is_some(),
+        log: plan.log,
+    };
+    let init = script::init(level, steps, inner.as_ref());
     let mut archive = cpio::Archive::new();
     archive.file(path::INIT, 0o755, init.as_bytes());
     archive.file(path::BUSYBOX, 0o755, &plan.artifacts.busybox);
@@ -154,6 +166,9 @@ fn one(
         archive.file(path::NEXT, 0o644, next);
         for (name, module) in names.iter().zip(&plan.artifacts.modules) {
             archive.file(name, 0o644, &module.content);
+        }
+        for file in &plan.artifacts.qemu {
+            archive.file(&file.path, file.mode, &file.content);
         }
     }
     archive.finish().ok_or_else(|| {
@@ -207,6 +222,7 @@ mod tests {
             release: Some("6.1.0-made-up".into()),
             modules: vec![made_up("kvm", ""), made_up("kvm-intel", "kvm")],
             busybox: program::tests::made_up(1),
+            qemu: Vec::new(),
         }
     }
 
@@ -220,11 +236,13 @@ mod tests {
             artifacts: &artifacts(),
             program: &program,
             depth,
-            nested: "intel",
-            memory_bytes: None,
+            vmm: Vmm::Nestling { nested: "intel" },
+            module_options: "",
             cpus: 1,
+            memory_bytes: None,
             append: "quiet",
             bench,
+            log: false,
         })
         .expect("built")
     }
