@@ -163,12 +163,18 @@ pub const ROOMS: &[Room] = &[
         Uses::Only(&["bus", "pci", "guestmem"]),
     ),
     room(
+        "display",
+        "devices/display",
+        Tier::Devices,
+        Uses::Only(&["bus", "pci", "guestmem"]),
+    ),
+    room(
         "machine",
         "vmm/machine",
         Tier::Vmm,
         Uses::Only(&[
             "vcpu", "softcpu", "jit", "kvm", "bus", "chipset", "pci", "virtio", "storage",
-            "x86defs", "guestmem",
+            "display", "x86defs", "guestmem",
         ]),
     ),
     room(
