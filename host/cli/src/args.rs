@@ -157,6 +157,12 @@ pub struct RunArgs {
     /// Keep the variables of UEFI firmware in this file; it is made if it does not exist
     #[arg(long, value_name = "FILE", requires = "firmware")]
     pub firmware_vars: Option<PathBuf>,
+    /// The display [default: std with firmware or --screenshot, else none]
+    #[arg(long, value_enum)]
+    pub vga: Option<VgaArg>,
+    /// Write a picture of the screen, as PNG, when the run ends
+    #[arg(long, value_name = "FILE")]
+    pub screenshot: Option<PathBuf>,
     /// Write what comes to the debug console, port 0x402, to a file, or to standard error for -
     #[arg(long, value_name = "FILE|-")]
     pub debugcon: Option<PathBuf>,
@@ -438,6 +444,15 @@ impl From<NestedArg> for NestedChoice {
             NestedArg::Off => Self::Off,
         }
     }
+}
+
+/// `--vga`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum VgaArg {
+    /// A VGA with a linear frame buffer, whose picture stays in memory
+    Std,
+    /// None
+    None,
 }
 
 /// `--boot-protocol`.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use lifecycle::confine::{Confine, Confined, calls::CallSet};
 use lifecycle::{Console, RunOptions, Statistics, Vm};
-pub use machine::{BootProtocol, DebugOutput};
-use machine::{DiskConfig, EngineKind, Image, MachineConfig, Module, Variables};
+pub use machine::{BootProtocol, DebugOutput, Frame};
+use machine::{DiskConfig, DisplayConfig, EngineKind, Image, MachineConfig, Module, Variables};
 use vcpu::cpuid::CpuModel;
 use vcpu::{Capabilities, NestedVirt};
 
@@ -131,6 +131,8 @@ pub struct RunRequest {
     pub boot_protocol: BootProtocol,
     /// Firmware to start with.
     pub firmware: Option<Firmware>,
+    /// Whether there is a display.
+    pub display: bool,
     /// Where the debug console goes, if there is one.
     pub debug_console: Option<DebugOutput>,
     /// The initial RAM disk.
@@ -183,12 +185,14 @@ pub enum RunOutcome {
 }
 
 /// What is known after a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunReport {
     /// How it ended.
     pub outcome: RunOutcome,
     /// Its figures.
     pub statistics: Statistics,
+    /// What the display showed at the end, if there is one.
+    pub picture: Option<Frame>,
 }
 
 /// Why a run could not be started or went wrong on the host's side.
@@ -266,6 +270,7 @@ impl Runner for Monitor {
         Ok(RunReport {
             outcome: report.outcome.into(),
             statistics: report.statistics,
+            picture: vm.screen().map(|screen| screen.picture()),
         })
     }
 }
@@ -306,6 +311,10 @@ fn machine_config(request: RunRequest, can: &Capabilities) -> MachineConfig {
     let image = |bytes| Image::Bytes(Arc::new(bytes));
     let cpu = request.cpu;
     let shows = |extension| cpu.follows_host() || cpu.vendor().nested() == extension;
+    let display_rom = request
+        .firmware
+        .as_ref()
+        .and_then(|firmware| firmware.files.display.clone());
     MachineConfig {
         memory_bytes: request.memory_bytes,
         vcpus: u32::from(request.cpus),
@@ -336,6 +345,9 @@ fn machine_config(request: RunRequest, can: &Capabilities) -> MachineConfig {
         debug_exit: request.debug_exit,
         disks: request.disks.into_iter().map(DiskConfig::from).collect(),
         cdrom: request.cdrom,
+        display: request.display.then(|| DisplayConfig {
+            rom: Arc::new(display_rom.unwrap_or_default()),
+        }),
         firmware: request.firmware.map(|firmware| machine::Firmware {
             code: image(firmware.files.code),
             variables: firmware.files.variables.map(|bytes| Variables {
@@ -398,6 +410,7 @@ mod tests {
         let request = RunRequest {
             kernel: vec![1],
             firmware: None,
+            display: false,
             debug_console: None,
             initrd: None,
             boot_protocol: BootProtocol::Auto,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use machine::{Machine, MachineConfig, MachineError, Wiring};
+use machine::{Machine, MachineConfig, MachineError, Screen, Wiring};
 use vcpu::Engine;
 
 use crate::confine::{self, Confine, Confined};
@@ -76,6 +76,7 @@ pub struct VmHandle {
     stopper: Stopper,
     engine: &'static str,
     confined: Option<Confined>,
+    screen: Option<Screen>,
 }
 
 /// Stops a VM from anywhere.
@@ -126,6 +127,7 @@ impl Vm {
         };
 
         let shared = Arc::new(Shared::default());
+        let screen = machine.screen.clone();
         let driver = Driver::new(
             Arc::clone(&machine.board),
             Arc::clone(&output),
@@ -152,6 +154,7 @@ impl Vm {
             stopper: Stopper(to_driver),
             engine: engine.capabilities().name,
             confined,
+            screen,
         })
     }
 }
@@ -231,6 +234,12 @@ impl VmHandle {
     #[must_use]
     pub fn engine(&self) -> &'static str {
         self.engine
+    }
+
+    /// What the display shows, also after the end; `None` without a display.
+    #[must_use]
+    pub fn screen(&self) -> Option<&Screen> {
+        self.screen.as_ref()
     }
 
     /// How the process is confined; `None` if it was not asked to be.

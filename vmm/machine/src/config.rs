@@ -60,6 +60,13 @@ pub enum DebugOutput {
     StandardError,
 }
 
+/// A display.
+#[derive(Clone, Debug, Default)]
+pub struct DisplayConfig {
+    /// Its firmware, which a machine that starts with firmware finds in its expansion ROM. Empty for none.
+    pub rom: Arc<Vec<u8>>,
+}
+
 /// Configuration of a VM.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
@@ -90,6 +97,8 @@ pub struct MachineConfig {
     pub epoch_s: Option<i64>,
     /// Whether a write to port F4h ends the run with a status.
     pub debug_exit: bool,
+    /// The display, if there is one.
+    pub display: Option<DisplayConfig>,
     /// Virtio disks.
     pub disks: Vec<DiskConfig>,
     /// The image in the CD-ROM drive, if there is one.
@@ -106,6 +115,8 @@ pub const MIN_MEMORY_BYTES: u64 = 8 << 20;
 pub const MAX_MEMORY_BYTES: u64 = 1 << 40;
 /// Most vCPUs: APIC ids 0 to 254 are what every guest can address.
 pub const MAX_VCPUS: u32 = 255;
+/// Most bytes of the display's firmware.
+pub const MAX_DISPLAY_ROM_BYTES: usize = 1 << 20;
 /// TSC frequency when nothing else is asked for: one tick a nanosecond.
 pub const DEFAULT_TSC_HZ: u64 = 1_000_000_000;
 
@@ -126,6 +137,7 @@ impl Default for MachineConfig {
             tsc_hz: DEFAULT_TSC_HZ,
             epoch_s: None,
             debug_exit: false,
+            display: None,
             disks: Vec::new(),
             cdrom: None,
             firmware: None,
@@ -166,6 +178,11 @@ pub enum ConfigError {
     /// A NUL would end the command line early.
     #[error("the kernel command line contains a NUL character; remove it")]
     CmdlineNul,
+    /// A display's firmware that no expansion ROM holds.
+    #[error(
+        "the display's firmware has {0} bytes; give one of at most {MAX_DISPLAY_ROM_BYTES} bytes"
+    )]
+    DisplayRom(usize),
     /// The same in the text of a module.
     #[error("the arguments of a module contain a NUL character; remove it")]
     ModuleNul,
@@ -208,6 +225,10 @@ impl MachineConfig {
         }
         if self.cmdline.contains('\0') {
             return Err(ConfigError::CmdlineNul);
+        }
+        let rom_bytes = self.display.as_ref().map_or(0, |d| d.rom.len());
+        if rom_bytes > MAX_DISPLAY_ROM_BYTES {
+            return Err(ConfigError::DisplayRom(rom_bytes));
         }
         if self.modules.iter().any(|m| m.text.contains('\0')) {
             return Err(ConfigError::ModuleNul);

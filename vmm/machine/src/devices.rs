@@ -16,6 +16,7 @@ use chipset::pic::PicDevice;
 use chipset::pit::PitDevice;
 use chipset::rtc::{self, RtcDevice};
 use chipset::serial::{self, Serial, SerialInput, SerialOutput};
+use display::{LegacyWindow, Screen};
 use guestmem::{Gpa, GuestRam};
 
 use crate::disks::Disks;
@@ -36,6 +37,8 @@ pub(crate) struct DeviceWiring<'a> {
     pub control: Arc<dyn SystemControl>,
     /// Takes the first serial port's output.
     pub console: Box<dyn SerialOutput>,
+    /// The display and what its expansion ROM holds.
+    pub display: Option<(Screen, Arc<Vec<u8>>)>,
     /// Whether there is a debug-exit port.
     pub debug_exit: bool,
     /// Takes the debug console's output, if there is such a port.
@@ -124,6 +127,11 @@ pub(crate) fn build(wiring: DeviceWiring<'_>) -> (Bus, SerialInput) {
         wiring.firmware.as_ref(),
     );
     functions.add_disks(wiring.disks, &wiring.ram);
+    if let Some((screen, rom)) = &wiring.display {
+        functions.add_display(screen, rom);
+        let window = LegacyWindow::new(screen.clone());
+        bus.add(window, &LegacyWindow::PORTS, &[LegacyWindow::MEMORY]);
+    }
     let pci = functions.finish();
     let (pci_ports, pci_mmio) = (pci.ports(), pci.mmio());
     bus.add(pci, &pci_ports, &pci_mmio);

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use bus::{LineSink, MsiSink};
 use chipset::acpi_pm;
+use display::{DisplayFunction, Screen};
 use guestmem::{Gpa, GuestRam};
 use pci::{
     Bdf, FunctionWiring, HostBridge, HostConfig, INTA, IntxRouter, IsaBridge, PciHost,
@@ -27,6 +28,7 @@ use crate::memory::{
     ECAM_BASE, MemoryMap, PCI_IO_PORTS, PCI_IO_START, PCI_MMIO_LAST, PCI_MMIO_START,
 };
 
+const DISPLAY: Bdf = Bdf::new(0, 1, 0);
 /// Device number of the first disk.
 const FIRST_DISK: u8 = 2;
 
@@ -73,6 +75,13 @@ impl Functions {
         functions.add(HostBridge::BDF, bridge);
         functions.add(IsaBridge::BDF, Arc::new(Mutex::new(isa)));
         functions
+    }
+
+    /// Adds the display.
+    pub(crate) fn add_display(&mut self, screen: &Screen, rom: &[u8]) {
+        let function = DisplayFunction::new(screen.clone(), rom.to_vec())
+            .unwrap_or_else(|e| unreachable!("the display's registers: {e}"));
+        self.add(DISPLAY, Arc::new(Mutex::new(function)));
     }
 
     /// Adds the disks, and with a CD-ROM the SATA controller.

@@ -9,6 +9,7 @@ use bus::{Clock, ClockMode, LineSink, Msi, MsiSink};
 use chipset::fabric::{FabricConfig, InterruptFabric};
 use chipset::fw_cfg::FwCfgError;
 use chipset::serial::{SerialInput, SerialOutput};
+use display::Screen;
 use guestmem::{Gpa, GuestRam, MemoryLayout, RamError};
 use storage::RawFileError;
 use vcpu::cpuid::{CpuidTable, HostVector, LackingHost, ModelConfig, model};
@@ -105,6 +106,8 @@ pub struct Machine {
     pub vcpus: Vec<Box<dyn Vcpu>>,
     /// The writing end of the first serial port's input. After a push, call [`Board::input_arrived`].
     pub console_input: SerialInput,
+    /// What the display shows, if there is one.
+    pub screen: Option<Screen>,
 }
 
 /// Interrupt lines and messages of an engine with interrupt controllers of its own.
@@ -158,6 +161,10 @@ impl Machine {
             },
         };
         let ram = Arc::new(GuestRam::with_layout(&layout)?);
+        let screen = config.display.as_ref().map(|_| Screen::new());
+        if let (Some(screen), None) = (&screen, &firmware) {
+            screen.set_text_mode();
+        }
         let entry = match &firmware {
             Some(firmware) => {
                 firmware.place(&ram);
@@ -202,6 +209,9 @@ impl Machine {
             fabric: fabric.as_ref(),
             control: Arc::new(Control::new(lines.clone(), wiring.requests)),
             console: wiring.console,
+            display: screen
+                .clone()
+                .zip(config.display.as_ref().map(|d| Arc::clone(&d.rom))),
             debug_exit: config.debug_exit,
             debug_console: config.debug_console.as_ref().map(open_debug).transpose()?,
             firmware,
@@ -221,6 +231,7 @@ impl Machine {
             board,
             vcpus,
             console_input,
+            screen,
         })
     }
 }
@@ -242,6 +253,7 @@ fn load_kernel(
         cmdline: &config.cmdline,
         rsdp: acpi::rsdp_address(),
         protocol: config.boot_protocol,
+        text_screen: config.display.is_some(),
     };
     Ok(boot::load(ram, map, &request)?)
 }

@@ -1,3 +1,5 @@
+//! The display as a PCI function, and at a PC's fixed addresses.
+
 use bus::{Device, Region};
 use pci::{EndpointFunction, ROM_BAR};
 

@@ -1,3 +1,5 @@
+//! The display's tests, with what they share.
+
 mod buses;
 mod modes;
 mod picture;

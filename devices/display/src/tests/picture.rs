@@ -1,3 +1,5 @@
+//! What a monitor shows.
+
 use super::{mode_12, mode_13, set, set_attribute, set_colour};
 use crate::Vga;
 use font8x8::{BASIC_FONTS, UnicodeFonts};

@@ -1,3 +1,5 @@
+//! The VGA's ports.
+
 use bus::VirtualTime;
 
 use super::{NOW, get, set, set_attribute, set_colour};

@@ -14,6 +14,8 @@ use crate::interrupt::Interrupt;
 const SEABIOS_PACKAGE: &str = "seabios";
 /// The BIOS of a PC with PCI.
 const SEABIOS_FILE: &str = "bios-256k.bin";
+/// The video BIOS of our display.
+const DISPLAY_FILE: &str = "vgabios-stdvga.bin";
 /// The package of OVMF.
 const OVMF_PACKAGE: &str = "ovmf";
 /// OVMF without its variables, for a flash of 4 MByte, without secure boot and system management mode.
@@ -41,6 +43,8 @@ pub struct FirmwareFiles {
     pub code: Vec<u8>,
     /// The variables it starts with, if it keeps some.
     pub variables: Option<Vec<u8>>,
+    /// The display's firmware, for one that has none built in.
+    pub display: Option<Vec<u8>>,
 }
 
 /// Gets the files of a firmware.
@@ -59,6 +63,7 @@ pub fn obtain(
             FirmwareFiles {
                 code: take(&mut entry, SEABIOS_FILE)?,
                 variables: None,
+                display: Some(take(&mut entry, DISPLAY_FILE)?),
             }
         }
         FirmwareChoice::Uefi => {
@@ -66,11 +71,13 @@ pub fn obtain(
             FirmwareFiles {
                 code: take(&mut entry, OVMF_CODE_FILE)?,
                 variables: Some(take(&mut entry, OVMF_VARIABLES_FILE)?),
+                display: None,
             }
         }
         FirmwareChoice::File(path) => FirmwareFiles {
             code: read(path)?,
             variables: None,
+            display: None,
         },
     })
 }

@@ -127,6 +127,7 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     let request = RunRequest {
         kernel: artifacts.kernel,
         firmware: None,
+        display: false,
         debug_console: None,
         initrd: Some(images.outermost),
         boot_protocol: BootProtocol::Auto,

@@ -34,6 +34,7 @@ impl Runner for Recording {
         assert_eq!(input.read(&mut nothing).expect("no input"), 0);
         self.end.clone().map(|outcome| RunReport {
             outcome,
+            picture: None,
             statistics: Statistics {
                 retired: None,
                 wall: Duration::ZERO,
@@ -61,6 +62,7 @@ fn play(console: &[u8], end: Result<RunOutcome, RunError>) -> (Result<u8, Failur
     let request = RunRequest {
         kernel: Vec::new(),
         firmware: None,
+        display: false,
         debug_console: None,
         initrd: None,
         boot_protocol: BootProtocol::Auto,

@@ -1,6 +1,7 @@
 //! `nestling run`: one virtual machine on this terminal.
 
 pub mod console;
+pub mod screenshot;
 pub mod stats;
 pub mod terminal;
 
@@ -9,7 +10,7 @@ use std::path::Path;
 
 use vcpu::cpuid::{CpuModel, Vendor};
 
-use crate::args::RunArgs;
+use crate::args::{RunArgs, VgaArg};
 use crate::artifacts;
 use crate::artifacts::firmware::FirmwareChoice;
 use crate::artifacts::progress::Progress;
@@ -23,6 +24,7 @@ use crate::vm::{
     RunRequest, Runner,
 };
 use console::{Keys, Output};
+use screenshot::Screenshot;
 use terminal::RawMode;
 
 /// The guest reset itself.
@@ -123,6 +125,8 @@ pub fn amd_comes_later() -> Failure {
 /// A machine that cannot be started, or a failure while it runs.
 pub fn run(args: &RunArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     let request = request(args)?;
+    let screenshot = args.screenshot.as_deref();
+    let screenshot = screenshot.map(Screenshot::create).transpose()?;
     let engine = request.engine;
     let interrupt = request.interrupt.clone();
     interrupt.catch_signals()?;
@@ -145,7 +149,11 @@ pub fn run(args: &RunArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     let RunReport {
         outcome,
         statistics,
+        picture,
     } = result.map_err(run_failure)?;
+    if let (Some(screenshot), Some(picture)) = (screenshot, picture) {
+        screenshot.write(&picture)?;
+    }
     if args.stats {
         output::say(&stats::line(engine, &statistics));
     }
@@ -175,6 +183,7 @@ fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
         kernel,
         boot_protocol,
         firmware,
+        display: has_display(args)?,
         debug_console: args.debugcon.as_ref().map(|path| match path.as_os_str() {
             path if path == "-" => DebugOutput::StandardError,
             _ => DebugOutput::File(path.clone()),
@@ -195,6 +204,19 @@ fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
         confinement: args.confine.into(),
         interrupt,
     })
+}
+
+/// Whether there is a display: with firmware, which needs one to be used, and where a picture is asked for.
+fn has_display(args: &RunArgs) -> Result<bool, Failure> {
+    match args.vga {
+        Some(VgaArg::None) if args.screenshot.is_some() => Err(Failure::new(
+            "cannot make a picture of the screen",
+            "--vga none leaves the display out",
+            "give --vga std, or leave --screenshot out",
+        )),
+        Some(choice) => Ok(choice == VgaArg::Std),
+        None => Ok(args.kernel.is_none() || args.screenshot.is_some()),
+    }
 }
 
 /// A kernel and what comes with it.

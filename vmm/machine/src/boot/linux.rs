@@ -68,6 +68,7 @@ pub(super) fn load(
             initrd,
             rsdp: boot.rsdp,
             map: &map.e820(),
+            text_screen: boot.text_screen,
         },
     );
     ram.write(ZERO_PAGE, &page)?;

@@ -83,6 +83,8 @@ pub struct BootRequest<'a> {
     pub rsdp: Gpa,
     /// How to boot it.
     pub protocol: BootProtocol,
+    /// Whether there is a display in text mode 3.
+    pub text_screen: bool,
 }
 
 /// A kernel's file in memory.

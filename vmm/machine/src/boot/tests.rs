@@ -52,6 +52,7 @@ fn load_into(mib: u64, kernel: &Image, initrd: Option<&Image>, cmdline: &str) ->
         cmdline,
         rsdp: Gpa(0xe_0000),
         protocol: BootProtocol::Auto,
+        text_screen: false,
     };
     let result = load(&ram, &map, &boot);
     Loaded { ram, result }

@@ -28,6 +28,9 @@ const LOADER_UNDEFINED: u8 = 0xff;
 /// `vid_mode`: "normal".
 const VIDEO_MODE_NORMAL: u16 = 0xffff;
 
+/// `screen_info` of text mode 3: mode, columns, lines, a VGA, scan lines of a character.
+const TEXT_SCREEN: [(usize, u8); 5] = [(0x06, 3), (0x07, 80), (0x0e, 25), (0x0f, 1), (0x10, 16)];
+
 /// What the boot loader fills in.
 pub(super) struct Contents<'a> {
     /// Where the protected-mode code was put.
@@ -40,6 +43,8 @@ pub(super) struct Contents<'a> {
     pub rsdp: Gpa,
     /// Memory map.
     pub map: &'a [MapEntry],
+    /// Whether there is a display in text mode 3.
+    pub text_screen: bool,
 }
 
 /// A pointer below 4 GByte; everything `boot_params` points to in 32 bits is placed there.
@@ -63,6 +68,11 @@ pub(super) fn build(header: &SetupHeader, contents: &Contents<'_>) -> Vec<u8> {
     // ext_ramdisk_image, ext_ramdisk_size, ext_cmd_line_ptr: the upper halves, all zero.
     put(field::EXT_RAMDISK_IMAGE, &[0; 12]);
 
+    if contents.text_screen {
+        for (at, value) in TEXT_SCREEN {
+            put(at, &[value]);
+        }
+    }
     assert!(
         contents.map.len() <= E820_MAX_ENTRIES,
         "the board has few memory ranges"

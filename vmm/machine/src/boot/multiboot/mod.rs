@@ -31,6 +31,7 @@ mod field {
     pub const MMAP_LENGTH: usize = 44;
     pub const MMAP_ADDR: usize = 48;
     pub const BOOT_LOADER_NAME: usize = 64;
+    pub const FRAMEBUFFER: usize = 88;
     /// The whole of it, with the framebuffer fields.
     pub const SIZE: usize = 116;
 }
@@ -42,6 +43,7 @@ mod valid {
     pub const MODULES: u32 = 1 << 3;
     pub const MEMORY_MAP: u32 = 1 << 6;
     pub const BOOT_LOADER_NAME: u32 = 1 << 9;
+    pub const FRAMEBUFFER: u32 = 1 << 12;
 }
 
 /// Why a multiboot image cannot be booted.
@@ -64,7 +66,7 @@ pub enum MultibootError {
     #[error("its entry point is above 4 GiB; link it below")]
     HighEntry,
     /// It needs a video mode.
-    #[error("it requires a video mode and the machine has no display; give the VM one")]
+    #[error("it requires a video mode and the machine has no display; give --vga std")]
     NoDisplay,
 }
 
@@ -78,24 +80,40 @@ pub(super) fn load(
     let not_a_kernel = |e| BootError::image(kernel.name, e);
     let header = Header::find(kernel.bytes)
         .ok_or_else(|| not_a_kernel(super::ImageError::Protocol(boot.protocol)))?;
-    if header.wants_video() {
+    if header.wants_video() && !boot.text_screen {
         return Err(not_a_kernel(MultibootError::NoDisplay.into()));
     }
     let program = header.program(kernel.bytes).map_err(not_a_kernel)?;
     let mut room = Room::new(map);
     let end = program::load_segments(ram, &mut room, kernel, &program.segments)?;
     let modules = program::load_modules(ram, &mut room, boot, Placement::From(end))?;
-    let info = tell(&mut Information::new(ram, &mut room), boot, &modules, map)?;
+    let told = Told {
+        boot,
+        modules: &modules,
+        map,
+        video: header.wants_video(),
+    };
+    let info = tell(&mut Information::new(ram, &mut room), &told)?;
     Ok(entry::multiboot(ram, program.entry, info)?)
 }
 
+/// What the kernel is told.
+struct Told<'a> {
+    boot: &'a BootRequest<'a>,
+    modules: &'a [Loaded],
+    map: &'a MemoryMap,
+    /// Whether it asked for a video mode.
+    video: bool,
+}
+
 /// Writes the information structure and what it points to; gives its address.
-fn tell(
-    to: &mut Information<'_>,
-    boot: &BootRequest<'_>,
-    modules: &[Loaded],
-    map: &MemoryMap,
-) -> Result<u32, BootError> {
+fn tell(to: &mut Information<'_>, told: &Told<'_>) -> Result<u32, BootError> {
+    let Told {
+        boot,
+        modules,
+        map,
+        video,
+    } = *told;
     let mut info = vec![0; field::SIZE];
     let mut put = |at: usize, value: u32| info[at..at + 4].copy_from_slice(&value.to_le_bytes());
     let e820 = map.e820();
@@ -125,16 +143,30 @@ fn tell(
     let memory: Vec<u8> = e820.iter().flat_map(map_entry).collect();
     put(field::MMAP_LENGTH, memory.len() as u32);
     put(field::MMAP_ADDR, to.put(&memory)?);
+    let framebuffer = if video { valid::FRAMEBUFFER } else { 0 };
     put(
         field::FLAGS,
-        valid::MEMORY
+        framebuffer
+            | valid::MEMORY
             | valid::CMDLINE
             | valid::MODULES
             | valid::MEMORY_MAP
             | valid::BOOT_LOADER_NAME,
     );
+    if video {
+        info[field::FRAMEBUFFER..][..TEXT_SCREEN.len()].copy_from_slice(&TEXT_SCREEN);
+    }
     to.put(&info)
 }
+
+/// The framebuffer fields of text mode 3: address (64 bits), pitch, width, height (32 bits each), bits a cell,
+/// type 2 for text. A mode that the header prefers is no more than a preference (3.1.4).
+const TEXT_SCREEN: [u8; 22] = {
+    let mut b = [0; 22];
+    (b[1], b[2]) = (0x80, 0x0b);
+    (b[8], b[12], b[16], b[20], b[21]) = (160, 80, 25, 16, 2);
+    b
+};
 
 /// Memory from 0 and from 1 MByte to its first hole, in KByte.
 fn memory_kib(map: &[MapEntry]) -> (u32, u32) {

@@ -34,6 +34,10 @@ struct Run {
 }
 
 fn boot(file: Vec<u8>, modules: &[Module], cmdline: &str) -> Run {
+    boot_with(file, modules, cmdline, false)
+}
+
+fn boot_with(file: Vec<u8>, modules: &[Module], cmdline: &str, text_screen: bool) -> Run {
     let map = MemoryMap::new(16 * MIB);
     let ram = GuestRam::new(&map.ram_regions()).expect("memory for a test");
     let request = BootRequest {
@@ -43,6 +47,7 @@ fn boot(file: Vec<u8>, modules: &[Module], cmdline: &str) -> Run {
         cmdline,
         rsdp: Gpa(0xe_0000),
         protocol: BootProtocol::Auto,
+        text_screen,
     };
     let result = load(&ram, &map, &request);
     Run { ram, result }
@@ -267,6 +272,20 @@ fn what_is_required_and_not_there_is_refused() {
         boot(text, &[], "").error(),
         ImageError::Multiboot(MultibootError::NoAddresses)
     );
+}
+
+#[test]
+fn a_kernel_that_wants_video_gets_the_text_screen() {
+    let run = boot_with(elf(false, 1 << 2), &[], "", true);
+    let info = run.info();
+    assert_eq!(run.u32(info) & 1 << 12, 1 << 12);
+    assert_eq!(run.u64(info + 88), 0xb_8000);
+    assert_eq!([96, 100, 104].map(|at| run.u32(info + at)), [160, 80, 25]);
+    // Bits a cell, and the type: EGA text.
+    assert_eq!(run.bytes(info + 108, 2), [16, 2]);
+    // Without the header's flag it is not mentioned.
+    let run = boot_with(elf(false, 0), &[], "", true);
+    assert_eq!(run.u32(run.info()) & 1 << 12, 0);
 }
 
 #[test]

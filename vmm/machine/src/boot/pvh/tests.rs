@@ -32,6 +32,7 @@ fn boot(maker: &Maker, initrd: Option<Vec<u8>>, modules: &[Module], cmdline: &st
         cmdline,
         rsdp: Gpa(0xe_0000),
         protocol: BootProtocol::Auto,
+        text_screen: false,
     };
     let result = load(&ram, &map, &request);
     Run { ram, result }
