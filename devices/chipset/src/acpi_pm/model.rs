@@ -101,9 +101,9 @@ impl AcpiPm {
             0x02..=0x03 => self.enable = (self.enable & keep | word) & regs::PM1_ENABLES,
             0x04..=0x05 => {
                 self.control = (self.control & keep | word) & regs::PM1_CONTROL_KEPT;
-                if word & regs::SLP_EN != 0
-                    && self.control >> regs::SLP_TYP_SHIFT & 7 == regs::SLP_TYP_S5
-                {
+                let sleep_type = self.control >> regs::SLP_TYP_SHIFT & 7;
+                let off = [regs::SLP_TYP_S5, regs::SLP_TYP_OFF].contains(&sleep_type);
+                if word & regs::SLP_EN != 0 && off {
                     return Some(SleepRequest::PowerOff);
                 }
             }

@@ -57,6 +57,9 @@ pub const SLP_EN: u16 = 1 << 13;
 pub const PM1_CONTROL_KEPT: u16 = 1 << 1 | 7 << SLP_TYP_SHIFT;
 /// Sleep type of S5, for the DSDT's \_S5.
 pub const SLP_TYP_S5: u16 = 7;
+/// The sleep type by which firmware for virtual machines of this kind switches them off. The chip's manual has S0 there,
+/// which nobody enters.
+pub const SLP_TYP_OFF: u16 = 0;
 
 /// The reset control port, for the FADT's RESET_REG.
 pub const RESET_PORT: u16 = 0xcf9;
