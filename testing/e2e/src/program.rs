@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -92,6 +92,8 @@ fn build() -> Result<PathBuf> {
 pub struct Run {
     command: Command,
     input: Vec<u8>,
+    /// Standard input does not end: more may be typed.
+    typed: bool,
     deadline: Duration,
 }
 
@@ -99,6 +101,7 @@ pub struct Run {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
+    keys: Option<ChildStdin>,
     output: Stream,
     messages: Stream,
     deadline: Duration,
@@ -132,6 +135,7 @@ impl Run {
         Self {
             command,
             input: Vec::new(),
+            typed: false,
             deadline: DEADLINE,
         }
     }
@@ -170,6 +174,13 @@ impl Run {
         self
     }
 
+    /// Leaves standard input open for [`Running::send`].
+    #[must_use]
+    pub fn typed(mut self) -> Self {
+        self.typed = true;
+        self
+    }
+
     /// Runs as the user and group `id`; only root can.
     #[must_use]
     pub fn user(mut self, id: u32) -> Self {
@@ -198,7 +209,10 @@ impl Run {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        if let Some(mut pipe) = child.stdin.take() {
+        let mut keys = child.stdin.take();
+        if !self.typed
+            && let Some(mut pipe) = keys.take()
+        {
             let input = self.input;
             // A program that reads nothing ends the pipe; that is its right.
             std::thread::spawn(move || pipe.write_all(&input));
@@ -207,6 +221,7 @@ impl Run {
             output: Stream::of(child.stdout.take().expect("it is piped")),
             messages: Stream::of(child.stderr.take().expect("it is piped")),
             child,
+            keys,
             deadline: self.deadline,
             started: Instant::now(),
             what,
@@ -233,6 +248,23 @@ impl Run {
 }
 
 impl Running {
+    /// Waits until its standard output has `bytes` somewhere.
+    ///
+    /// # Panics
+    /// It ends or reaches its deadline before.
+    pub fn await_within_output(&mut self, bytes: &[u8]) {
+        self.wait_until(|run| run.output.so_far().windows(bytes.len()).any(|w| w == bytes));
+    }
+
+    /// Types into standard input, which was left open.
+    ///
+    /// # Panics
+    /// It was not, or the program does not take it.
+    pub fn send(&mut self, bytes: &[u8]) {
+        let keys = self.keys.as_mut().expect("standard input is open");
+        keys.write_all(bytes).expect("the program reads");
+    }
+
     /// The number of its process.
     #[must_use]
     pub fn id(&self) -> u32 {
