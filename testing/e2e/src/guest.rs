@@ -77,6 +77,13 @@ impl Level1 {
         }
     }
 
+    /// The same with more words on its kernel's command line; the kernel lets later words win.
+    #[must_use]
+    pub fn with_words(mut self, words: &str) -> Self {
+        self.append = format!("{} {words}", self.append);
+        self
+    }
+
     /// A run of it on the soft engine, with more options.
     #[must_use]
     pub fn run(&self, options: &[&str]) -> Run {

@@ -25,6 +25,26 @@ fn a_stock_kernel_runs_to_power_off() {
     assert_eq!(ended.messages, "nestling: engine soft: asked for\n");
 }
 
+/// More processors than the host has, on the host's clock: all come up, and the kernel misses nobody.
+#[test]
+fn eight_processors_come_up_and_none_stalls() {
+    let level = Level1::of(1).with_words("loglevel=7");
+    let ended = level.run(&["--nested", "off", "--cpus", "8"]).end();
+    ended.expect_code(0);
+    let console = ended.text();
+    assert!(console.contains(" cpus=8"), "{console}");
+    for complaint in [
+        "stall",
+        "lockup",
+        "do_boot_cpu failed",
+        "TSC unstable",
+        "WARNING:",
+        "BUG:",
+    ] {
+        assert!(!console.contains(complaint), "{complaint}: {console}");
+    }
+}
+
 #[test]
 fn a_guest_that_switches_itself_off_ends_with_0() {
     let ended = Guest::new(&[print(b"bye\r\n"), power_off()]).run(&[]).end();
