@@ -7,7 +7,7 @@ use e2e::kernel::{
     again_and_again, debug_exit, echo_until_q, halt, power_off, print, reset_by_chipset,
     reset_by_keyboard, spin, triple_fault,
 };
-use e2e::program::{Ended, Run};
+use e2e::program::{Ended, Run, Running};
 use e2e::skipped;
 use rustix::process::Signal;
 
@@ -175,11 +175,27 @@ fn virtual_run(level: &Level1) -> (String, u64, u64) {
     (ended.text(), figure("instructions"), figure("guest_ms"))
 }
 
+/// Processes that keep the host's processors busy until this is dropped.
+struct Load(Vec<Running>);
+
+impl Load {
+    fn of(count: usize) -> Self {
+        let busy = || {
+            Run::program("/bin/sh")
+                .args(["-c", "while :; do :; done"])
+                .start()
+        };
+        Self((0..count).map(|_| busy()).collect())
+    }
+}
+
 #[test]
-fn in_virtual_time_two_runs_are_the_same() {
+fn in_virtual_time_two_runs_are_the_same_also_on_a_busy_host() {
     let level = Level1::of(1);
     let first = virtual_run(&level);
+    let mut load = Load::of(4);
     let second = virtual_run(&level);
+    assert!(load.0.iter_mut().all(|busy| !busy.has_ended()));
     assert!(first.0.contains("NESTLING-LEVEL 1 down status=0"));
     assert!(first.1 > 10_000_000, "{} instructions", first.1);
     assert_eq!(first, second);
