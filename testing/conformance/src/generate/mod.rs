@@ -219,6 +219,11 @@ impl Generator {
                 let wide = random.pick(&wide);
                 gpr[1] = random.pick(&[0, 1, 2, 3, wide, wide, u64::MAX, gpr[1]]);
             }
+            // Where the adjustments begin.
+            M::Daa | M::Das | M::Aaa | M::Aas if random.chance(500) => {
+                let edge = random.pick(&[0x09, 0x0a, 0x0f, 0x90, 0x99, 0x9a, 0x9f, 0xf9, 0xfa]);
+                gpr[0] = gpr[0] & !0xff | edge;
+            }
             M::Enter => {
                 let at = self.layout.window() + 2048 + random.below(512) * 8;
                 let register = match setting.stack_bits() {
