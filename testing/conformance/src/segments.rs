@@ -149,6 +149,18 @@ impl Segment {
         }
     }
 
+    /// Whether it is valid above its limit.
+    #[must_use]
+    pub const fn is_expand_down(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Data {
+                expand_down: true,
+                ..
+            }
+        )
+    }
+
     /// Whether its descriptor counts in pages.
     const fn granular(&self) -> bool {
         self.limit > 0xf_ffff

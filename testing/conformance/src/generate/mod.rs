@@ -373,8 +373,12 @@ impl Generator {
         let size = access_bytes(instruction, memory.size).max(1);
         let segment = &setting.segments[memory.segment];
         let Some(at) = linear(setting, segment, memory.offset(solving), size) else {
-            if segment.limit == u32::MAX {
-                // An access across the end of 4 GiB faults or not (SDM Vol 3 5.3).
+            let top = if segment.big { 1 << 32 } else { 1 << 16 };
+            let wraps = segment.limit == u32::MAX
+                || segment.is_expand_down() && { memory.offset(solving) + size > top };
+            if wraps {
+                // An access across the end of 4 GiB, or of an expand-down segment, faults by the limit or not
+                // (SDM Vol 3 5.3).
                 return None;
             }
             // Whether a limit or alignment is looked at first is the processor's choice.
