@@ -1,47 +1,58 @@
-//! A PS/2 keyboard with no keys pressed: it answers commands (IBM PS/2 Technical Reference, keyboard commands).
+//! A PS/2 keyboard: its commands, and the bytes that its keys leave in its buffer.
+//!
+//! Source: IBM PS/2 Technical Reference, keyboard. Answers to commands do not take room in the buffer of keys and go
+//! before them. Commands take no time. Nothing repeats by itself: whoever presses keys presses again one that is held.
 
-/// The controller's translation from scan code set 2 to set 1; codes from 80h up pass, but for two.
-const SET2_TO_SET1: [u8; 128] = [
-    0xff, 0x43, 0x41, 0x3f, 0x3d, 0x3b, 0x3c, 0x58, 0x64, 0x44, 0x42, 0x40, 0x3e, 0x0f, 0x29,
-    0x59, //
-    0x65, 0x38, 0x2a, 0x70, 0x1d, 0x10, 0x02, 0x5a, 0x66, 0x71, 0x2c, 0x1f, 0x1e, 0x11, 0x03,
-    0x5b, //
-    0x67, 0x2e, 0x2d, 0x20, 0x12, 0x05, 0x04, 0x5c, 0x68, 0x39, 0x2f, 0x21, 0x14, 0x13, 0x06,
-    0x5d, //
-    0x69, 0x31, 0x30, 0x23, 0x22, 0x15, 0x07, 0x5e, 0x6a, 0x72, 0x32, 0x24, 0x16, 0x08, 0x09,
-    0x5f, //
-    0x6b, 0x33, 0x25, 0x17, 0x18, 0x0b, 0x0a, 0x60, 0x6c, 0x34, 0x35, 0x26, 0x27, 0x19, 0x0c,
-    0x61, //
-    0x6d, 0x73, 0x28, 0x74, 0x1a, 0x0d, 0x62, 0x6e, 0x3a, 0x36, 0x1c, 0x1b, 0x75, 0x2b, 0x63,
-    0x76, //
-    0x55, 0x56, 0x77, 0x78, 0x79, 0x7a, 0x0e, 0x7b, 0x7c, 0x4f, 0x7d, 0x4b, 0x47, 0x7e, 0x7f,
-    0x6f, //
-    0x52, 0x53, 0x50, 0x4c, 0x4d, 0x48, 0x01, 0x45, 0x57, 0x4e, 0x51, 0x4a, 0x37, 0x49, 0x46, 0x54,
-];
+use std::collections::VecDeque;
 
-/// What the controller makes of a byte from the keyboard while it translates.
-#[must_use]
-pub fn translate(byte: u8) -> u8 {
-    match byte {
-        0x83 => 0x41,
-        0x84 => 0x54,
-        0x80.. => byte,
-        _ => SET2_TO_SET1[usize::from(byte)],
-    }
-}
+use super::keys::{Key, KeyType, types_at_power_up};
+use super::scan::{BREAK, Modifiers, codes, repeated};
 
 /// Acknowledge.
 const ACK: u8 = 0xfa;
 /// Resend: the command is not known.
 const RESEND: u8 = 0xfe;
+/// The self-test passed.
+const TEST_PASSED: u8 = 0xaa;
+/// The two bytes of a keyboard's identity.
+const IDENTITY: [u8; 2] = [0xab, 0x83];
+/// Rate and delay at power-up: 10.9 characters a second after half a second.
+const TYPEMATIC_AT_POWER_UP: u8 = 0x2b;
+
+/// Bytes of keys the buffer holds; the overrun code has a place of its own.
+pub const BUFFER_BYTES: usize = 16;
+/// Bytes of answers that wait for a host that sends commands and reads nothing.
+const ANSWER_BYTES: usize = 32;
+
+/// What the next byte from the controller may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaiting {
+    Lights,
+    ScanSet,
+    Typematic,
+    /// Codes of set 3, whose keys become of this type, until something else comes.
+    Keys(KeyType),
+}
 
 /// The keyboard's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keyboard {
     scan_set: u8,
-    /// The command whose argument is awaited.
-    awaiting: Option<u8>,
+    /// Bit 0 Scroll Lock, bit 1 Num Lock, bit 2 Caps Lock.
+    lights: u8,
+    typematic: u8,
+    /// Whether keys send codes.
+    scanning: bool,
+    /// Whether the host has asked for them.
+    enabled: bool,
+    types: [Option<KeyType>; 256],
+    awaiting: Option<Awaiting>,
+    answers: VecDeque<u8>,
+    buffer: VecDeque<u8>,
+    /// The byte that was sent last, but for a resend.
     last: u8,
+    /// The keys that are down, by [`Key::bit`].
+    held: u128,
 }
 
 impl Default for Keyboard {
@@ -50,69 +61,221 @@ impl Default for Keyboard {
     }
 }
 
-/// A keyboard's answer: up to three bytes.
-pub type Answer = ([u8; 3], usize);
-
-fn answer<const N: usize>(bytes: [u8; N]) -> Answer {
-    let mut all = [0; 3];
-    all[..N].copy_from_slice(&bytes);
-    (all, N)
-}
-
 impl Keyboard {
-    /// A keyboard after power-up and its self-test.
+    /// A keyboard after power-up; what its self-test sent has been read.
     #[must_use]
     pub fn new() -> Self {
         Self {
             scan_set: 2,
+            lights: 0,
+            typematic: TYPEMATIC_AT_POWER_UP,
+            scanning: true,
+            enabled: false,
+            types: types_at_power_up(),
             awaiting: None,
-            last: 0xaa,
+            answers: VecDeque::with_capacity(ANSWER_BYTES),
+            buffer: VecDeque::with_capacity(BUFFER_BYTES + 1),
+            last: TEST_PASSED,
+            held: 0,
         }
+    }
+
+    /// The lights: bit 0 Scroll Lock, bit 1 Num Lock, bit 2 Caps Lock.
+    #[must_use]
+    pub fn lights(&self) -> u8 {
+        self.lights
+    }
+
+    /// Rate and delay, as command F3h sets them.
+    #[must_use]
+    pub fn typematic(&self) -> u8 {
+        self.typematic
+    }
+
+    /// Whether the host has asked for keys.
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// Whether nothing waits to be sent.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.answers.is_empty() && self.buffer.is_empty()
+    }
+
+    /// Sends the next byte.
+    pub fn take(&mut self) -> Option<u8> {
+        let byte = self
+            .answers
+            .pop_front()
+            .or_else(|| self.buffer.pop_front())?;
+        if byte != RESEND {
+            self.last = byte;
+        }
+        Some(byte)
+    }
+
+    fn answer(&mut self, bytes: &[u8]) {
+        let room = ANSWER_BYTES.saturating_sub(self.answers.len());
+        self.answers.extend(bytes.iter().take(room));
     }
 
     /// Takes a byte from the controller.
-    pub fn command(&mut self, byte: u8) -> Answer {
-        let reply = match self.awaiting.take() {
+    pub fn command(&mut self, byte: u8) {
+        match self.awaiting.take() {
             // A command in place of the argument ends the wait.
-            Some(command) if byte < 0xed => self.argument(command, byte),
+            Some(awaiting) if byte < 0xed => self.argument(awaiting, byte),
             _ => self.plain(byte),
-        };
-        if reply.1 > 0 {
-            self.last = reply.0[reply.1 - 1];
         }
-        reply
     }
 
-    fn argument(&mut self, command: u8, byte: u8) -> Answer {
-        match (command, byte) {
-            (0xf0, 0) => return answer([ACK, self.scan_set]),
-            (0xf0, 1..=3) => self.scan_set = byte,
-            (0xf0, _) => return answer([RESEND]),
-            // LEDs, typematic rate, key types: taken and of no effect.
-            _ => {}
+    fn argument(&mut self, awaiting: Awaiting, byte: u8) {
+        match awaiting {
+            Awaiting::Lights => self.lights = byte & 7,
+            Awaiting::Typematic => self.typematic = byte & 0x7f,
+            Awaiting::ScanSet => match byte {
+                0 => return self.answer(&[ACK, self.scan_set]),
+                1..=3 => self.scan_set = byte,
+                _ => return self.answer(&[RESEND]),
+            },
+            Awaiting::Keys(kind) => match &mut self.types[usize::from(byte)] {
+                Some(of_key) => {
+                    *of_key = kind;
+                    self.awaiting = Some(awaiting);
+                }
+                None => return self.answer(&[RESEND]),
+            },
         }
-        answer([ACK])
+        self.answer(&[ACK]);
     }
 
-    fn plain(&mut self, byte: u8) -> Answer {
+    fn plain(&mut self, byte: u8) {
         match byte {
             0xff => {
+                let held = self.held;
                 *self = Self::new();
-                answer([ACK, 0xaa])
+                self.held = held;
+                self.answer(&[ACK, TEST_PASSED]);
             }
-            0xfe => answer([self.last]),
-            0xee => answer([0xee]),
-            0xf2 => answer([ACK, 0xab, 0x83]),
-            0xed | 0xf0 | 0xf3 | 0xfb | 0xfc | 0xfd => {
-                self.awaiting = Some(byte);
-                answer([ACK])
+            0xfe if self.answers.len() < ANSWER_BYTES => self.answers.push_front(self.last),
+            0xfe => {}
+            0xee => self.answer(&[0xee]),
+            0xf2 => self.answer(&[ACK, IDENTITY[0], IDENTITY[1]]),
+            0xed => self.wait_for(Awaiting::Lights),
+            0xf0 => {
+                self.buffer.clear();
+                self.wait_for(Awaiting::ScanSet);
+            }
+            0xf3 => self.wait_for(Awaiting::Typematic),
+            0xf4 => {
+                self.buffer.clear();
+                self.enabled = true;
+                self.scanning = true;
+                self.answer(&[ACK]);
             }
             0xf5 | 0xf6 => {
-                self.scan_set = 2;
-                answer([ACK])
+                self.defaults();
+                if byte == 0xf5 {
+                    self.enabled = false;
+                    self.scanning = false;
+                }
+                self.answer(&[ACK]);
             }
-            0xf4 | 0xf7..=0xfa => answer([ACK]),
-            _ => answer([RESEND]),
+            0xf7 => self.all_keys(KeyType::Typematic),
+            0xf8 => self.all_keys(KeyType::MakeBreak),
+            0xf9 => self.all_keys(KeyType::Make),
+            0xfa => self.all_keys(KeyType::TypematicMakeBreak),
+            0xfb => self.some_keys(KeyType::Typematic),
+            0xfc => self.some_keys(KeyType::MakeBreak),
+            0xfd => self.some_keys(KeyType::Make),
+            _ => self.answer(&[RESEND]),
+        }
+    }
+
+    fn wait_for(&mut self, awaiting: Awaiting) {
+        self.awaiting = Some(awaiting);
+        self.answer(&[ACK]);
+    }
+
+    /// The state of power-up, but for the lights.
+    fn defaults(&mut self) {
+        self.scan_set = 2;
+        self.typematic = TYPEMATIC_AT_POWER_UP;
+        self.types = types_at_power_up();
+        self.buffer.clear();
+    }
+
+    fn all_keys(&mut self, kind: KeyType) {
+        self.buffer.clear();
+        for of_key in self.types.iter_mut().flatten() {
+            *of_key = kind;
+        }
+        self.answer(&[ACK]);
+    }
+
+    fn some_keys(&mut self, kind: KeyType) {
+        self.buffer.clear();
+        self.wait_for(Awaiting::Keys(kind));
+    }
+
+    fn is_held(&self, usage: u8) -> bool {
+        Key::from_usage(usage).is_some_and(|key| self.held & key.bit() != 0)
+    }
+
+    fn modifiers(&self) -> Modifiers {
+        Modifiers {
+            left_shift: self.is_held(0xe1),
+            right_shift: self.is_held(0xe5),
+            ctrl: self.is_held(0xe0) || self.is_held(0xe4),
+            alt: self.is_held(0xe2) || self.is_held(0xe6),
+            num_lock: self.lights & 2 != 0,
+        }
+    }
+
+    /// A key goes down; of one that is down already, it is a repetition.
+    pub fn press(&mut self, key: Key) {
+        let repeats = self.held & key.bit() != 0;
+        let bytes = match self.scan_set {
+            3 => match self.types[usize::from(key.set3())] {
+                Some(KeyType::MakeBreak | KeyType::Make) | None if repeats => Vec::new(),
+                _ => vec![key.set3()],
+            },
+            set if repeats => repeated(key, self.modifiers(), set),
+            set => codes(key, true, self.modifiers(), set),
+        };
+        self.held |= key.bit();
+        self.send(&bytes);
+    }
+
+    /// A key goes up; nothing happens if it is not down.
+    pub fn release(&mut self, key: Key) {
+        if self.held & key.bit() == 0 {
+            return;
+        }
+        self.held &= !key.bit();
+        let bytes = match self.scan_set {
+            3 => match self.types[usize::from(key.set3())] {
+                Some(KeyType::TypematicMakeBreak | KeyType::MakeBreak) => vec![BREAK, key.set3()],
+                Some(KeyType::Typematic | KeyType::Make) | None => Vec::new(),
+            },
+            set => codes(key, false, self.modifiers(), set),
+        };
+        self.send(&bytes);
+    }
+
+    /// Puts a key's codes into the buffer: all of them, or the overrun code after the last that fitted.
+    fn send(&mut self, bytes: &[u8]) {
+        if !self.scanning || bytes.is_empty() {
+            return;
+        }
+        if self.buffer.len() + bytes.len() <= BUFFER_BYTES {
+            self.buffer.extend(bytes);
+            return;
+        }
+        let overrun = if self.scan_set == 1 { 0xff } else { 0x00 };
+        if self.buffer.back() != Some(&overrun) {
+            self.buffer.push_back(overrun);
         }
     }
 }

@@ -1,11 +1,15 @@
 //! The keyboard controller of the PC/AT and PS/2, and port 92h.
 //!
-//! Source: IBM PS/2 Hardware Interface Technical Reference. A keyboard is attached, since a driver that finds none
-//! waits for its answers; the auxiliary port is there with nothing on it.
+//! Source: IBM PS/2 Hardware Interface Technical Reference. A keyboard is attached; the auxiliary port is there with
+//! nothing on it. The host presses keys ([`I8042Device::press`]) or leaves a text to be typed
+//! ([`I8042Device::type_keys`]).
 
 mod keyboard;
+mod keys;
 mod model;
 pub mod regs;
+mod scan;
+mod typing;
 
 #[cfg(test)]
 mod tests;
@@ -15,10 +19,12 @@ use std::sync::Arc;
 use bus::{Device, IrqLine, Region, VirtualTime};
 
 pub use keyboard::Keyboard;
+pub use keys::{Key, KeyEvent, KeysError, Typed};
 pub use model::{I8042, ResetRequest};
 
 use crate::SystemControl;
 use crate::line::DrivenLine;
+use typing::Typing;
 
 /// The controller on the bus.
 pub struct I8042Device {
@@ -28,6 +34,7 @@ pub struct I8042Device {
     controller: I8042,
     /// Port 92h's reset bit, as last written.
     fast_reset: bool,
+    typing: Typing,
 }
 
 impl I8042Device {
@@ -47,7 +54,32 @@ impl I8042Device {
             control,
             controller: I8042::new(),
             fast_reset: false,
+            typing: Typing::default(),
         }
+    }
+
+    /// A key goes down, or is held and comes again. Afterwards the board re-reads deadlines.
+    pub fn press(&mut self, key: Key) {
+        self.controller.press(key);
+        self.settle();
+    }
+
+    /// A key goes up. Afterwards the board re-reads deadlines.
+    pub fn release(&mut self, key: Key) {
+        self.controller.release(key);
+        self.settle();
+    }
+
+    /// Leaves keys to be typed one after the other, from when the guest enables the keyboard. What is not typed
+    /// yet outlives a reset.
+    pub fn type_keys(&mut self, keys: &[KeyEvent]) {
+        self.typing.extend(keys);
+    }
+
+    /// The keyboard's lights: bit 0 Scroll Lock, bit 1 Num Lock, bit 2 Caps Lock.
+    #[must_use]
+    pub fn lights(&self) -> u8 {
+        self.controller.keyboard().lights()
     }
 
     fn drive(&mut self) {
@@ -62,6 +94,16 @@ impl I8042Device {
             self.drive();
         }
     }
+
+    /// Settles after an access, which may be the one that makes the guest ready for keys.
+    fn settle_at(&mut self, now: VirtualTime) {
+        self.settle();
+        if self.controller.wants_keys() {
+            self.typing.wanted(now);
+        } else if !self.controller.keyboard().is_enabled() {
+            self.typing.pause();
+        }
+    }
 }
 
 impl Device for I8042Device {
@@ -72,10 +114,11 @@ impl Device for I8042Device {
     fn reset(&mut self) {
         self.controller = I8042::new();
         self.fast_reset = false;
+        self.typing.pause();
         self.drive();
     }
 
-    fn read(&mut self, region: Region, offset: u64, data: &mut [u8], _now: VirtualTime) {
+    fn read(&mut self, region: Region, offset: u64, data: &mut [u8], now: VirtualTime) {
         let (0, Some(byte)) = (offset, data.first_mut()) else {
             return;
         };
@@ -91,10 +134,10 @@ impl Device for I8042Device {
             }
             _ => {}
         }
-        self.settle();
+        self.settle_at(now);
     }
 
-    fn write(&mut self, region: Region, offset: u64, data: &[u8], _now: VirtualTime) {
+    fn write(&mut self, region: Region, offset: u64, data: &[u8], now: VirtualTime) {
         let (0, Some(&value)) = (offset, data.first()) else {
             return;
         };
@@ -113,6 +156,22 @@ impl Device for I8042Device {
         if let Some(ResetRequest) = request {
             self.control.reset();
         }
-        self.settle();
+        self.settle_at(now);
+    }
+
+    fn advance(&mut self, now: VirtualTime) {
+        while self.controller.wants_keys()
+            && let Some(KeyEvent { key, down }) = self.typing.take(now)
+        {
+            if down {
+                self.press(key);
+            } else {
+                self.release(key);
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<VirtualTime> {
+        self.typing.due().filter(|_| self.controller.wants_keys())
     }
 }

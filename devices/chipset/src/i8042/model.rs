@@ -1,15 +1,19 @@
 //! The keyboard controller as a state machine, with a keyboard and no auxiliary device.
 //!
-//! Bytes for the guest wait in a bounded queue and reach the output buffer one by one, each as the guest reads the
-//! one before. The controller takes no time over anything, so its input buffer is never full.
+//! Bytes for the guest wait where they come from, the controller's own in a bounded queue and before the keyboard's, and
+//! reach the output buffer one by one, each as the guest reads the one before. The controller takes no time over
+//! anything, so its input buffer is never full. A keyboard that is disabled has its clock line held low: it takes its
+//! keys and sends nothing.
 
 use std::collections::VecDeque;
 
-use super::keyboard::{Keyboard, translate};
+use super::keyboard::Keyboard;
+use super::keys::Key;
 use super::regs;
+use super::scan::{BREAK, translate};
 
-/// Bytes that wait for the guest at most; more are dropped, as a full keyboard buffer does.
-const QUEUE: usize = 32;
+/// The controller's own bytes that wait at most, for a guest that gives commands and reads nothing.
+const QUEUE: usize = 16;
 
 /// Where a byte in the output buffer came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +52,8 @@ pub struct I8042 {
     last: u8,
     queue: VecDeque<(u8, Source)>,
     keyboard: Keyboard,
+    /// The translation has taken the byte that says that a key goes up.
+    breaking: bool,
 }
 
 impl Default for I8042 {
@@ -65,13 +71,14 @@ impl I8042 {
             regs::MODE_KEYBOARD_INT | regs::MODE_SYS | regs::MODE_AUX_OFF | regs::MODE_TRANSLATE;
         Self {
             ram,
-            output_port: regs::OUTPUT_NOT_RESET | regs::OUTPUT_A20,
+            output_port: regs::OUTPUT_NOT_RESET | regs::OUTPUT_A20 | regs::OUTPUT_LINES,
             expect: Expect::Keyboard,
             last_was_command: false,
             buffer: None,
             last: 0,
             queue: VecDeque::with_capacity(QUEUE),
             keyboard: Keyboard::new(),
+            breaking: false,
         }
     }
 
@@ -90,16 +97,59 @@ impl I8042 {
         if self.buffer.is_some() {
             return false;
         }
-        let keyboard_off = self.mode() & regs::MODE_KEYBOARD_OFF != 0;
-        let free = |&(_, source): &(u8, Source)| !(keyboard_off && source == Source::Keyboard);
-        let Some(at) = self.queue.iter().position(free) else {
-            return false;
+        self.buffer = match self.queue.pop_front() {
+            Some(own) => Some(own),
+            None => self
+                .take_from_keyboard()
+                .map(|byte| (byte, Source::Keyboard)),
         };
-        self.buffer = self.queue.remove(at).map(|(byte, source)| {
-            let translated = source == Source::Keyboard && self.mode() & regs::MODE_TRANSLATE != 0;
-            (if translated { translate(byte) } else { byte }, source)
-        });
-        true
+        self.buffer.is_some()
+    }
+
+    /// The next byte from the keyboard, unless its clock line is held.
+    fn take_from_keyboard(&mut self) -> Option<u8> {
+        if self.mode() & regs::MODE_KEYBOARD_OFF != 0 {
+            return None;
+        }
+        if self.mode() & regs::MODE_TRANSLATE == 0 {
+            self.breaking = false;
+            return self.keyboard.take();
+        }
+        let mut byte = self.keyboard.take()?;
+        if byte == BREAK {
+            self.breaking = true;
+            byte = self.keyboard.take()?;
+        }
+        let up = if std::mem::take(&mut self.breaking) {
+            0x80
+        } else {
+            0
+        };
+        Some(translate(byte) | up)
+    }
+
+    /// A key of the keyboard goes down, or is held and comes again.
+    pub fn press(&mut self, key: Key) {
+        self.keyboard.press(key);
+    }
+
+    /// A key of the keyboard goes up.
+    pub fn release(&mut self, key: Key) {
+        self.keyboard.release(key);
+    }
+
+    /// The keyboard.
+    #[must_use]
+    pub fn keyboard(&self) -> &Keyboard {
+        &self.keyboard
+    }
+
+    /// Whether the guest has enabled the keyboard, lets it send, and has read all that it sent.
+    #[must_use]
+    pub fn wants_keys(&self) -> bool {
+        let off = self.mode() & regs::MODE_KEYBOARD_OFF != 0;
+        let read = self.buffer.is_none() && self.queue.is_empty() && self.keyboard.is_empty();
+        !off && read && self.keyboard.is_enabled()
     }
 
     /// The level of the keyboard's interrupt.
@@ -160,6 +210,8 @@ impl I8042 {
             0x60..=0x7f => self.expect = Expect::Ram(command & 0x1f),
             0xa7 => self.ram[0] |= regs::MODE_AUX_OFF,
             0xa8 => self.ram[0] &= !regs::MODE_AUX_OFF,
+            // No password is there.
+            0xa4 => self.push(0xf1, Source::Controller),
             // Interface tests: no error.
             0xa9 | 0xab => self.push(0x00, Source::Controller),
             0xaa => {
@@ -177,8 +229,7 @@ impl I8042 {
             0xd4 => self.expect = Expect::Aux,
             0xdd => self.output_port &= !regs::OUTPUT_A20,
             0xdf => self.output_port |= regs::OUTPUT_A20,
-            // Test inputs: clock lines idle.
-            0xe0 => self.push(0x00, Source::Controller),
+            0xe0 => self.push(self.test_inputs(), Source::Controller),
             // Pulse the output port's bits that are zero; bit 0 is the reset line.
             0xf0..=0xff if command & regs::OUTPUT_NOT_RESET == 0 => return Some(ResetRequest),
             _ => {}
@@ -187,9 +238,21 @@ impl I8042 {
     }
 
     fn read_output_port(&self) -> u8 {
-        let keyboard = if self.keyboard_interrupt() { 1 << 4 } else { 0 };
-        let aux = if self.aux_interrupt() { 1 << 5 } else { 0 };
-        self.output_port & 0xcf | keyboard | aux
+        let mut port = self.output_port & !(regs::OUTPUT_KEYBOARD_INT | regs::OUTPUT_AUX_INT);
+        if self.keyboard_interrupt() {
+            port |= regs::OUTPUT_KEYBOARD_INT;
+        }
+        if self.aux_interrupt() {
+            port |= regs::OUTPUT_AUX_INT;
+        }
+        port
+    }
+
+    /// The clock lines: high when idle, low where the controller holds them.
+    fn test_inputs(&self) -> u8 {
+        let line = |off, bit| if self.mode() & off == 0 { bit } else { 0 };
+        line(regs::MODE_KEYBOARD_OFF, regs::TEST_KEYBOARD_CLOCK)
+            | line(regs::MODE_AUX_OFF, regs::TEST_AUX_CLOCK)
     }
 
     /// Writes the data port.
@@ -199,13 +262,7 @@ impl I8042 {
             Expect::Keyboard => {
                 // A write to the keyboard turns its interface on.
                 self.ram[0] &= !regs::MODE_KEYBOARD_OFF;
-                let (bytes, count) = self.keyboard.command(value);
-                if value == 0xff {
-                    self.queue.retain(|&(_, source)| source != Source::Keyboard);
-                }
-                for &byte in &bytes[..count] {
-                    self.push(byte, Source::Keyboard);
-                }
+                self.keyboard.command(value);
             }
             Expect::Ram(index) => self.ram[usize::from(index & 0x1f)] = value,
             Expect::OutputPort => {

@@ -48,6 +48,17 @@ pub const MODE_TRANSLATE: u8 = 1 << 6;
 pub const OUTPUT_NOT_RESET: u8 = 1 << 0;
 /// Output port: A20 is open.
 pub const OUTPUT_A20: u8 = 1 << 1;
+/// Output port: the keyboard's interrupt.
+pub const OUTPUT_KEYBOARD_INT: u8 = 1 << 4;
+/// Output port: the auxiliary device's interrupt.
+pub const OUTPUT_AUX_INT: u8 = 1 << 5;
+/// Output port: clock and data lines of both devices, high when idle.
+pub const OUTPUT_LINES: u8 = 0xcc;
+
+/// Test inputs: the keyboard's clock line.
+pub const TEST_KEYBOARD_CLOCK: u8 = 1 << 0;
+/// Test inputs: the auxiliary device's clock line.
+pub const TEST_AUX_CLOCK: u8 = 1 << 1;
 
 /// Port 92h: the rising edge of this resets.
 pub const FAST_RESET: u8 = 1 << 0;

@@ -1,5 +1,7 @@
 //! Facts from the IBM PS/2 Technical Reference, and the dialogue Linux's i8042 and atkbd drivers have.
 
+mod keys;
+
 use super::*;
 use crate::testing::{Control, Lines, inb, keeps_contract, outb};
 
@@ -137,9 +139,9 @@ fn translation_changes_the_identity() {
     kbc.data(0xf2);
     assert_eq!(kbc.bytes(), [0xfa, 0xab, 0x41]);
     // 1Ch is A in set 2, 1Eh in set 1; 5Ah and 1Ch are Enter.
-    assert_eq!(keyboard::translate(0x1c), 0x1e);
-    assert_eq!(keyboard::translate(0x5a), 0x1c);
-    assert_eq!(keyboard::translate(0x76), 0x01);
+    assert_eq!(scan::translate(0x1c), 0x1e);
+    assert_eq!(scan::translate(0x5a), 0x1c);
+    assert_eq!(scan::translate(0x76), 0x01);
 }
 
 #[test]
@@ -187,13 +189,97 @@ fn a20_is_one_state_for_three_ways() {
 }
 
 #[test]
-fn the_queue_is_bounded() {
+fn bytes_that_nobody_reads_are_bounded() {
     let mut kbc = Kbc::new();
     for _ in 0..1000 {
         kbc.data(0xf2);
+        kbc.data(0xfe);
+        kbc.command(0x20);
+        kbc.command(0xd3);
+        kbc.data(0x11);
     }
-    assert!(kbc.bytes().len() <= 33);
+    assert!(kbc.bytes().len() < 64);
     assert_eq!(kbc.status() & 1, 0);
+}
+
+#[test]
+fn the_controllers_ram_is_kept() {
+    // Commands 21h to 3Fh read, 61h to 7Fh write byte 1 to 31.
+    let mut kbc = Kbc::new();
+    for index in 1..0x20 {
+        kbc.command(0x60 | index);
+        kbc.data(0x80 | index);
+    }
+    for index in 1..0x20 {
+        kbc.command(0x20 | index);
+        assert_eq!(kbc.bytes(), [0x80 | index]);
+    }
+}
+
+#[test]
+fn ports_of_the_controller_are_read() {
+    let mut kbc = Kbc::new();
+    // Input port: bit 7 set, the keyboard is not inhibited.
+    kbc.command(0xc0);
+    assert_eq!(kbc.bytes()[0] & 0x80, 0x80);
+    // Test inputs: bit 0 the keyboard's clock, bit 1 the auxiliary device's; a disabled device's is held low.
+    for (enable, lines) in [(0xad, 0), (0xae, 1), (0xa8, 3), (0xa7, 1)] {
+        kbc.command(enable);
+        kbc.command(0xe0);
+        assert_eq!(kbc.bytes(), [lines]);
+    }
+    // Output port: bit 0 the reset line, bit 4 interrupt 1.
+    kbc.command(0xd0);
+    assert_eq!(kbc.bytes()[0] & 0x31, 0x01);
+    kbc.mode(0x05);
+    kbc.command(0xd2);
+    kbc.data(0x55);
+    kbc.command(0xd0);
+    assert_eq!(kbc.bytes()[0], 0x55);
+    // No password: F1h.
+    kbc.command(0xa4);
+    assert_eq!(kbc.bytes(), [0xf1]);
+}
+
+#[test]
+fn the_loop_command_gives_a_byte_as_from_the_keyboard() {
+    let mut kbc = Kbc::new();
+    kbc.command(0xd2);
+    kbc.data(0x1c);
+    assert!(kbc.lines.level(1));
+    assert_eq!(kbc.drain(), [(0x1c, false)], "it is not translated");
+    assert!(!kbc.lines.level(1));
+}
+
+#[test]
+fn interrupts_follow_the_buffer_and_the_command_byte() {
+    let mut kbc = Kbc::new();
+    kbc.mode(0x44);
+    kbc.data(0xee);
+    assert!(!kbc.lines.level(1), "not enabled");
+    kbc.mode(0x45);
+    assert!(kbc.lines.level(1), "the buffer is full");
+    kbc.mode(0x44);
+    assert!(!kbc.lines.level(1));
+    assert_eq!(kbc.bytes(), [0xee]);
+    kbc.mode(0x45);
+    assert!(!kbc.lines.level(1), "the buffer is empty");
+}
+
+#[test]
+fn the_controllers_answer_goes_before_keys_that_wait() {
+    let mut kbc = Kbc::new();
+    for key in [0x04, 0x05, 0x06] {
+        kbc.device.press(Key::from_usage(key).expect("a letter"));
+    }
+    kbc.command(0x20);
+    // One byte at a time: A was in the buffer, then comes the command byte.
+    assert_eq!(kbc.bytes(), [0x1e, 0x65, 0x30, 0x2e]);
+    assert_eq!(
+        inb(&mut kbc.device, regs::REGION_DATA, 0, T0),
+        0x2e,
+        "the last byte again"
+    );
 }
 
 #[test]
