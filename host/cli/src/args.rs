@@ -9,7 +9,7 @@ use vcpu::cpuid::CpuModel;
 use crate::artifacts::firmware::FirmwareChoice;
 use crate::artifacts::{KERNEL_PACKAGE, OwnFiles};
 use crate::initramfs::DEEPEST;
-use crate::vm::{BootProtocol, ClockMode, Confinement, Disk, EngineChoice, NestedChoice};
+use crate::vm::{BootProtocol, ClockMode, Confinement, Disk, EngineChoice, NestedChoice, Typed};
 
 /// A virtual machine monitor whose guests can be hypervisors.
 #[derive(Debug, Parser)]
@@ -163,6 +163,9 @@ pub struct RunArgs {
     /// Write a picture of the screen, as PNG, when the run ends
     #[arg(long, value_name = "FILE")]
     pub screenshot: Option<PathBuf>,
+    /// Type this on the keyboard once the guest has enabled it; keys without a character as <ret>, <esc>, <f2>, <ctrl-alt-del>
+    #[arg(long, value_name = "TEXT")]
+    pub keys: Option<Typed>,
     /// Write what comes to the debug console, port 0x402, to a file, or to standard error for -
     #[arg(long, value_name = "FILE|-")]
     pub debugcon: Option<PathBuf>,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lifecycle::confine::{Confine, Confined, calls::CallSet};
 use lifecycle::{Console, RunOptions, Statistics, Vm};
-pub use machine::{BootProtocol, DebugOutput, Frame};
+pub use machine::{BootProtocol, DebugOutput, Frame, Typed};
 use machine::{DiskConfig, DisplayConfig, EngineKind, Image, MachineConfig, Module, Variables};
 use vcpu::cpuid::CpuModel;
 use vcpu::{Capabilities, NestedVirt};
@@ -133,6 +133,8 @@ pub struct RunRequest {
     pub firmware: Option<Firmware>,
     /// Whether there is a display.
     pub display: bool,
+    /// What is typed on the keyboard once the guest has enabled it.
+    pub keys: Typed,
     /// Where the debug console goes, if there is one.
     pub debug_console: Option<DebugOutput>,
     /// The initial RAM disk.
@@ -348,6 +350,7 @@ fn machine_config(request: RunRequest, can: &Capabilities) -> MachineConfig {
         display: request.display.then(|| DisplayConfig {
             rom: Arc::new(display_rom.unwrap_or_default()),
         }),
+        keys: request.keys,
         firmware: request.firmware.map(|firmware| machine::Firmware {
             code: image(firmware.files.code),
             variables: firmware.files.variables.map(|bytes| Variables {
@@ -411,6 +414,7 @@ mod tests {
             kernel: vec![1],
             firmware: None,
             display: false,
+            keys: Typed::default(),
             debug_console: None,
             initrd: None,
             boot_protocol: BootProtocol::Auto,

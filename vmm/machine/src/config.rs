@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bus::ClockMode;
+use chipset::i8042::Typed;
 use vcpu::NestedVirt;
 use vcpu::cpuid::CpuModel;
 
@@ -99,6 +100,8 @@ pub struct MachineConfig {
     pub debug_exit: bool,
     /// The display, if there is one.
     pub display: Option<DisplayConfig>,
+    /// What is typed on the keyboard once the guest has enabled it.
+    pub keys: Typed,
     /// Virtio disks.
     pub disks: Vec<DiskConfig>,
     /// The image in the CD-ROM drive, if there is one.
@@ -138,6 +141,7 @@ impl Default for MachineConfig {
             epoch_s: None,
             debug_exit: false,
             display: None,
+            keys: Typed::default(),
             disks: Vec::new(),
             cdrom: None,
             firmware: None,

@@ -10,7 +10,7 @@ use chipset::debug_ports::{self, DebugConsole, DebugExit, PostCode};
 use chipset::fabric::InterruptFabric;
 use chipset::fw_cfg;
 use chipset::hpet::{self, HpetDevice, LegacyRoute};
-use chipset::i8042::{self, I8042Device};
+use chipset::i8042::{self, I8042Device, Typed};
 use chipset::ioapic::{self, IoApicDevice};
 use chipset::pic::PicDevice;
 use chipset::pit::PitDevice;
@@ -39,6 +39,8 @@ pub(crate) struct DeviceWiring<'a> {
     pub console: Box<dyn SerialOutput>,
     /// The display and what its expansion ROM holds.
     pub display: Option<(Screen, Arc<Vec<u8>>)>,
+    /// What is typed on the keyboard.
+    pub keys: &'a Typed,
     /// Whether there is a debug-exit port.
     pub debug_exit: bool,
     /// Takes the debug console's output, if there is such a port.
@@ -112,11 +114,12 @@ pub(crate) fn build(wiring: DeviceWiring<'_>) -> (Bus, SerialInput) {
     bus.add_ports(pm, acpi_pm::regs::PORT, acpi_pm::regs::PORTS);
     let reset = ResetPort::new(Arc::clone(&wiring.control));
     bus.add_ports(reset, acpi_pm::regs::RESET_PORT, 1);
-    let keyboard = I8042Device::new(
+    let mut keyboard = I8042Device::new(
         line(i8042::regs::KEYBOARD_IRQ),
         line(i8042::regs::AUX_IRQ),
         Arc::clone(&wiring.control),
     );
+    keyboard.type_keys(&wiring.keys.0);
     bus.add(keyboard, &I8042Device::PORTS, &[]);
     let messages = Arc::clone(&wiring.messages);
     let mut functions = Functions::new(

@@ -27,6 +27,7 @@ pub mod smbios;
 pub use board::Board;
 pub use boot::BootProtocol;
 pub use bus::ClockMode;
+pub use chipset::i8042::Typed;
 pub use chipset::serial::{SerialInput, SerialOutput};
 pub use config::{ConfigError, DebugOutput, DisplayConfig, Image, MachineConfig, Module};
 pub use control::{GuestRequest, RequestSink};

@@ -212,6 +212,7 @@ impl Machine {
             display: screen
                 .clone()
                 .zip(config.display.as_ref().map(|d| Arc::clone(&d.rom))),
+            keys: &config.keys,
             debug_exit: config.debug_exit,
             debug_console: config.debug_console.as_ref().map(open_debug).transpose()?,
             firmware,

@@ -21,7 +21,7 @@ use crate::output;
 use crate::run::{self, EXIT_TIMEOUT};
 use crate::vm::{
     BootProtocol, ClockMode, ConsoleSink, Engine, NestedChoice, RunOutcome, RunReport, RunRequest,
-    Runner,
+    Runner, Typed,
 };
 use images::Wanted;
 use levels::Levels;
@@ -128,6 +128,7 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
         kernel: artifacts.kernel,
         firmware: None,
         display: false,
+        keys: Typed::default(),
         debug_console: None,
         initrd: Some(images.outermost),
         boot_protocol: BootProtocol::Auto,

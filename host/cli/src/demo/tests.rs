@@ -1,7 +1,7 @@
 //! The demo with a runner that plays a recorded console.
 
 use super::*;
-use crate::vm::{Confinement, RunError};
+use crate::vm::{Confinement, RunError, Typed};
 use lifecycle::Statistics;
 use std::io::Read;
 
@@ -63,6 +63,7 @@ fn play(console: &[u8], end: Result<RunOutcome, RunError>) -> (Result<u8, Failur
         kernel: Vec::new(),
         firmware: None,
         display: false,
+        keys: Typed::default(),
         debug_console: None,
         initrd: None,
         boot_protocol: BootProtocol::Auto,

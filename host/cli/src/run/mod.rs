@@ -184,6 +184,7 @@ fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
         boot_protocol,
         firmware,
         display: has_display(args)?,
+        keys: args.keys.clone().unwrap_or_default(),
         debug_console: args.debugcon.as_ref().map(|path| match path.as_os_str() {
             path if path == "-" => DebugOutput::StandardError,
             _ => DebugOutput::File(path.clone()),
