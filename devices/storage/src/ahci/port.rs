@@ -98,8 +98,10 @@ pub(super) struct Port {
     error: u32,
     active: u32,
     issued: u32,
-    /// Slot executed last; the next one after it is first.
+    /// Slot executed last: 3.3.7, CCS.
     slot: u32,
+    /// The slot the search for the next one starts at.
+    next: u32,
     /// A signature frame that could not be received yet.
     frame: Option<Completion>,
     /// In a software reset.
@@ -125,6 +127,7 @@ impl Port {
             active: 0,
             issued: 0,
             slot: 0,
+            next: 0,
             frame: None,
             soft_reset: false,
             stopped: false,
@@ -299,6 +302,7 @@ impl Port {
             self.issued = 0;
             self.active = 0;
             self.slot = 0;
+            self.next = 0;
             self.stopped = false;
             self.due = None;
         }
@@ -312,12 +316,13 @@ impl Port {
             if self.command & cmd::ST == 0 || self.stopped || self.issued == 0 {
                 return;
             }
-            let ahead = self.issued.rotate_right(self.slot);
-            let slot = (self.slot + ahead.trailing_zeros()) & 31;
+            let ahead = self.issued.rotate_right(self.next);
+            let slot = (self.next + ahead.trailing_zeros()) & 31;
+            self.slot = slot;
+            self.next = (slot + 1) & 31;
             if self.execute(slot, ram).is_err() {
                 self.fail();
             }
-            self.slot = (slot + 1) & 31;
         }
         if self.issued != 0 {
             self.due = Some(now + TURN_NS);

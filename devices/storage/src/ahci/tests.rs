@@ -223,6 +223,17 @@ fn an_error_stops_the_list_until_it_is_restarted() {
     // 6.2.2.1: TFES, the command stays issued, software clears ST.
     let mut rig = Rig::running();
     rig.settle();
+    rig.packet(&[0], &[]);
+    rig.prepare(5, &[0x27, 0x80, 0xa0, 1], &[0xff], &[]);
+    rig.set(PORT + 0x38, 1 << 5);
+    assert_eq!(
+        rig.get(PORT + 0x18) >> 8 & 0x1f,
+        5,
+        "3.3.7: CCS is the failing slot"
+    );
+    rig.set(PORT + 0x18, 0x10);
+    rig.set(PORT + 0x18, 0x11);
+    rig.set(PORT + 0x10, u32::MAX);
     rig.packet(&[0xff], &[]);
     assert_eq!(rig.get(PORT + 0x10), 1 << 30 | 1);
     assert_eq!(

@@ -31,6 +31,23 @@ impl Rig {
         Self::of(Memory::new(64))
     }
 
+    /// Offers as many requests as the queue has entries, serves them, and gives where the driver is asked to notify
+    /// again.
+    fn fill(&mut self) -> u16 {
+        let entries = self.queue.size();
+        self.header(0, 0);
+        for _ in 0..entries {
+            self.driver.chain(
+                0,
+                &[(HEADER, 16, false), (DATA, 512, true), (STATUS, 1, true)],
+            );
+            self.driver.offer(0);
+        }
+        let outcome = self.block.process(0, &mut self.queue, &self.driver.ram);
+        assert_eq!(outcome, Ok(Outcome::Done));
+        self.driver.word(USED + 4 + 8 * u64::from(entries))
+    }
+
     fn header(&self, kind: u32, sector: u64) {
         self.driver.write(HEADER, &kind.to_le_bytes());
         self.driver.write(HEADER + 8, &sector.to_le_bytes());
@@ -59,6 +76,16 @@ impl Rig {
         self.driver.write(DATA + 12, &range.2.to_le_bytes());
         self.request(kind, 0, (DATA, 16, false)).0
     }
+}
+
+/// 2.7.10: a queue that was full is empty afterwards, and the driver has to say when it is no more.
+#[test]
+fn a_full_queue_is_asked_to_notify_again() {
+    let mut rig = Rig::new();
+    rig.queue.event_idx = true;
+    let entries = rig.queue.size();
+    assert_eq!(rig.fill(), entries);
+    assert_eq!(rig.fill(), 2 * entries);
 }
 
 #[test]

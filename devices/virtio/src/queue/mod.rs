@@ -127,13 +127,26 @@ impl Queue {
         u64::from(index & (self.size - 1))
     }
 
-    /// Whether the driver has made chains available that were not taken.
+    /// Whether the driver has made chains available that were not taken; if not, asks it to say when it has.
     ///
     /// # Errors
     /// [`QueueError::NotRam`].
     pub fn has_work(&self, ram: &GuestRam) -> Result<bool, QueueError> {
-        let index = read_u16(ram, self.available.saturating_add(2))?;
-        Ok(index != self.next_available)
+        Ok(self.available_index(ram)? != self.next_available)
+    }
+
+    /// The driver's index. Where that is ours, so that it may have to notify us, it is looked at once more after the
+    /// event index says so (2.7.10).
+    fn available_index(&self, ram: &GuestRam) -> Result<u16, QueueError> {
+        let read = || read_u16(ram, self.available.saturating_add(2));
+        let index = read()?;
+        if index != self.next_available || !self.event_idx {
+            return Ok(index);
+        }
+        let at = self.used.saturating_add(4 + 8 * u64::from(self.size));
+        write(ram, at, &self.next_available.to_le_bytes())?;
+        fence(Ordering::SeqCst);
+        read()
     }
 
     /// Takes the next chain; `None` when there is none. Asks the driver to say when there is one again.
@@ -144,19 +157,9 @@ impl Queue {
         if !self.enabled {
             return Ok(None);
         }
-        let mut index = read_u16(ram, self.available.saturating_add(2))?;
+        let index = self.available_index(ram)?;
         if index == self.next_available {
-            if !self.event_idx {
-                return Ok(None);
-            }
-            // 2.7.10: the event index is written before the last look at the available index.
-            let at = self.used.saturating_add(4 + 8 * u64::from(self.size));
-            write(ram, at, &self.next_available.to_le_bytes())?;
-            fence(Ordering::SeqCst);
-            index = read_u16(ram, self.available.saturating_add(2))?;
-            if index == self.next_available {
-                return Ok(None);
-            }
+            return Ok(None);
         }
         if index.wrapping_sub(self.next_available) > self.size {
             return Err(QueueError::Index {

@@ -56,6 +56,16 @@ const SHARED: u64 = MAP_SHARED as u64;
 const THREAD: u64 = (CLONE_THREAD | CLONE_VM) as u64;
 /// `AT_EMPTY_PATH` of `newfstatat` and `statx`: the descriptor itself is asked about.
 const EMPTY_PATH: u64 = libc::AT_EMPTY_PATH as u64;
+/// What may be asked of an open file.
+const FILE_COMMANDS: &[u64] = &[
+    libc::F_DUPFD_CLOEXEC as u64,
+    libc::F_GETFD as u64,
+    libc::F_SETFD as u64,
+    libc::F_GETFL as u64,
+    libc::F_SETFL as u64,
+    libc::F_ADD_SEALS as u64,
+    libc::F_GET_SEALS as u64,
+];
 
 /// Memory. Nothing writable becomes executable; code is mapped shared and read-only from a file in memory, as the
 /// software engine does with the instructions it lets the host execute.
@@ -129,7 +139,8 @@ const OPEN_FILES: &[Line] = &[
     (libc::SYS_ftruncate, Any),
     (libc::SYS_fallocate, Any),
     (libc::SYS_flock, Any),
-    (libc::SYS_fcntl, Any),
+    // Not F_SETOWN and F_SETSIG, by which a file sends any signal to anybody.
+    (libc::SYS_fcntl, Is(1, FILE_COMMANDS)),
     (libc::SYS_fstat, Any),
     (libc::SYS_newfstatat, Bits(3, EMPTY_PATH, EMPTY_PATH)),
     (libc::SYS_statx, Bits(2, EMPTY_PATH, EMPTY_PATH)),

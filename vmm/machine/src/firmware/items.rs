@@ -27,6 +27,9 @@ pub(crate) struct ItemsConfig {
 const IRQ0_OVERRIDE: u16 = 0x8002;
 /// Bytes by which the tables may grow when ECAM moves.
 const TABLES_ROUND: usize = 4096;
+/// By how much the tables may grow when firmware moves the configuration space: one more window in `_CRS`, and
+/// alignment.
+const MOVED_ECAM_BYTES: usize = 256;
 
 /// All items.
 ///
@@ -82,7 +85,7 @@ fn add_acpi(items: &mut Items, config: &ItemsConfig) -> Result<(), FwCfgError> {
         let build = Arc::clone(&build);
         items.add_made_file(name, len, Box::new(move || part(build())))
     };
-    let tables = now.tables.len().next_multiple_of(TABLES_ROUND);
+    let tables = (now.tables.len() + MOVED_ECAM_BYTES).next_multiple_of(TABLES_ROUND);
     add(loader::TABLES_FILE, tables, |files| files.tables)?;
     add(loader::RSDP_FILE, now.rsdp.len(), |files| files.rsdp)?;
     add(loader::LOADER_FILE, now.loader.len(), |files| files.loader)

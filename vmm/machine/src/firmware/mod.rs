@@ -12,7 +12,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -87,6 +87,9 @@ pub enum FirmwareError {
         /// Its size.
         bytes: u64,
     },
+    /// Another machine uses the file of variables.
+    #[error("the firmware variables {0} are in use by another machine; give each its own file")]
+    VariablesInUse(String),
     /// A file of variables belongs to other firmware.
     #[error(
         "{name} has {bytes} bytes, variables of this firmware have {expected}; remove it to start anew"
@@ -248,6 +251,11 @@ fn read_variables(variables: &Variables, code: u64) -> Result<ReadVariables, Fir
     let mut open = OpenOptions::new();
     open.read(true).write(true).create(true).truncate(false);
     let file = open.open(path).map_err(file_error(&name))?;
+    // Two machines would each write through a copy of their own.
+    file.try_lock().map_err(|e| match e {
+        TryLockError::WouldBlock => FirmwareError::VariablesInUse(name.clone()),
+        TryLockError::Error(source) => file_error(&name)(source),
+    })?;
     let mut bytes = read_file(&file, &name)?;
     let store = FileStore::new(file);
     if bytes.is_empty() {
