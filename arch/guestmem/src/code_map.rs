@@ -9,7 +9,7 @@
 //! A vCPU that decodes a page first says so, then reads its bytes ([`CodeMap::add`]). A vCPU that stores
 //! first stores, then looks ([`CodeMap::holds`]). If each side's second access cannot pass its first, either
 //! the reader gets the new bytes or the writer sees the page. The reader is slow anyway and pays for both:
-//! the first time a page is named it has the host's kernel run a barrier on every processor that executes a
+//! the first time it names a page it has the host's kernel run a barrier on every processor that executes a
 //! thread of this program (`membarrier`), so that the store and the look behind it need no fence. Where the
 //! kernel cannot do that, [`CodeMap::writers_fence`] says that writers have to.
 
@@ -92,12 +92,11 @@ impl CodeMap {
         let Some(word) = self.word(start) else { return };
         let grains = grains(start, len);
         let user = if new_user { ONE_USER } else { 0 };
-        let before = word
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |w| {
-                Some((w | grains) + user)
-            })
-            .unwrap_or_default();
-        if before == 0 && self.barrier {
+        let _ = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |w| {
+            Some((w | grains) + user)
+        });
+        // Each user runs its own: another's may not be over yet.
+        if new_user && self.barrier {
             run_barrier();
         }
         fence(Ordering::SeqCst);

@@ -454,6 +454,18 @@ impl GuestRam {
             len <= self.size && offset.0 <= self.size - len,
             "range outside guest RAM"
         );
+        // The sizes instructions have are one access each, or two of eight bytes.
+        match data.len() {
+            2 => return data.copy_from_slice(&self.load::<u16>(offset).to_le_bytes()),
+            4 => return data.copy_from_slice(&self.load::<u32>(offset).to_le_bytes()),
+            8 | 16 => {
+                for (part, at) in data.chunks_exact_mut(8).zip((offset.0..).step_by(8)) {
+                    part.copy_from_slice(&self.load::<u64>(RamOffset(at)).to_le_bytes());
+                }
+                return;
+            }
+            _ => {}
+        }
         // SAFETY: the source range was just checked; `data` is ours and cannot overlap the mapping.
         unsafe {
             ptr::copy_nonoverlapping(
@@ -472,6 +484,19 @@ impl GuestRam {
             len <= self.size && offset.0 <= self.size - len,
             "range outside guest RAM"
         );
+        // As for `read_at`; and each byte is stored once.
+        match *data {
+            [a, b] => return self.store(offset, u16::from_le_bytes([a, b])),
+            [a, b, c, d] => return self.store(offset, u32::from_le_bytes([a, b, c, d])),
+            _ if matches!(data.len(), 8 | 16) => {
+                for (part, at) in data.chunks_exact(8).zip((offset.0..).step_by(8)) {
+                    let word = u64::from_le_bytes(std::array::from_fn(|i| part[i]));
+                    self.store(RamOffset(at), word);
+                }
+                return;
+            }
+            _ => {}
+        }
         // SAFETY: as for `read_at`, in the other direction.
         unsafe {
             ptr::copy_nonoverlapping(data.as_ptr(), self.host.add(offset.0 as usize), data.len())

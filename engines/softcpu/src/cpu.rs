@@ -513,6 +513,15 @@ impl Cpu {
             .wrapping_add((self.budget_given - self.budget) as u64)
     }
 
+    /// What a fence or a serializing instruction promises other vCPUs (SDM Vol 3 9.2.5, 9.3): that this one's stores
+    /// are visible before its next load. The host's store buffer knows nothing of ours.
+    #[inline]
+    pub fn serialize(&self) {
+        if self.shared {
+            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
     /// A PAUSE: whoever spins most likely waits for a vCPU that the host has not scheduled.
     pub fn paused(&mut self) {
         const PAUSES_A_YIELD: u32 = 16;

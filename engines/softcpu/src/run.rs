@@ -1,7 +1,5 @@
 //! The run loop: events at block boundaries, then a block.
 
-use std::sync::Arc;
-
 use guestmem::{GuestRam, RamOffset};
 use vcpu::{Attention, MpState, RunExit, Wake};
 use x86defs::cr::dr;
@@ -21,6 +19,8 @@ pub struct Runner {
     pub cache: BlockCache,
     buffer: Vec<Op>,
     alone_ops: Vec<Op>,
+    /// It is inside its [`crate::world::World`].
+    inside: bool,
     /// A repeated string instruction gave way after an iteration.
     gave_way: bool,
 }
@@ -43,6 +43,7 @@ impl Runner {
             ..cpu
         };
         Self {
+            inside: false,
             cpu,
             cache: BlockCache::new(vcpus),
             buffer: Vec::with_capacity(64),
@@ -53,11 +54,20 @@ impl Runner {
 
     /// Runs until something the monitor must decide.
     pub fn run(&mut self) -> RunExit {
-        let world = Arc::clone(&self.cpu.world);
-        world.enter();
+        self.enter();
         let exit = self.run_inside();
-        world.leave();
+        self.leave();
         exit
+    }
+
+    fn enter(&mut self) {
+        self.cpu.world.enter();
+        self.inside = true;
+    }
+
+    fn leave(&mut self) {
+        self.inside = false;
+        self.cpu.world.leave();
     }
 
     fn run_inside(&mut self) -> RunExit {
@@ -579,6 +589,13 @@ impl Runner {
         if cpu.activity != MpState::Running {
             return self.boundary_again();
         }
+        // What was just taken may have been sent after a store to code or a change of the memory map, and the look at
+        // the top was before that.
+        if cpu.pending & pending::CODE != 0 || cpu.attention.get() & Attention::CODE != 0 {
+            self.drop_stale();
+        }
+        let cpu = &mut self.cpu;
+        cpu.follow_remap();
         if cpu.pending & (pending::SHADOW | pending::STEP) != 0 {
             Boundary::Step
         } else {
@@ -666,9 +683,10 @@ impl Runner {
             return Boundary::Again;
         }
         let retired = cpu.retired_now();
-        cpu.world.leave();
-        let wake = cpu.platform.idle(retired);
-        cpu.world.enter();
+        self.leave();
+        let wake = self.cpu.platform.idle(retired);
+        self.enter();
+        let cpu = &mut self.cpu;
         match wake {
             Wake::Stop => {
                 cpu.attention.clear(Attention::STOP);
@@ -783,6 +801,7 @@ impl Runner {
         if cpu.init_pending && !cpu.vmx_blocks_init() {
             cpu.init_pending = false;
             if cpu.vmx_init() {
+                cpu.end_mwait();
                 self.take(Trap::VmExit, &Op::default());
             } else {
                 cpu.init();
@@ -813,6 +832,15 @@ impl Runner {
         match self.cpu.deliver(event) {
             Ok(()) => {}
             Err(trap) => self.take(trap, &Op::default()),
+        }
+    }
+}
+
+impl Drop for Runner {
+    /// A vCPU that panicked inside must not be waited for.
+    fn drop(&mut self) {
+        if self.inside {
+            self.leave();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What all vCPUs of a machine share: devices, time, and the way to reach each other.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bus::{Bus, Clock, ClockMode, VirtualTime};
@@ -10,6 +10,16 @@ use vcpu::Attention;
 
 use crate::parking::Parking;
 use crate::signal::VcpuLine;
+
+/// What came of [`Board::jump`].
+pub(crate) enum Jump {
+    /// Time is that of the next deadline.
+    Jumped,
+    /// A vCPU moves time by what it executes.
+    SomebodyRuns,
+    /// Nothing is due, ever.
+    Never,
+}
 
 /// The board around the vCPUs.
 pub struct Board {
@@ -20,6 +30,8 @@ pub struct Board {
     lines: Vec<Arc<VcpuLine>>,
     /// vCPUs that are not idle; decides when virtual time may jump.
     busy: AtomicUsize,
+    /// Held by the vCPU that moves virtual time over idle.
+    jumping: Mutex<()>,
     /// Where [`Board::keep_time`] sleeps.
     timer: Parking,
     /// Until when it sleeps, in nanoseconds; `u64::MAX` for ever.
@@ -36,6 +48,7 @@ impl Board {
     ) -> Self {
         Self {
             busy: AtomicUsize::new(lines.len()),
+            jumping: Mutex::default(),
             bus,
             clock,
             fabric,
@@ -100,10 +113,28 @@ impl Board {
         self.busy.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Whether no vCPU runs or is about to.
-    pub(crate) fn all_idle(&self) -> bool {
+    /// Moves virtual time to the next deadline and lets what is due act, unless a vCPU runs or is about to. One at a
+    /// time: whoever comes second has to see what the first one's jump woke.
+    pub(crate) fn jump(&self) -> Jump {
+        let _one = self.jumping.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.all_idle() {
+            return Jump::SomebodyRuns;
+        }
+        let Some(deadline) = self.earliest_deadline() else {
+            return Jump::Never;
+        };
+        self.clock.advance_to(deadline);
+        self.advance_all(self.now());
+        Jump::Jumped
+    }
+
+    /// Whether no vCPU runs or is about to. A vCPU first counts as busy, then takes its attention down; so these are
+    /// looked at in the other order.
+    fn all_idle(&self) -> bool {
         let rests = |l: &Arc<VcpuLine>| l.attention().get() & Attention::WAKES == 0;
-        self.busy.load(Ordering::SeqCst) == 0 && self.lines.iter().all(rests)
+        let all_rest = self.lines.iter().all(rests);
+        fence(Ordering::SeqCst);
+        all_rest && self.busy.load(Ordering::SeqCst) == 0
     }
 
     /// Whether devices need a thread that lives through [`Board::keep_time`]: with an engine whose idle

@@ -20,7 +20,7 @@ use chipset::fabric::InterruptFabric;
 use guestmem::Gpa;
 use vcpu::{Attention, InterruptFault, Platform, StartSignals, Wake};
 
-use crate::board::{Board, earlier};
+use crate::board::{Board, Jump, earlier};
 use crate::signal::VcpuLine;
 
 /// Most instructions between two looks at the time in host mode: about a third of a millisecond.
@@ -131,17 +131,11 @@ impl SoftPlatform {
         if self.line.attention().get() & Attention::WAKES != 0 {
             return;
         }
-        if !board.all_idle() {
-            self.line.park(Some(VIRTUAL_IDLE_STEP));
-            return;
-        }
-        match board.earliest_deadline() {
-            Some(deadline) => {
-                board.clock.advance_to(deadline);
-                board.advance_all(board.now());
-            }
+        match board.jump() {
+            Jump::Jumped => {}
+            Jump::SomebodyRuns => self.line.park(Some(VIRTUAL_IDLE_STEP)),
             // Only input from outside can go on from here.
-            None => self.line.park(None),
+            Jump::Never => self.line.park(None),
         }
     }
 

@@ -189,8 +189,11 @@ impl BlockCache {
         let page = (start.0 >> 12) as u32;
         let next_in_page = self.pages.insert(page, index).unwrap_or(NONE);
         let next_in_second = match second {
-            Some(s) => self.pages.insert((s.0 >> 12) as u32, index).unwrap_or(NONE),
-            None => NONE,
+            // Two linear pages may be one page of RAM: then it is in that page's chain already.
+            Some(s) if (s.0 >> 12) as u32 != page => {
+                self.pages.insert((s.0 >> 12) as u32, index).unwrap_or(NONE)
+            }
+            Some(_) | None => NONE,
         };
         let pseudo = ops.last().is_some_and(|o| o.length == 0 && ops.len() > 1);
         self.blocks.push(Block {
@@ -254,7 +257,7 @@ impl BlockCache {
                     kept.push(at);
                 }
             }
-            at = if in_second {
+            at = if in_second && b.start >> 12 != u64::from(page) {
                 book.next_in_second
             } else {
                 book.next_in_page
@@ -268,8 +271,9 @@ impl BlockCache {
         // Relink the survivors, so that dead blocks do not lengthen the chain for ever.
         let mut next = NONE;
         for &k in kept.iter().rev() {
+            let first = self.blocks[k as usize].start >> 12 == u64::from(page);
             let book = &mut self.book[k as usize];
-            if book.second == page_start {
+            if book.second == page_start && !first {
                 book.next_in_second = next;
             } else {
                 book.next_in_page = next;

@@ -14,6 +14,7 @@ use crate::vmx::Intercept;
 impl Cpu {
     /// The address space translations belong to now.
     pub fn update_space(&mut self) {
+        self.serialize();
         let pcid = if self.cr4 & cr4::PCIDE != 0 {
             (self.cr3 & 0xfff) as u16
         } else {

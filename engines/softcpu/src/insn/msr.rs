@@ -311,6 +311,7 @@ fn wrmsr(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.require_cpl0()?;
     let msr = cpu.regs[gpr::RCX] as u32;
     cpu.intercept(Intercept::Wrmsr { msr })?;
+    cpu.serialize();
     let value = (cpu.regs[gpr::RDX] << 32) | (cpu.regs[gpr::RAX] & 0xffff_ffff);
     if !cpu.vmx_write_virtualized_msr(msr, value)? {
         cpu.write_msr(msr, value)?;

@@ -89,6 +89,7 @@ fn rdpmc(cpu: &mut Cpu, _: &Op) -> Flow {
 
 fn invd(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.require_cpl0()?;
+    cpu.serialize();
     let invd = op.extra == 0;
     cpu.intercept(if invd {
         Intercept::Invd
@@ -100,6 +101,11 @@ fn invd(cpu: &mut Cpu, op: &Op) -> Flow {
 fn pause(cpu: &mut Cpu, _: &Op) -> Flow {
     cpu.intercept(Intercept::Pause)?;
     cpu.paused();
+    Ok(())
+}
+
+fn mfence(cpu: &mut Cpu, _: &Op) -> Flow {
+    cpu.serialize();
     Ok(())
 }
 
@@ -190,6 +196,7 @@ pub fn bind_plain(form: &Form, op: &mut Op) -> Option<Handler> {
         }
         M::Rdpid => rdpid,
         M::Wait => wait,
+        M::Mfence => mfence,
         _ => nothing,
     })
 }

@@ -33,6 +33,7 @@ fn invlpg(cpu: &mut Cpu, op: &Op) -> Flow {
         va.wrapping_add(cpu.seg[usize::from(op.seg) % 6].base) & 0xffff_ffff
     };
     cpu.intercept(Intercept::Invlpg { linear: va })?;
+    cpu.serialize();
     // Global translations are not told apart, so every PCID forgets the page.
     let now = cpu.vmx_space();
     cpu.flush_linear(va, |s| s.vpid == now.vpid && s.eptp == now.eptp);
@@ -44,6 +45,7 @@ fn invpcid(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.vmx_invpcid_enabled()?;
     cpu.require_cpl0()?;
     cpu.intercept(Intercept::Invpcid)?;
+    cpu.serialize();
     let kind = if cpu.long64 {
         cpu.regs[(op.dst & 31) as usize]
     } else {

@@ -15,6 +15,7 @@ use crate::insn::operand::Int;
 
 /// IRET, IRETD, IRETQ.
 fn iret<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
+    cpu.serialize();
     // NMIs are unblocked even if the rest faults (SDM Vol 3 6.7.1).
     cpu.iret_unblocks_nmi();
     let done = interrupt_return::<T>(cpu, op);

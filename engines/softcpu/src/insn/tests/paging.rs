@@ -50,3 +50,21 @@ fn ins_checks_both_pages() {
     assert_eq!(b.cpu().cr2, SMALL + 0x1000);
     assert_eq!(b.get(RDI), SMALL + 0xffe);
 }
+
+/// An instruction that crosses from a page into the same page of RAM, mapped twice: a store to it is noticed, and
+/// noticing it comes to an end.
+#[test]
+fn code_that_crosses_into_its_own_page_can_change() {
+    let mut b = Bench::long();
+    b.put::<u64>(PT + 8, SMALL | 7);
+    // mov eax, imm32 at the page's last byte; the immediate at its first.
+    b.put::<u8>(SMALL + 0xfff, 0xb8);
+    for value in [0x1111_1111u32, 0x2222_2222, 0x3333_3333] {
+        b.ram
+            .write(guestmem::Gpa(SMALL), &value.to_le_bytes())
+            .unwrap();
+        b.cpu().regs[crate::cpu::RIP] = SMALL + 0xfff;
+        b.runner.single_step();
+        assert_eq!(b.get(RAX), u64::from(value));
+    }
+}
