@@ -214,7 +214,7 @@ pub struct RunArgs {
     /// How far this process gives up what a running machine does not need of the host
     #[arg(long, value_enum, default_value_t = ConfineArg::Auto)]
     pub confine: ConfineArg,
-    /// Say at the end how many instructions ran in how much time
+    /// Say at the end how many instructions ran in how much time, and a hash of the guest's memory
     #[arg(long)]
     pub stats: bool,
 }

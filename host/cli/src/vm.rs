@@ -10,7 +10,9 @@ use std::time::Duration;
 use lifecycle::confine::{Confine, Confined, calls::CallSet};
 use lifecycle::{Console, RunOptions, Statistics, Vm};
 pub use machine::{BootProtocol, DebugOutput, Frame, Typed};
-use machine::{DiskConfig, DisplayConfig, EngineKind, Image, MachineConfig, Module, Variables};
+use machine::{
+    DiskConfig, DisplayConfig, EngineKind, Image, MachineConfig, MemoryContents, Module, Variables,
+};
 use vcpu::cpuid::CpuModel;
 use vcpu::{Capabilities, NestedVirt};
 
@@ -187,7 +189,7 @@ pub enum RunOutcome {
 }
 
 /// What is known after a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct RunReport {
     /// How it ended.
     pub outcome: RunOutcome,
@@ -195,6 +197,8 @@ pub struct RunReport {
     pub statistics: Statistics,
     /// What the display showed at the end, if there is one.
     pub picture: Option<Frame>,
+    /// What its memory holds at the end.
+    pub memory: Option<MemoryContents>,
 }
 
 /// Why a run could not be started or went wrong on the host's side.
@@ -273,6 +277,7 @@ impl Runner for Monitor {
             outcome: report.outcome.into(),
             statistics: report.statistics,
             picture: vm.screen().map(|screen| screen.picture()),
+            memory: Some(vm.memory().clone()),
         })
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use machine::{Machine, MachineConfig, MachineError, Screen, Wiring};
+use machine::{Machine, MachineConfig, MachineError, MemoryContents, Screen, Wiring};
 use vcpu::Engine;
 
 use crate::confine::{self, Confine, Confined};
@@ -77,6 +77,7 @@ pub struct VmHandle {
     engine: &'static str,
     confined: Option<Confined>,
     screen: Option<Screen>,
+    memory: MemoryContents,
 }
 
 /// Stops a VM from anywhere.
@@ -128,6 +129,7 @@ impl Vm {
 
         let shared = Arc::new(Shared::default());
         let screen = machine.screen.clone();
+        let memory = machine.memory.clone();
         let driver = Driver::new(
             Arc::clone(&machine.board),
             Arc::clone(&output),
@@ -155,6 +157,7 @@ impl Vm {
             engine: engine.capabilities().name,
             confined,
             screen,
+            memory,
         })
     }
 }
@@ -240,6 +243,12 @@ impl VmHandle {
     #[must_use]
     pub fn screen(&self) -> Option<&Screen> {
         self.screen.as_ref()
+    }
+
+    /// What is in the guest's memory. It stands still once [`VmHandle::wait`] has returned a report.
+    #[must_use]
+    pub fn memory(&self) -> &MemoryContents {
+        &self.memory
     }
 
     /// How the process is confined; `None` if it was not asked to be.

@@ -19,6 +19,7 @@ use crate::acpi::{self, AcpiConfig};
 use crate::board::Board;
 use crate::boot::{self, BootError, BootRequest};
 use crate::config::{ConfigError, DebugOutput, MachineConfig};
+use crate::contents::MemoryContents;
 use crate::control::{Control, RequestSink};
 use crate::devices::{self, DeviceWiring};
 use crate::disks::Disks;
@@ -108,6 +109,8 @@ pub struct Machine {
     pub console_input: SerialInput,
     /// What the display shows, if there is one.
     pub screen: Option<Screen>,
+    /// What is in its RAM.
+    pub memory: MemoryContents,
 }
 
 /// Interrupt lines and messages of an engine with interrupt controllers of its own.
@@ -233,6 +236,7 @@ impl Machine {
             vcpus,
             console_input,
             screen,
+            memory: MemoryContents::new(ram),
         })
     }
 }

@@ -35,6 +35,7 @@ impl Runner for Recording {
         self.end.clone().map(|outcome| RunReport {
             outcome,
             picture: None,
+            memory: None,
             statistics: Statistics {
                 retired: None,
                 wall: Duration::ZERO,

@@ -150,12 +150,14 @@ pub fn run(args: &RunArgs, runner: &dyn Runner) -> Result<u8, Failure> {
         outcome,
         statistics,
         picture,
+        memory,
     } = result.map_err(run_failure)?;
     if let (Some(screenshot), Some(picture)) = (screenshot, picture) {
         screenshot.write(&picture)?;
     }
     if args.stats {
-        output::say(&stats::line(engine, &statistics));
+        let memory = memory.map(|memory| memory.hash());
+        output::say(&stats::line(engine, &statistics, memory.as_deref()));
     }
     if let Some(text) = explanation(outcome) {
         output::say(text);

@@ -4,8 +4,9 @@ use lifecycle::Statistics;
 
 use crate::vm::Engine;
 
-/// The line. The speed is over the whole run, idle time included; what the engine does not count is `unknown`.
-pub fn line(engine: Engine, statistics: &Statistics) -> String {
+/// The line, with the hash of the guest's memory. The speed is over the whole run, idle time included; what the engine
+/// does not count is `unknown`.
+pub fn line(engine: Engine, statistics: &Statistics, memory: Option<&str>) -> String {
     let Statistics {
         retired,
         wall,
@@ -17,11 +18,12 @@ pub fn line(engine: Engine, statistics: &Statistics) -> String {
         u64::try_from(a_second).ok()
     });
     format!(
-        "stats engine={engine} instructions={} wall_ms={} guest_ms={} instructions_per_second={}",
+        "stats engine={engine} instructions={} wall_ms={} guest_ms={} instructions_per_second={} memory={}",
         count(*retired),
         wall.as_millis(),
         guest_time.as_millis(),
         count(a_second),
+        memory.unwrap_or("unknown"),
     )
 }
 
@@ -38,14 +40,14 @@ mod tests {
             guest_time: Duration::from_millis(24_000),
         };
         assert_eq!(
-            line(Engine::Soft, &statistics),
+            line(Engine::Soft, &statistics, Some("0f")),
             "stats engine=soft instructions=3000000000 wall_ms=20000 guest_ms=24000 \
-             instructions_per_second=150000000"
+             instructions_per_second=150000000 memory=0f"
         );
         statistics.retired = None;
-        assert!(line(Engine::Kvm, &statistics).ends_with("instructions_per_second=unknown"));
+        assert!(line(Engine::Kvm, &statistics, None).ends_with("_second=unknown memory=unknown"));
         statistics.retired = Some(u64::MAX);
         statistics.wall = Duration::ZERO;
-        assert!(line(Engine::Soft, &statistics).ends_with("instructions_per_second=unknown"));
+        assert!(line(Engine::Soft, &statistics, None).ends_with("_second=unknown memory=unknown"));
     }
 }
