@@ -168,6 +168,27 @@ fn periodic_interrupt() {
 }
 
 #[test]
+fn a_late_board_gets_one_periodic_interrupt_and_stays_in_phase() {
+    let mut clock = Clock::new(LEAP);
+    clock.write(0x0a, 0x26, 0);
+    clock.write(0x0b, 0x42, 0);
+    clock.read(0x0c, 0);
+    // PF is one flag, whatever number of periods set it, and the line is high until register C is read.
+    let late = 5 * S + 100;
+    clock.rtc.advance(VirtualTime(late));
+    clock.rtc.advance(VirtualTime(late + S));
+    assert_eq!(clock.lines.edges(8), 1);
+    assert_eq!(clock.rtc.deadline(), None);
+    assert_eq!(clock.read(0x0c, late + S) & 0xc0, 0xc0);
+    assert_eq!(clock.read(0x0c, late + S), 0);
+    assert!(!clock.lines.level(8));
+    assert_eq!(
+        clock.rtc.deadline(),
+        Some(VirtualTime(6 * S + S.div_ceil(1024)))
+    );
+}
+
+#[test]
 fn alarm() {
     let mut clock = Clock::new(LEAP);
     // 00:00:05.
