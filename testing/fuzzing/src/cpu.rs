@@ -22,6 +22,8 @@ pub const FAR: Gpa = Gpa(1 << 32);
 pub const FAR_BYTES: u64 = 4096;
 /// What it is filled with.
 pub const FAR_FILL: u8 = 0xc5;
+/// A read of this address, behind RAM, ends a run after its block, in a machine that [stops](Machine::stops).
+pub const STOP: Gpa = Gpa(RAM_BYTES);
 /// Instructions between two polls.
 const SLICE: u64 = 48;
 
@@ -59,6 +61,7 @@ struct Lines {
     interrupt: AtomicBool,
     vector: AtomicU8,
     cr8: AtomicU8,
+    stops: AtomicBool,
 }
 
 struct Board {
@@ -80,6 +83,9 @@ impl Platform for Board {
             "inside one page"
         );
         data.fill(gpa.0 as u8);
+        if gpa == STOP && self.lines.stops.load(Ordering::Relaxed) {
+            self.attention.raise(Attention::STOP);
+        }
     }
 
     fn mmio_write(&mut self, gpa: Gpa, data: &[u8]) {
@@ -247,7 +253,8 @@ impl Machine {
         lines
             .vector
             .store(interrupt.unwrap_or(0), Ordering::Relaxed);
-        self.attention.clear(u32::MAX);
+        // But that decoded code is stale stays noted: a case writes its code before it runs.
+        self.attention.clear(!Attention::CODE);
         if events.nmi || interrupt.is_some() {
             self.attention.raise(Attention::INTERRUPT);
         }
@@ -257,6 +264,22 @@ impl Machine {
         let after = self.vcpu.retired().unwrap_or(0);
         let state = self.vcpu.state().expect("it has one");
         (exit, state, after.wrapping_sub(before))
+    }
+
+    /// Has reads of [`STOP`] end runs.
+    pub fn stops(&mut self) {
+        self.lines.stops.store(true, Ordering::Relaxed);
+    }
+
+    /// Goes on where the last run ended, under the same bounds.
+    ///
+    /// # Panics
+    /// The engine fails.
+    pub fn go_on(&mut self) -> (RunExit, VcpuState) {
+        self.lines.polls.store(0, Ordering::Relaxed);
+        self.attention.clear(Attention::STOP);
+        let exit = self.vcpu.run().expect("the engine goes on");
+        (exit, self.vcpu.state().expect("it has one"))
     }
 
     /// Whether nobody wrote to RAM beyond 4 GByte since the last case.

@@ -15,6 +15,7 @@ pub mod cpu;
 pub mod devices;
 pub mod input;
 pub mod paging;
+pub mod vmentry;
 
 pub use campaign::{Campaign, Random};
 pub use input::Input;
@@ -35,7 +36,7 @@ pub trait Target {
 }
 
 /// The names of the targets.
-pub const NAMES: [&str; 4] = ["code", "paging", "devices", "boot"];
+pub const NAMES: [&str; 5] = ["code", "paging", "vmentry", "devices", "boot"];
 
 /// The target of that name.
 #[must_use]
@@ -43,6 +44,7 @@ pub fn target(name: &str) -> Option<Box<dyn Target>> {
     Some(match name {
         "code" => Box::new(code::Code::new()),
         "paging" => Box::new(paging::Paging::new()),
+        "vmentry" => Box::new(vmentry::VmEntry::new()),
         "devices" => Box::new(devices::Devices::new()),
         "boot" => Box::new(boot::Boot::new()),
         _ => return None,

@@ -41,6 +41,16 @@ fn paging() {
 }
 
 #[test]
+fn vmentry() {
+    const COUNT: u64 = 10_000;
+    let figures = run("vmentry", COUNT);
+    reaches(&figures, "refused", COUNT, 8);
+    reaches(&figures, "failed", COUNT, 8);
+    reaches(&figures, "entered", COUNT, 8);
+    reaches(&figures, "exits by CPUID", COUNT, 20);
+}
+
+#[test]
 fn devices() {
     const COUNT: u64 = 20_000;
     let figures = run("devices", COUNT);

@@ -77,3 +77,15 @@ fn repeated_string_instructions_take_time() {
         );
     }
 }
+
+/// Code written between two runs is what the second one executes: a machine is used for many cases.
+#[test]
+fn cases_execute_their_own_code() {
+    // MOV AL, 1 and MOV AL, 2, each with HLT.
+    let (mut machine, state) = machine(Mode::Long, &[0xb0, 1, 0xf4]);
+    let (_, after, _) = machine.execute(&state, Events::default());
+    assert_eq!(after.gpr[0], 1);
+    machine.write(CODE, &[0xb0, 2, 0xf4]);
+    let (_, after, _) = machine.execute(&state, Events::default());
+    assert_eq!(after.gpr[0], 2);
+}

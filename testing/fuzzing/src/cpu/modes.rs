@@ -24,15 +24,16 @@ pub const DATA: u64 = 0x1_2000;
 pub const VMX_REGION: u64 = 0x1_4000;
 /// Where every gate leads.
 pub const HANDLER: u64 = 0x600;
-const GDT: u64 = 0x1000;
-const IDT32: u64 = 0x2000;
-const IDT64: u64 = 0x3000;
+pub(crate) const GDT: u64 = 0x1000;
+pub(crate) const IDT32: u64 = 0x2000;
+pub(crate) const IDT64: u64 = 0x3000;
 const IDT16: u64 = 0x4000;
-const TSS: u64 = 0x5000;
+pub(crate) const TSS: u64 = 0x5000;
 const OTHER_TSS: u64 = 0x5200;
-const PML4: u64 = 0x6000;
+pub(crate) const PML4: u64 = 0x6000;
+pub(crate) const PT: u64 = 0x9000;
 const PD32: u64 = 0xa000;
-const PDPT_PAE: u64 = 0xc000;
+pub(crate) const PDPT_PAE: u64 = 0xc000;
 
 /// The modes of SDM Vol 3 2.2, by privilege and paging.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,13 +178,13 @@ impl Image {
         self.quad(PD32, 0xb000 | ALL);
         self.quad(PD32 + 4, ALL | 0x80);
         for page in 0..RAM_BYTES >> 12 {
-            self.quad(0x9000 + 8 * page, page << 12 | ALL);
+            self.quad(PT + 8 * page, page << 12 | ALL);
             let entry = (page << 12 | ALL) as u32;
             self.put(0xb000 + 4 * page, &entry.to_le_bytes());
         }
         // The last page is the kernel's, the one before read-only.
-        self.quad(0x9000 + 8 * 31, 31 << 12 | 3);
-        self.quad(0x9000 + 8 * 30, 30 << 12 | 5);
+        self.quad(PT + 8 * 31, 31 << 12 | 3);
+        self.quad(PT + 8 * 30, 30 << 12 | 5);
         self.quad(PDPT_PAE, 0x8000 | 1);
     }
 }
