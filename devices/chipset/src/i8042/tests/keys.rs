@@ -227,7 +227,17 @@ fn set_3_has_types_of_keys() {
     assert_eq!(kbc.ask(&[0xfc, 0x00]), [0xfa, 0xfe]);
     assert_eq!(kbc.ask(&[0xf8]), [0xfa]);
     assert_eq!(kbc.tap(usage::A), (vec![0x1c], vec![0xf0, 0x1c]));
-    assert_eq!(kbc.ask(&[0xf7, 0xf9]), [0xfa, 0xfa]);
+    let held = |kbc: &mut Kbc, usage| {
+        kbc.down(usage);
+        (kbc.down(usage), kbc.up(usage))
+    };
+    assert_eq!(kbc.ask(&[0xf7]), [0xfa]);
+    assert_eq!(held(&mut kbc, usage::LEFT_SHIFT), (vec![0x12], vec![]));
+    assert_eq!(kbc.ask(&[0xf9]), [0xfa]);
+    assert_eq!(held(&mut kbc, usage::LEFT_SHIFT), (vec![], vec![]));
+    assert_eq!(kbc.ask(&[0xfb, 0x1c, 0xfc, 0x08]), [0xfa; 4]);
+    assert_eq!(held(&mut kbc, usage::A), (vec![0x1c], vec![]));
+    assert_eq!(held(&mut kbc, usage::ESC), (vec![], vec![0xf0, 0x08]));
     assert_eq!(kbc.tap(usage::LEFT_SHIFT), (vec![0x12], vec![]));
 }
 
@@ -463,6 +473,10 @@ fn a_reset_pauses_a_text_and_releases_keys() {
     assert!(kbc.device.deadline().is_some());
     kbc.ask(&[0xf5]);
     assert_eq!(kbc.device.deadline(), None);
+    let later = VirtualTime(1 << 40);
+    outb(&mut kbc.device, regs::REGION_DATA, 0, 0xf4, later);
+    inb(&mut kbc.device, regs::REGION_DATA, 0, later);
+    assert_eq!(kbc.device.deadline(), Some(later + typing::START_NS));
 }
 
 #[test]
