@@ -296,8 +296,9 @@ impl Running {
 
     fn wait_until(&mut self, reached: impl Fn(&Self) -> bool) {
         while !reached(self) {
+            // What it said last may have come between the two looks.
             assert!(
-                !self.has_ended(),
+                !self.has_ended() || reached(self),
                 "{} ended too early; it said\n{}",
                 self.what,
                 self.messages.text()

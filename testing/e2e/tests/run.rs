@@ -62,9 +62,9 @@ fn a_run_that_stood_still_goes_on_without_complaints() {
     const PAUSE: Duration = Duration::from_secs(5);
     let level = Level1::of(1).with_words("loglevel=7");
     for (cpus, at) in [
-        // Before the kernel has chosen its clock, and when it has booted; well before it goes off.
+        // Before the kernel has chosen its clock, and after; long before it goes off.
         ("1", "Memory: "),
-        ("2", "Run /init as init process"),
+        ("2", "registered taskstats"),
     ] {
         let mut running = level.run(&["--nested", "off", "--cpus", cpus]).start();
         running.await_within_output(at.as_bytes());
