@@ -47,6 +47,10 @@ fn exception(code: Code) -> Option<&'static str> {
     }
     Some(match code.mnemonic() {
         M::Ud0 | M::Ud1 | M::Ud2 => "defined to be #UD",
+        // Its handler does what that of no instruction does, and a compiler may make one function of the two.
+        M::Vmfunc => {
+            "#UD without the control that enables VM functions, which is not shown (SDM Vol 3 26.5.6.2)"
+        }
         _ if hint(code) => "a hint: read as one of the reserved NOPs (SDM Vol 2 table A-3)",
         M::Loadall | M::Ibts | M::Xbts | M::Smint | M::Rdshr | M::Wrshr => {
             "only on processors before the Pentium"
