@@ -34,6 +34,8 @@ const LAUNCH: [u8; 17] = [
 const AFTER: u64 = CODE + 14;
 /// VMCLEAR of [rsi]; HLT.
 const CLEAR: [u8; 5] = [0x66, 0x0f, 0xc7, 0x36, 0xf4];
+/// VMXOFF; HLT.
+const OFF: [u8; 4] = [0x0f, 0x01, 0xc4, 0xf4];
 /// MOV AL, [RDI] or [EDI] or [BX]: a read of [`STOP`]; CPUID, which exits before the run ends.
 const EXITS: [u8; 4] = [0x8a, 0x07, 0x0f, 0xa2];
 /// Exit reason of CPUID.
@@ -45,6 +47,8 @@ const STATUS: u64 = 0x8d5;
 pub struct VmEntry {
     capabilities: Capabilities,
     image: Vec<u8>,
+    /// The machine of the last case, if that left VMX operation.
+    machine: Option<Machine>,
     refused: u64,
     failed: u64,
     entered: u64,
@@ -107,6 +111,7 @@ impl VmEntry {
         Self {
             capabilities,
             image,
+            machine: None,
             refused: 0,
             failed: 0,
             entered: 0,
@@ -201,6 +206,27 @@ impl VmEntry {
             }
         }
     }
+
+    /// Holds what VMLAUNCH has left against the oracle.
+    fn judge(&mut self, case: &mut Case, exit: RunExit, after: &VcpuState) {
+        if after.rip == AFTER
+            && after.system.cr3 == case.before.system.cr3
+            && after.gdtr == case.before.gdtr
+        {
+            self.refused(case, after);
+            return;
+        }
+        let wrong = case.refusal;
+        assert_eq!(wrong, None, "VMLAUNCH went on");
+        if exit == RunExit::Shutdown {
+            // A VMX abort (28.7), by an MSR area.
+            self.shutdowns += 1;
+        } else if manual::is_host(after, &case.given) {
+            self.in_host(case, after);
+        } else {
+            self.in_guest(case, after);
+        }
+    }
 }
 
 /// A case under way.
@@ -217,6 +243,8 @@ struct Case {
     failure: Option<&'static str>,
     /// The guest's code is [`EXITS`].
     exits: bool,
+    /// The VMCS is written back; nothing but VMXON is left of the case.
+    cleared: bool,
 }
 
 impl Case {
@@ -235,14 +263,31 @@ impl Case {
             .ram
             .read(Gpa(VMCS), &mut image)
             .expect("it is RAM");
+        self.cleared = true;
         region::decode(&image)
+    }
+
+    /// The machine without VMX operation, if the case ended in VMX root operation without a current VMCS.
+    fn off(mut self) -> Option<Machine> {
+        if !self.cleared {
+            return None;
+        }
+        self.before.rip = CODE;
+        self.machine.write(CODE, &OFF);
+        let (_, after, _) = self.machine.execute(&self.before, Events::default());
+        assert_eq!(after.rip, CODE + 4, "VMXOFF");
+        self.machine.restore();
+        Some(self.machine)
     }
 }
 
 impl Target for VmEntry {
     fn run(&mut self, data: &[u8]) {
         let mut input = Input::new(data);
-        let mut machine = Machine::new(self.image.clone());
+        let mut machine = match self.machine.take() {
+            Some(machine) => machine,
+            None => Machine::new(self.image.clone()),
+        };
         machine.stops();
         let before = host_start(&machine);
         let mut given = guests::valid(input.pick(&GUESTS), input.once_in(2), before.system.cr4);
@@ -277,25 +322,11 @@ impl Target for VmEntry {
             given,
             launched,
             exits,
+            cleared: false,
         };
         invariants::check(&after);
-        if after.rip == AFTER
-            && after.system.cr3 == case.before.system.cr3
-            && after.gdtr == case.before.gdtr
-        {
-            self.refused(&mut case, &after);
-            return;
-        }
-        let wrong = case.refusal;
-        assert_eq!(wrong, None, "VMLAUNCH went on");
-        if exit == RunExit::Shutdown {
-            // A VMX abort (28.7), by an MSR area.
-            self.shutdowns += 1;
-        } else if manual::is_host(&after, &case.given) {
-            self.in_host(&mut case, &after);
-        } else {
-            self.in_guest(&mut case, &after);
-        }
+        self.judge(&mut case, exit, &after);
+        self.machine = case.off();
     }
 
     fn longest(&self) -> usize {

@@ -162,11 +162,17 @@ impl Tlb {
 
     /// Takes every write tag to `page` (a RAM page number) away: it now holds code.
     pub fn protect_page(&mut self, page: u32) {
-        for (i, p) in self.writable.iter_mut().enumerate() {
-            if *p == page {
+        // Few parts have any: each is looked through as a whole first, which the compiler makes vector compares of.
+        const PART: usize = 64;
+        for (part, pages) in self.writable.chunks_mut(PART).enumerate() {
+            if !pages.iter().fold(false, |any, p| any | (*p == page)) {
+                continue;
+            }
+            for (i, p) in pages.iter_mut().enumerate().filter(|(_, p)| **p == page) {
                 *p = u32::MAX;
-                if (self.entries[i].page >> 12) as u32 == page {
-                    self.entries[i].write = 0;
+                let entry = &mut self.entries[part * PART + i];
+                if (entry.page >> 12) as u32 == page {
+                    entry.write = 0;
                 }
             }
         }
