@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use guestmem::{Gpa, GuestRam};
 use vcpu::cpuid::CpuidTable;
 use vcpu::{
-    Attention, Engine, EngineError, InterruptFault, NestedVirt, Platform, RunExit, SegmentRegister,
-    VcpuState, VmConfig, Wake, reset,
+    Attention, Engine, EngineError, NestedVirt, Platform, RunExit, SegmentRegister, VcpuState,
+    VmConfig, reset,
 };
 use x86defs::cr::{cr0, cr4, efer};
 use x86defs::paging;
@@ -36,51 +36,7 @@ const CODE: u64 = 0x4000;
 /// A board with nothing on it.
 struct Empty;
 
-impl Platform for Empty {
-    fn pio_read(&mut self, _: u16, size_bytes: u8) -> u32 {
-        u32::MAX >> (32 - 8 * u32::from(size_bytes.clamp(1, 4)))
-    }
-    fn pio_write(&mut self, _: u16, _: u8, _: u32) {}
-    fn mmio_read(&mut self, _: Gpa, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-    fn mmio_write(&mut self, _: Gpa, _: &[u8]) {}
-    fn apic_page(&self) -> Option<Gpa> {
-        None
-    }
-    fn apic_msr_read(&mut self, _: u32) -> Result<u64, InterruptFault> {
-        Err(InterruptFault)
-    }
-    fn apic_msr_write(&mut self, _: u32, _: u64) -> Result<(), InterruptFault> {
-        Err(InterruptFault)
-    }
-    fn cr8(&mut self) -> u8 {
-        0
-    }
-    fn set_cr8(&mut self, _: u8) {}
-    fn interrupt_pending(&mut self) -> bool {
-        false
-    }
-    fn acknowledge_interrupt(&mut self) -> Option<u8> {
-        None
-    }
-    fn take_nmi(&mut self) -> bool {
-        false
-    }
-    fn tsc_hz(&self) -> u64 {
-        0
-    }
-    fn tsc(&mut self, _: u64) -> u64 {
-        0
-    }
-    fn set_tsc_offset(&mut self, _: u64) {}
-    fn poll(&mut self, _: u64) -> u64 {
-        u64::MAX
-    }
-    fn idle(&mut self, _: u64) -> Wake {
-        Wake::Event
-    }
-}
+impl Platform for Empty {}
 
 /// Puts page tables into `ram` that map its first 2 MByte to themselves, and gives a state at `rip` in 64-bit mode,
 /// ring 0, interrupts off.

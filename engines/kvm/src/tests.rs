@@ -68,9 +68,6 @@ impl Platform for Board {
     fn mmio_write(&mut self, gpa: Gpa, data: &[u8]) {
         self.note(Access::Write(gpa.0, data.to_vec()));
     }
-    fn apic_page(&self) -> Option<Gpa> {
-        unreachable!("KVM has an APIC of its own")
-    }
     fn apic_msr_read(&mut self, _: u32) -> Result<u64, InterruptFault> {
         unreachable!("KVM has an APIC of its own")
     }
@@ -91,9 +88,6 @@ impl Platform for Board {
     }
     fn take_nmi(&mut self) -> bool {
         unreachable!("KVM has an APIC of its own")
-    }
-    fn tsc_hz(&self) -> u64 {
-        unreachable!("KVM has the host's TSC")
     }
     fn tsc(&mut self, _: u64) -> u64 {
         unreachable!("KVM has the host's TSC")

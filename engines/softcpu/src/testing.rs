@@ -10,8 +10,8 @@ use guestmem::{Gpa, GuestRam, RamOffset};
 use hostexec::HostExec;
 use vcpu::cpuid::{CpuModel, HostVector, ModelConfig};
 use vcpu::{
-    Attention, DescriptorTable, InterruptFault, NestedVirt, Platform, SegmentRegister,
-    StartSignals, VcpuState, VmConfig, Wake,
+    Attention, DescriptorTable, NestedVirt, Platform, SegmentRegister, StartSignals, VcpuState,
+    VmConfig,
 };
 use x86defs::segment::{Access, Selector};
 
@@ -85,24 +85,6 @@ impl Platform for Board {
     fn pio_read(&mut self, _: u16, _: u8) -> u32 {
         0x5a
     }
-    fn pio_write(&mut self, _: u16, _: u8, _: u32) {}
-    fn mmio_read(&mut self, _: Gpa, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-    fn mmio_write(&mut self, _: Gpa, _: &[u8]) {}
-    fn apic_page(&self) -> Option<Gpa> {
-        None
-    }
-    fn apic_msr_read(&mut self, _: u32) -> Result<u64, InterruptFault> {
-        Err(InterruptFault)
-    }
-    fn apic_msr_write(&mut self, _: u32, _: u64) -> Result<(), InterruptFault> {
-        Err(InterruptFault)
-    }
-    fn cr8(&mut self) -> u8 {
-        0
-    }
-    fn set_cr8(&mut self, _: u8) {}
     fn interrupt_pending(&mut self) -> bool {
         self.0.interrupt.load(Ordering::Relaxed) != 0
     }
@@ -116,24 +98,11 @@ impl Platform for Board {
     fn ignne(&mut self) -> bool {
         self.0.ignne.load(Ordering::Relaxed)
     }
-    fn take_nmi(&mut self) -> bool {
-        false
-    }
     fn take_start(&mut self) -> StartSignals {
         std::mem::take(&mut self.0.start.lock().unwrap())
     }
-    fn tsc_hz(&self) -> u64 {
-        1_000_000_000
-    }
-    fn tsc(&mut self, retired: u64) -> u64 {
-        retired
-    }
-    fn set_tsc_offset(&mut self, _: u64) {}
     fn poll(&mut self, _: u64) -> u64 {
         10_000
-    }
-    fn idle(&mut self, _: u64) -> Wake {
-        Wake::Stop
     }
 }
 

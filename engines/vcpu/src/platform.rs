@@ -34,39 +34,56 @@ pub enum Wake {
 /// instructions the vCPU has executed since it was made: in virtual-time mode it is what moves the clock,
 /// in host mode it is ignored. An engine with an interrupt controller of its own (KVM) uses only the port
 /// and memory accesses.
+///
+/// What is not implemented is not there: ports and memory read as all ones, as on an empty bus, there is no local
+/// APIC, so no interrupt ever comes, and nothing is ever due.
 pub trait Platform: Send {
     /// Port input of 1, 2 or 4 bytes, zero-extended.
-    fn pio_read(&mut self, port: u16, size_bytes: u8) -> u32;
+    fn pio_read(&mut self, _port: u16, size_bytes: u8) -> u32 {
+        u32::MAX >> (32 - 8 * u32::from(size_bytes.clamp(1, 4)))
+    }
     /// Port output of 1, 2 or 4 bytes.
-    fn pio_write(&mut self, port: u16, size_bytes: u8, value: u32);
+    fn pio_write(&mut self, _port: u16, _size_bytes: u8, _value: u32) {}
     /// A read outside RAM of up to 8 bytes (inside one page).
-    fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8]);
+    fn mmio_read(&mut self, _gpa: Gpa, data: &mut [u8]) {
+        data.fill(0xff);
+    }
     /// A write outside RAM of up to 8 bytes (inside one page).
-    fn mmio_write(&mut self, gpa: Gpa, data: &[u8]);
+    fn mmio_write(&mut self, _gpa: Gpa, _data: &[u8]) {}
 
-    /// The page the local APIC's registers are mapped at, when they are (IA32_APIC_BASE, xAPIC mode).
-    fn apic_page(&self) -> Option<Gpa>;
     /// RDMSR of an APIC register (1Bh, 800h to 8FFh, 6E0h).
     ///
     /// # Errors
     /// [`InterruptFault`] where the access raises #GP(0).
-    fn apic_msr_read(&mut self, msr: u32) -> Result<u64, InterruptFault>;
+    fn apic_msr_read(&mut self, _msr: u32) -> Result<u64, InterruptFault> {
+        Err(InterruptFault)
+    }
     /// WRMSR of an APIC register.
     ///
     /// # Errors
     /// [`InterruptFault`] where the access raises #GP(0).
-    fn apic_msr_write(&mut self, msr: u32, value: u64) -> Result<(), InterruptFault>;
+    fn apic_msr_write(&mut self, _msr: u32, _value: u64) -> Result<(), InterruptFault> {
+        Err(InterruptFault)
+    }
     /// CR8: bits 7:4 of the TPR.
-    fn cr8(&mut self) -> u8;
+    fn cr8(&mut self) -> u8 {
+        0
+    }
     /// Writes CR8 (value 0 to 15).
-    fn set_cr8(&mut self, priority: u8);
+    fn set_cr8(&mut self, _priority: u8) {}
 
     /// Whether a maskable interrupt could be taken now (priority considered, RFLAGS.IF not).
-    fn interrupt_pending(&mut self) -> bool;
+    fn interrupt_pending(&mut self) -> bool {
+        false
+    }
     /// Accepts the highest-priority interrupt: its vector, or nothing if it is gone.
-    fn acknowledge_interrupt(&mut self) -> Option<u8>;
+    fn acknowledge_interrupt(&mut self) -> Option<u8> {
+        None
+    }
     /// Takes a pending NMI.
-    fn take_nmi(&mut self) -> bool;
+    fn take_nmi(&mut self) -> bool {
+        false
+    }
     /// Takes what is pending of INIT and start-up IPI, both in one moment. It changes nothing yet: an INIT may be held
     /// back or become a VM exit.
     fn take_start(&mut self) -> StartSignals {
@@ -82,17 +99,22 @@ pub trait Platform: Send {
         false
     }
 
-    /// The time-stamp counter's frequency in Hz.
-    fn tsc_hz(&self) -> u64;
-    /// The time-stamp counter without the guest's IA32_TSC offset.
-    fn tsc(&mut self, retired: u64) -> u64;
+    /// The time-stamp counter without the guest's IA32_TSC offset; a board without a clock counts instructions.
+    fn tsc(&mut self, retired: u64) -> u64 {
+        retired
+    }
     /// Tells the new offset the guest put between [`Platform::tsc`] and its TSC (for the TSC deadline).
-    fn set_tsc_offset(&mut self, offset: u64);
+    fn set_tsc_offset(&mut self, _offset: u64) {}
     /// Lets due devices and timers act. Returns how many instructions the vCPU may execute before it has to
     /// ask again.
-    fn poll(&mut self, retired: u64) -> u64;
-    /// The vCPU has nothing to do until an interrupt: waits (host mode) or jumps ahead (virtual mode).
-    fn idle(&mut self, retired: u64) -> Wake;
+    fn poll(&mut self, _retired: u64) -> u64 {
+        u64::MAX
+    }
+    /// The vCPU has nothing to do until an interrupt: waits (host mode) or jumps ahead (virtual mode). Where no
+    /// interrupt can come, the vCPU has to leave its run.
+    fn idle(&mut self, _retired: u64) -> Wake {
+        Wake::Stop
+    }
     /// What RDRAND and RDSEED start from: unpredictable, unless the run is to be reproducible.
     fn seed(&mut self) -> u64 {
         REPRODUCIBLE_SEED

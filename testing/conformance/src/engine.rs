@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use guestmem::{Gpa, GuestRam};
 use vcpu::cpuid::{CpuModel, CpuidTable, HostVector, ModelConfig, model};
 use vcpu::{
-    Attention, DescriptorTable, Engine, EngineError, InterruptFault, NestedVirt, Platform, RunExit,
-    SegmentRegister, Vcpu, VcpuState, VmConfig, Wake,
+    Attention, DescriptorTable, Engine, EngineError, NestedVirt, Platform, RunExit,
+    SegmentRegister, Vcpu, VcpuState, VmConfig,
 };
 use x86defs::segment::{Access, Selector};
 
@@ -103,69 +103,15 @@ struct Board {
 }
 
 impl Platform for Board {
-    fn pio_read(&mut self, _: u16, _: u8) -> u32 {
-        u32::MAX
-    }
-
     fn pio_write(&mut self, _: u16, _: u8, _: u32) {
         self.attention.raise(Attention::STOP);
     }
-
-    fn mmio_read(&mut self, _: Gpa, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-
-    fn mmio_write(&mut self, _: Gpa, _: &[u8]) {}
-
-    fn apic_page(&self) -> Option<Gpa> {
-        None
-    }
-
-    fn apic_msr_read(&mut self, _: u32) -> Result<u64, InterruptFault> {
-        Err(InterruptFault)
-    }
-
-    fn apic_msr_write(&mut self, _: u32, _: u64) -> Result<(), InterruptFault> {
-        Err(InterruptFault)
-    }
-
-    fn cr8(&mut self) -> u8 {
-        0
-    }
-
-    fn set_cr8(&mut self, _: u8) {}
-
-    fn interrupt_pending(&mut self) -> bool {
-        false
-    }
-
-    fn acknowledge_interrupt(&mut self) -> Option<u8> {
-        None
-    }
-
-    fn take_nmi(&mut self) -> bool {
-        false
-    }
-
-    fn tsc_hz(&self) -> u64 {
-        1_000_000_000
-    }
-
-    fn tsc(&mut self, retired: u64) -> u64 {
-        retired
-    }
-
-    fn set_tsc_offset(&mut self, _: u64) {}
 
     fn poll(&mut self, _: u64) -> u64 {
         if self.polls.fetch_add(1, Ordering::Relaxed) >= MOST_POLLS {
             self.attention.raise(Attention::STOP);
         }
         10_000
-    }
-
-    fn idle(&mut self, _: u64) -> Wake {
-        Wake::Stop
     }
 }
 

@@ -11,7 +11,6 @@ use softcpu::SoftEngine;
 use vcpu::cpuid::{CpuModel, CpuidTable, HostVector, ModelConfig, model};
 use vcpu::{
     Attention, Engine, InterruptFault, NestedVirt, Platform, RunExit, Vcpu, VcpuState, VmConfig,
-    Wake,
 };
 
 /// RAM from address zero on.
@@ -74,8 +73,6 @@ impl Platform for Board {
         u32::from(port).wrapping_mul(0x9e37_79b1)
     }
 
-    fn pio_write(&mut self, _: u16, _: u8, _: u32) {}
-
     fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8]) {
         assert!(data.len() <= 8, "at most 8 bytes at a time");
         assert!(
@@ -96,18 +93,10 @@ impl Platform for Board {
         );
     }
 
-    fn apic_page(&self) -> Option<Gpa> {
-        None
-    }
-
     fn apic_msr_read(&mut self, msr: u32) -> Result<u64, InterruptFault> {
         if msr == x86defs::msr::IA32_APIC_BASE {
             return Ok(0xfee0_0900);
         }
-        Err(InterruptFault)
-    }
-
-    fn apic_msr_write(&mut self, _: u32, _: u64) -> Result<(), InterruptFault> {
         Err(InterruptFault)
     }
 
@@ -133,25 +122,11 @@ impl Platform for Board {
         self.lines.nmi.swap(false, Ordering::Relaxed)
     }
 
-    fn tsc_hz(&self) -> u64 {
-        1_000_000_000
-    }
-
-    fn tsc(&mut self, retired: u64) -> u64 {
-        retired
-    }
-
-    fn set_tsc_offset(&mut self, _: u64) {}
-
     fn poll(&mut self, _: u64) -> u64 {
         if self.lines.polls.fetch_add(1, Ordering::Relaxed) >= 1 {
             self.attention.raise(Attention::STOP);
         }
         SLICE
-    }
-
-    fn idle(&mut self, _: u64) -> Wake {
-        Wake::Stop
     }
 }
 

@@ -11,7 +11,7 @@ use guestmem::{Gpa, GuestRam};
 use hostexec::HostExec;
 use softcpu::cpu::{Cpu, Model, Trap};
 use softcpu::mem::Access;
-use vcpu::{Attention, InterruptFault, Platform, VcpuState, Wake};
+use vcpu::{Attention, Platform, VcpuState};
 use x86defs::cr::{cr0, cr4, efer};
 
 use crate::{Input, Target};
@@ -27,46 +27,8 @@ const ACCESSES: usize = 4;
 struct Nothing;
 
 impl Platform for Nothing {
-    fn pio_read(&mut self, _: u16, _: u8) -> u32 {
-        0
-    }
-    fn pio_write(&mut self, _: u16, _: u8, _: u32) {}
-    fn mmio_read(&mut self, _: Gpa, _: &mut [u8]) {}
-    fn mmio_write(&mut self, _: Gpa, _: &[u8]) {}
-    fn apic_page(&self) -> Option<Gpa> {
-        None
-    }
-    fn apic_msr_read(&mut self, _: u32) -> Result<u64, InterruptFault> {
-        Err(InterruptFault)
-    }
-    fn apic_msr_write(&mut self, _: u32, _: u64) -> Result<(), InterruptFault> {
-        Err(InterruptFault)
-    }
-    fn cr8(&mut self) -> u8 {
-        0
-    }
-    fn set_cr8(&mut self, _: u8) {}
-    fn interrupt_pending(&mut self) -> bool {
-        false
-    }
-    fn acknowledge_interrupt(&mut self) -> Option<u8> {
-        None
-    }
-    fn take_nmi(&mut self) -> bool {
-        false
-    }
-    fn tsc_hz(&self) -> u64 {
-        1_000_000_000
-    }
-    fn tsc(&mut self, retired: u64) -> u64 {
-        retired
-    }
-    fn set_tsc_offset(&mut self, _: u64) {}
     fn poll(&mut self, _: u64) -> u64 {
         1
-    }
-    fn idle(&mut self, _: u64) -> Wake {
-        Wake::Stop
     }
 }
 

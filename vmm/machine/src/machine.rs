@@ -398,7 +398,7 @@ fn create_vcpus(
                     Arc::clone(fabric),
                     config.tsc_hz,
                 )),
-                None => Box::new(PortsPlatform::new(at, Arc::clone(board), config.tsc_hz)),
+                None => Box::new(PortsPlatform::new(Arc::clone(board))),
             };
             vm.create_vcpu(index, platform, attention)
         })

@@ -195,10 +195,6 @@ impl Platform for SoftPlatform {
         }
     }
 
-    fn apic_page(&self) -> Option<Gpa> {
-        self.apic_page
-    }
-
     fn apic_msr_read(&mut self, msr: u32) -> Result<u64, InterruptFault> {
         self.fabric
             .msr_read(self.index, msr, self.now())
@@ -249,10 +245,6 @@ impl Platform for SoftPlatform {
 
     fn ignne(&mut self) -> bool {
         self.fabric.ignne()
-    }
-
-    fn tsc_hz(&self) -> u64 {
-        self.tsc_hz
     }
 
     fn tsc(&mut self, retired: u64) -> u64 {

@@ -3,28 +3,19 @@
 use std::sync::Arc;
 
 use guestmem::Gpa;
-use vcpu::{Attention, InterruptFault, Platform, Wake};
+use vcpu::Platform;
 
 use crate::board::Board;
-use crate::signal::VcpuLine;
 
-/// [`Platform`] for an engine with interrupt controllers.
-///
-/// What concerns interrupts and time is the engine's; it does not ask here, and is told "nothing" if it does.
+/// [`Platform`] for an engine with interrupt controllers. What concerns interrupts and time is the engine's, which does
+/// not ask here.
 pub(crate) struct PortsPlatform {
     board: Arc<Board>,
-    line: Arc<VcpuLine>,
-    tsc_hz: u64,
 }
 
 impl PortsPlatform {
-    pub(crate) fn new(index: usize, board: Arc<Board>, tsc_hz: u64) -> Self {
-        let line = Arc::clone(&board.lines()[index]);
-        Self {
-            board,
-            line,
-            tsc_hz,
-        }
+    pub(crate) fn new(board: Arc<Board>) -> Self {
+        Self { board }
     }
 }
 
@@ -54,58 +45,5 @@ impl Platform for PortsPlatform {
     fn mmio_write(&mut self, gpa: Gpa, data: &[u8]) {
         self.board.bus.mmio_write(gpa, data, self.board.now());
         self.board.deadlines_changed();
-    }
-
-    fn apic_page(&self) -> Option<Gpa> {
-        None
-    }
-
-    fn apic_msr_read(&mut self, _msr: u32) -> Result<u64, InterruptFault> {
-        Err(InterruptFault)
-    }
-
-    fn apic_msr_write(&mut self, _msr: u32, _value: u64) -> Result<(), InterruptFault> {
-        Err(InterruptFault)
-    }
-
-    fn cr8(&mut self) -> u8 {
-        0
-    }
-
-    fn set_cr8(&mut self, _priority: u8) {}
-
-    fn interrupt_pending(&mut self) -> bool {
-        false
-    }
-
-    fn acknowledge_interrupt(&mut self) -> Option<u8> {
-        None
-    }
-
-    fn take_nmi(&mut self) -> bool {
-        false
-    }
-
-    fn tsc_hz(&self) -> u64 {
-        self.tsc_hz
-    }
-
-    fn tsc(&mut self, _retired: u64) -> u64 {
-        self.board.now().to_ticks(self.tsc_hz)
-    }
-
-    fn set_tsc_offset(&mut self, _offset: u64) {}
-
-    fn poll(&mut self, _retired: u64) -> u64 {
-        u64::MAX
-    }
-
-    fn idle(&mut self, _retired: u64) -> Wake {
-        self.line.park(None);
-        if self.line.attention().get() & Attention::STOP != 0 {
-            Wake::Stop
-        } else {
-            Wake::Event
-        }
     }
 }

@@ -47,7 +47,7 @@ fn platform(mode: ClockMode) -> SoftPlatform {
 }
 
 fn write_apic(p: &mut SoftPlatform, register: u64, value: u32) {
-    let page = p.apic_page().expect("xAPIC mode");
+    let page = p.apic_page.expect("xAPIC mode");
     p.mmio_write(page.offset(register), &value.to_le_bytes());
 }
 
@@ -148,20 +148,20 @@ fn the_tsc_deadline_counts_the_guests_offset() {
 fn the_apic_page_follows_its_base_and_mode() {
     const APIC_BASE: u32 = x86defs::msr::IA32_APIC_BASE;
     let mut p = platform(ClockMode::Host);
-    assert_eq!(p.apic_page(), Some(Gpa(0xfee0_0000)));
+    assert_eq!(p.apic_page, Some(Gpa(0xfee0_0000)));
     let base = p.apic_msr_read(APIC_BASE).expect("always there");
     p.apic_msr_write(APIC_BASE, (base & 0xfff) | 0xfed0_0000)
         .expect("an aligned page");
-    assert_eq!(p.apic_page(), Some(Gpa(0xfed0_0000)));
+    assert_eq!(p.apic_page, Some(Gpa(0xfed0_0000)));
     // x2APIC MSRs fault in xAPIC mode and work in x2APIC mode (SDM Vol 3 12.12.2).
     assert_eq!(p.apic_msr_read(0x803), Err(InterruptFault));
     p.apic_msr_write(APIC_BASE, base | 1 << 10)
         .expect("x2APIC mode");
-    assert_eq!(p.apic_page(), None);
+    assert_eq!(p.apic_page, None);
     assert!(p.apic_msr_read(0x803).is_ok());
     // Back to xAPIC mode directly is #GP.
     assert_eq!(p.apic_msr_write(APIC_BASE, base), Err(InterruptFault));
-    assert_eq!(p.apic_page(), None);
+    assert_eq!(p.apic_page, None);
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn cr8_is_the_task_priority() {
     let mut p = platform(ClockMode::Host);
     p.set_cr8(9);
     assert_eq!(p.cr8(), 9);
-    let page = p.apic_page().expect("xAPIC mode");
+    let page = p.apic_page.expect("xAPIC mode");
     let mut tpr = [0; 4];
     p.mmio_read(page.offset(0x80), &mut tpr);
     assert_eq!(u32::from_le_bytes(tpr), 0x90);

@@ -9,8 +9,7 @@ use guestmem::{Gpa, GuestRam, RamOffset};
 use hostexec::HostExec;
 use vcpu::cpuid::{CpuidLeaf, CpuidResult, CpuidTable};
 use vcpu::{
-    Attention, DescriptorTable, InterruptFault, NestedVirt, Platform, SegmentRegister, VcpuState,
-    VmConfig, Wake,
+    Attention, DescriptorTable, NestedVirt, Platform, SegmentRegister, VcpuState, VmConfig,
 };
 use x86defs::segment::{Access, Selector};
 use x86defs::vmx::control::entry;
@@ -91,19 +90,6 @@ impl Platform for Board {
     fn pio_write(&mut self, port: u16, _: u8, value: u32) {
         self.lines().ports.push((port, value));
     }
-    fn mmio_read(&mut self, _: Gpa, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-    fn mmio_write(&mut self, _: Gpa, _: &[u8]) {}
-    fn apic_page(&self) -> Option<Gpa> {
-        None
-    }
-    fn apic_msr_read(&mut self, _: u32) -> Result<u64, InterruptFault> {
-        Err(InterruptFault)
-    }
-    fn apic_msr_write(&mut self, _: u32, _: u64) -> Result<(), InterruptFault> {
-        Err(InterruptFault)
-    }
     fn cr8(&mut self) -> u8 {
         self.lines().cr8
     }
@@ -119,18 +105,11 @@ impl Platform for Board {
     fn take_nmi(&mut self) -> bool {
         std::mem::take(&mut self.lines().nmi)
     }
-    fn tsc_hz(&self) -> u64 {
-        1_000_000_000
-    }
     fn tsc(&mut self, retired: u64) -> u64 {
         16 * retired
     }
-    fn set_tsc_offset(&mut self, _: u64) {}
     fn poll(&mut self, _: u64) -> u64 {
         10_000
-    }
-    fn idle(&mut self, _: u64) -> Wake {
-        Wake::Stop
     }
 }
 
