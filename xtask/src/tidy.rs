@@ -14,8 +14,10 @@ mod unsafety;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::num::NonZero;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 
@@ -51,14 +53,9 @@ impl fmt::Display for Finding {
 pub fn run(root: &Path) -> Result<Report> {
     let paths = tracked_files(root)?;
     let tree: BTreeSet<String> = paths.iter().cloned().collect();
-    let mut findings = Vec::new();
-    let mut rust_files = 0;
-    for path in &paths {
-        let bytes =
-            std::fs::read(root.join(path)).with_context(|| format!("cannot read {path}"))?;
-        rust_files += usize::from(path.ends_with(".rs"));
-        findings.extend(check_file(path, &bytes, &tree));
-    }
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let findings = check_files(root, &paths, &tree, threads)?;
+    let rust_files = paths.iter().filter(|path| path.ends_with(".rs")).count();
     Ok(Report {
         findings: findings.iter().map(Finding::to_string).collect(),
         summary: format!(
@@ -66,6 +63,37 @@ pub fn run(root: &Path) -> Result<Report> {
             paths.len()
         ),
     })
+}
+
+/// Every rule on all files, in `threads` parts at once; what is found comes in the order of the files.
+fn check_files(
+    root: &Path,
+    paths: &[String],
+    tree: &BTreeSet<String>,
+    threads: usize,
+) -> Result<Vec<Finding>> {
+    let check = |path: &String| {
+        let bytes =
+            std::fs::read(root.join(path)).with_context(|| format!("cannot read {path}"))?;
+        Ok(check_file(path, &bytes, tree))
+    };
+    let part = paths.len().div_ceil(threads.max(1)).max(1);
+    let parts: Vec<Result<Vec<_>>> = thread::scope(|scope| {
+        let running: Vec<_> = paths
+            .chunks(part)
+            .map(|files| scope.spawn(|| files.iter().map(check).collect()))
+            .collect();
+        let ended = |part: thread::ScopedJoinHandle<'_, _>| {
+            part.join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        running.into_iter().map(ended).collect()
+    });
+    let mut findings = Vec::new();
+    for part in parts {
+        findings.extend(part?.into_iter().flatten());
+    }
+    Ok(findings)
 }
 
 /// The paths git tracks or would track, from `root`, without those that were removed from the disk.
@@ -227,6 +255,27 @@ mod tests {
             "{}",
             found[2]
         );
+    }
+
+    #[test]
+    fn any_number_of_threads_finds_the_same_in_the_same_order() {
+        let folder = std::env::temp_dir().join(format!("xtask-threads-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a temporary folder");
+        let paths: Vec<String> = (0..7).map(|n| format!("file{n}.rs")).collect();
+        for path in &paths {
+            std::fs::write(folder.join(path), "fn a() {} \n").expect("a file");
+        }
+        let found = |threads| check_files(&folder, &paths, &BTreeSet::new(), threads);
+        let alone = found(1).expect("all can be read");
+        let files: BTreeSet<_> = alone.iter().map(|finding| finding.path.clone()).collect();
+        assert!(files.iter().eq(&paths), "{files:?}");
+        for threads in [2, 3, 7, 100] {
+            assert_eq!(found(threads).expect("all can be read"), alone, "{threads}");
+        }
+        std::fs::remove_file(folder.join("file6.rs")).expect("removed");
+        let error = found(3).expect_err("a file that cannot be read");
+        assert!(error.to_string().contains("file6.rs"), "{error}");
+        std::fs::remove_dir_all(&folder).expect("cleaned up");
     }
 
     #[test]
