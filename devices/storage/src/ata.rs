@@ -74,6 +74,15 @@ impl Completion {
     }
 }
 
+/// What came of a turn of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It ended.
+    Done(Completion),
+    /// It goes on in the next turn ([`AtaDevice::go_on`]).
+    More,
+}
+
 /// Where a command's data goes: the host's buffers, in order.
 pub(crate) trait Data {
     /// Sends to the host. What its buffers have no room for is lost.
@@ -84,6 +93,12 @@ pub(crate) trait Data {
 
     /// Whether the host's buffers are full.
     fn is_full(&self) -> bool;
+
+    /// The device has more than the host's buffers have room for.
+    fn overflow(&mut self);
+
+    /// Bytes the device may still send in this turn; what it sends once a turn is over, because it is little, is taken.
+    fn left_of_turn(&self) -> u64;
 }
 
 /// A device on a SATA port.
@@ -97,11 +112,20 @@ pub(crate) trait AtaDevice: Send {
     /// A hardware or software reset.
     fn reset(&mut self);
 
-    /// Executes a command to its end.
+    /// Begins a command, and executes it as far as the turn reaches. The one before it has ended or was given up.
     ///
     /// # Errors
-    /// [`BusFault`] when its data could not be moved.
-    fn execute(&mut self, command: &Command, data: &mut dyn Data) -> Result<Completion, BusFault>;
+    /// [`BusFault`] when its data could not be moved; the command is given up.
+    fn execute(&mut self, command: &Command, data: &mut dyn Data) -> Result<Progress, BusFault>;
+
+    /// Goes on with the command.
+    ///
+    /// # Errors
+    /// [`BusFault`] when its data could not be moved; the command is given up.
+    fn go_on(&mut self, data: &mut dyn Data) -> Result<Progress, BusFault>;
+
+    /// Gives up the command that is going on, if one is.
+    fn give_up(&mut self);
 }
 
 /// Puts text into identification words: padded with spaces, the first character in the upper byte (ACS-3 3.4.8).

@@ -39,7 +39,9 @@ pub trait VirtioDevice: Send {
     /// Back to the state after power-up.
     fn reset(&mut self);
 
-    /// Takes chains from queue `index`; not more than its size at once.
+    /// Works for one turn on queue `index`: takes not more chains than its size, and moves not more than
+    /// [`bus::TURN_BYTES`]. A chain that is not done by then is put aside and gone on with at the next call; none is given
+    /// back before it is done.
     ///
     /// # Errors
     /// [`QueueError`] when the driver broke the rules of queues.

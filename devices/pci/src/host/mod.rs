@@ -311,12 +311,17 @@ impl Device for PciHost {
         }
     }
 
+    /// Lets one function act, the one that is due first, so that the lock of all of them is held for one function's turn
+    /// only. The others are still due, and come at the next call.
     fn advance(&mut self, now: VirtualTime) {
-        for function in self.functions.values() {
-            let mut function = lock(function);
-            if function.deadline().is_some_and(|at| at <= now) {
-                function.advance(now);
-            }
+        let due = |f: &&SharedFunction| lock(f).deadline();
+        let first = self
+            .functions
+            .values()
+            .filter(|f| due(f).is_some_and(|at| at <= now))
+            .min_by_key(due);
+        if let Some(function) = first {
+            lock(function).advance(now);
         }
     }
 

@@ -224,6 +224,28 @@ fn accesses_do_not_run_into_the_next_function() {
     assert_eq!(b.ecam(HostBridge::BDF, 0xffc, 8), 0xffff_ffff_0000_0000);
 }
 
+/// All functions share the lock that is held for a turn.
+#[test]
+fn one_function_acts_at_a_time_the_one_due_first() {
+    let mut b = Board::new();
+    let late = Arc::new(Mutex::new(Probe::new()));
+    let early = Arc::new(Mutex::new(Probe::new()));
+    for (device, probe) in [(4, &late), (5, &early)] {
+        let bdf = Bdf::new(0, device, 0);
+        b.host.add(bdf, probe.clone()).expect("free");
+    }
+    let due = |probe: &Arc<Mutex<Probe>>| probe.lock().expect("unpoisoned").due;
+    for (probe, at) in [(&b.probe, 30), (&late, 20), (&early, 10)] {
+        probe.lock().expect("unpoisoned").due = Some(VirtualTime(at));
+    }
+    for (now, left) in [(5, (true, true)), (25, (true, false)), (25, (false, false))] {
+        b.host.advance(VirtualTime(now));
+        assert_eq!((due(&late).is_some(), due(&early).is_some()), left);
+    }
+    b.host.advance(VirtualTime(25));
+    assert_eq!(b.host.deadline(), Some(VirtualTime(30)), "not due yet");
+}
+
 #[test]
 fn base_address_registers_decode_where_they_point() {
     let mut b = Board::new();

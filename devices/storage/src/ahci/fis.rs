@@ -1,5 +1,6 @@
 //! Frames between host and device (Serial ATA 3.x 10.5) and the command list in guest memory (AHCI 1.3.1 4.2).
 
+use bus::Turn;
 use guestmem::{Gpa, GuestRam};
 
 use crate::ata::{BusFault, Command, Completion, Data, status};
@@ -27,6 +28,8 @@ const REGION_BYTES: u64 = 16;
 /// Where the command packet and the region descriptors are in a command table (AHCI 4.2.3).
 const PACKET_OFFSET: u64 = 0x40;
 const REGIONS_OFFSET: u64 = 0x80;
+/// What reading a region descriptor costs, in bytes of a turn.
+const REGION_COST: u64 = 64;
 /// Where a header counts the bytes transferred.
 const COUNT_OFFSET: u64 = 4;
 
@@ -103,10 +106,9 @@ impl Slot {
         })))
     }
 
-    /// The buffers of its region descriptors.
-    pub fn regions<'a>(&self, ram: &'a GuestRam) -> Regions<'a> {
-        Regions {
-            ram,
+    /// The start of its region descriptors.
+    pub fn walk(&self) -> Walk {
+        Walk {
             next: plus(self.table, REGIONS_OFFSET),
             left: self.regions,
             current: None,
@@ -121,9 +123,9 @@ impl Slot {
     }
 }
 
-/// The host's buffers, walked as they fill (AHCI 4.2.3.3).
-pub(super) struct Regions<'a> {
-    ram: &'a GuestRam,
+/// A place in a command's region descriptors (AHCI 4.2.3.3). It stays where it is between two turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Walk {
     next: Gpa,
     left: u16,
     /// What is left of the region being filled.
@@ -134,23 +136,32 @@ pub(super) struct Regions<'a> {
     pub overflow: bool,
 }
 
+/// The host's buffers, walked as they fill in one turn.
+pub(super) struct Regions<'a> {
+    pub ram: &'a GuestRam,
+    pub walk: &'a mut Walk,
+    pub turn: &'a mut Turn,
+}
+
 impl Regions<'_> {
     fn region(&mut self) -> Result<Option<(Gpa, u32)>, BusFault> {
-        if let Some(current) = self.current {
+        let walk = &mut *self.walk;
+        if let Some(current) = walk.current {
             return Ok(Some(current));
         }
-        if self.left == 0 {
+        if walk.left == 0 {
             return Ok(None);
         }
+        self.turn.spend(REGION_COST);
         let mut bytes = [0; REGION_BYTES as usize];
-        read(self.ram, self.next, &mut bytes)?;
-        self.left -= 1;
-        self.next = plus(self.next, REGION_BYTES);
+        read(self.ram, walk.next, &mut bytes)?;
+        walk.left -= 1;
+        walk.next = plus(walk.next, REGION_BYTES);
         let all = u128::from_le_bytes(bytes);
         // Word aligned; the count is one less than the bytes, and odd: bit 0 counts as set.
         let bytes = ((all >> 96) as u32 & 0x3f_ffff | 1) + 1;
-        self.current = Some((Gpa(all as u64 & !1), bytes));
-        Ok(self.current)
+        walk.current = Some((Gpa(all as u64 & !1), bytes));
+        Ok(walk.current)
     }
 }
 
@@ -159,22 +170,31 @@ impl Data for Regions<'_> {
         let mut rest = data;
         while !rest.is_empty() {
             let Some((at, room)) = self.region()? else {
-                self.overflow = true;
+                self.overflow();
                 return Ok(());
             };
             let len = rest.len().min(room as usize);
             let (now, later) = rest.split_at(len);
             write(self.ram, at, now)?;
             let len = len as u32;
-            self.sent = self.sent.saturating_add(len);
-            self.current = (len < room).then(|| (plus(at, len.into()), room - len));
+            self.turn.spend(len.into());
+            self.walk.sent = self.walk.sent.saturating_add(len);
+            self.walk.current = (len < room).then(|| (plus(at, len.into()), room - len));
             rest = later;
         }
         Ok(())
     }
 
     fn is_full(&self) -> bool {
-        self.current.is_none() && self.left == 0
+        self.walk.current.is_none() && self.walk.left == 0
+    }
+
+    fn overflow(&mut self) {
+        self.walk.overflow = true;
+    }
+
+    fn left_of_turn(&self) -> u64 {
+        self.turn.left()
     }
 }
 

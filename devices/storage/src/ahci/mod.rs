@@ -1,5 +1,6 @@
 //! The SATA controller of the ICH9 in AHCI mode (AHCI 1.3.1; ICH9 datasheet chapter 15): PCI function, generic host control,
-//! and six ports. Commands are executed inside the access that issues them.
+//! and six ports. Commands are executed inside the access that issues them, as far as a turn reaches (see `bus::Turn`); what
+//! is left goes on at the function's next turn.
 //!
 //! Frames and data go by `fis`, a port's registers and command list are `port`, what is on a port is an
 //! [`AtaDevice`]. Command completion coalescing, port multipliers, native command queuing and power states are not
@@ -106,6 +107,9 @@ impl AhciFunction {
             for port in &mut self.ports {
                 port.work(&self.ram, now);
             }
+        } else {
+            // It goes on once the function may access memory again.
+            self.ports.iter_mut().for_each(Port::suspend);
         }
         self.interrupt(false);
     }

@@ -1,12 +1,18 @@
 //! A port: its registers (AHCI 1.3.1 3.3), and its list of commands, executed as they are issued (5.3).
+//!
+//! A turn of a port moves at most [`bus::TURN_BYTES`]. Each command counts as [`COMMAND_COST`] bytes of it, each region
+//! descriptor that is read as 64. A command that is longer goes on in the next turn; until it ends its bit of CI and BSY
+//! are set, and nothing is written but its data. Clearing ST, and a reset of port or controller, drop it. What is not
+//! bounded here is how long the host takes for the reads of a turn.
 
-use bus::VirtualTime;
+use bus::{TURN_NS, Turn, VirtualTime};
 use guestmem::{Gpa, GuestRam};
 
 use super::fis::{
-    PIO_SETUP_OFFSET, REGISTER_OFFSET, Request, Slot, pio_setup_frame, register_frame, write,
+    PIO_SETUP_OFFSET, REGISTER_OFFSET, Regions, Request, Slot, Walk, pio_setup_frame,
+    register_frame, write,
 };
-use crate::ata::{AtaDevice, BusFault, Completion, Protocol, status};
+use crate::ata::{AtaDevice, BusFault, Completion, Progress, Protocol, status};
 
 /// Offsets.
 mod at {
@@ -78,10 +84,16 @@ const TFD_RESET: u32 = 0x7f;
 const SIG_RESET: u32 = 0xffff_ffff;
 /// Error register after a reset: device 0 passed its diagnostics.
 const DIAGNOSTIC_PASSED: u8 = 0x01;
-/// How long what is left after too many commands waits for its next turn.
-const TURN_NS: u64 = 10_000;
-/// Commands executed at once.
-const MOST_COMMANDS: u32 = 32;
+/// What a command costs beside its data, in bytes of a turn: so a turn has at most 64 of them.
+const COMMAND_COST: u64 = 16 << 10;
+
+/// A command that takes several turns.
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    index: u32,
+    slot: Slot,
+    walk: Walk,
+}
 
 /// A port and the device on it.
 pub(super) struct Port {
@@ -104,6 +116,8 @@ pub(super) struct Port {
     next: u32,
     /// A signature frame that could not be received yet.
     frame: Option<Completion>,
+    /// The device's command, while it goes on. Those behind it wait.
+    running: Option<Running>,
     /// In a software reset.
     soft_reset: bool,
     /// It stopped at an error until ST is cleared.
@@ -129,6 +143,7 @@ impl Port {
             slot: 0,
             next: 0,
             frame: None,
+            running: None,
             soft_reset: false,
             stopped: false,
             due: None,
@@ -276,6 +291,7 @@ impl Port {
                 self.control = value & SCTL_WRITABLE;
                 let now = self.control & SCTL_DET;
                 if now == DET_RESET {
+                    self.give_up();
                     self.signature = SIG_RESET;
                     self.task_file = TFD_RESET;
                     self.issued = 0;
@@ -299,6 +315,7 @@ impl Port {
             self.task_file &= !u32::from(status::BSY | status::DRQ);
         }
         if before & !self.command & cmd::ST != 0 {
+            self.give_up();
             self.issued = 0;
             self.active = 0;
             self.slot = 0;
@@ -308,28 +325,61 @@ impl Port {
         }
     }
 
-    /// Executes what was issued.
+    /// Drops the command that is going on. The device is ready for another one.
+    fn give_up(&mut self) {
+        if self.running.take().is_some() {
+            self.release_device();
+        }
+    }
+
+    fn release_device(&mut self) {
+        if let Some(device) = &mut self.device {
+            device.give_up();
+        }
+        if self.task_file & u32::from(status::BSY) != 0 {
+            self.task_file = status::READY.into();
+        }
+    }
+
+    /// Nothing is done before the next [`Self::work`].
+    pub fn suspend(&mut self) {
+        self.due = None;
+    }
+
+    /// Executes what was issued, for one turn.
     pub fn work(&mut self, ram: &GuestRam, now: VirtualTime) {
         self.due = None;
         self.post_signature(ram);
-        for _ in 0..MOST_COMMANDS {
+        let mut turn = Turn::new();
+        while !turn.is_over() {
             if self.command & cmd::ST == 0 || self.stopped || self.issued == 0 {
                 return;
             }
-            let ahead = self.issued.rotate_right(self.next);
-            let slot = (self.next + ahead.trailing_zeros()) & 31;
-            self.slot = slot;
-            self.next = (slot + 1) & 31;
-            if self.execute(slot, ram).is_err() {
+            let result = match self.running.take() {
+                Some(running) => self.go_on(running, ram, &mut turn),
+                None => {
+                    let ahead = self.issued.rotate_right(self.next);
+                    let slot = (self.next + ahead.trailing_zeros()) & 31;
+                    self.slot = slot;
+                    self.next = (slot + 1) & 31;
+                    turn.spend(COMMAND_COST);
+                    self.execute(slot, ram, &mut turn)
+                }
+            };
+            if result.is_err() {
+                self.release_device();
                 self.fail();
             }
+            if self.running.is_some() {
+                break;
+            }
         }
-        if self.issued != 0 {
+        if self.issued != 0 && self.command & cmd::ST != 0 && !self.stopped {
             self.due = Some(now + TURN_NS);
         }
     }
 
-    fn execute(&mut self, index: u32, ram: &GuestRam) -> Result<(), BusFault> {
+    fn execute(&mut self, index: u32, ram: &GuestRam, turn: &mut Turn) -> Result<(), BusFault> {
         let slot = Slot::read(ram, Gpa(self.list), index)?;
         let request = slot.request(ram)?;
         let Some(device) = &mut self.device else {
@@ -355,13 +405,56 @@ impl Port {
                 return Ok(());
             }
         };
-        let mut regions = slot.regions(ram);
-        let end = device.execute(&command, &mut regions)?;
-        slot.set_count(ram, regions.sent)?;
-        if regions.overflow {
+        let mut walk = slot.walk();
+        let mut regions = Regions {
+            ram,
+            walk: &mut walk,
+            turn,
+        };
+        let progress = device.execute(&command, &mut regions)?;
+        self.progress(Running { index, slot, walk }, progress, ram)
+    }
+
+    /// The next turn of a command.
+    fn go_on(
+        &mut self,
+        mut running: Running,
+        ram: &GuestRam,
+        turn: &mut Turn,
+    ) -> Result<(), BusFault> {
+        let Some(device) = &mut self.device else {
+            self.stopped = true;
+            return Ok(());
+        };
+        let mut regions = Regions {
+            ram,
+            walk: &mut running.walk,
+            turn,
+        };
+        let progress = device.go_on(&mut regions)?;
+        self.progress(running, progress, ram)
+    }
+
+    /// Ends a command, or puts it aside. The device is busy until it ends (3.3.8).
+    fn progress(
+        &mut self,
+        running: Running,
+        progress: Progress,
+        ram: &GuestRam,
+    ) -> Result<(), BusFault> {
+        let end = match progress {
+            Progress::Done(end) => end,
+            Progress::More => {
+                self.task_file = status::BSY.into();
+                self.running = Some(running);
+                return Ok(());
+            }
+        };
+        running.slot.set_count(ram, running.walk.sent)?;
+        if running.walk.overflow {
             self.interrupts |= interrupt::OFS;
         }
-        self.finish(index, &end, regions.sent, ram);
+        self.finish(running.index, &end, running.walk.sent, ram);
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! Facts from AHCI 1.3.1.
 
+mod turns;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bus::{LineSink, Msi, MsiSink};
@@ -42,14 +44,18 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        Self::with(Box::new(Disc {
+            sectors: 100,
+            fails: false,
+        }))
+    }
+
+    fn with(disc: Box<dyn bus::BlockBackend>) -> Self {
         let board = Arc::new(Board::default());
         let router = IntxRouter::new(board.clone());
         let wiring = FunctionWiring::new(&router, board.clone(), AhciFunction::BDF, INTA);
         let ram = Arc::new(GuestRam::new(&[(Gpa(0), 1 << 20)]).expect("memory"));
-        let drive = CdRom::new(Box::new(Disc {
-            sectors: 100,
-            fails: false,
-        }));
+        let drive = CdRom::new(disc);
         let function = AhciFunction::new(Some(drive), ram.clone(), wiring).expect("fits");
         Self {
             function,
@@ -61,13 +67,17 @@ impl Rig {
     /// A controller whose first port is running (10.1, 10.3.1).
     fn running() -> Self {
         let mut rig = Self::new();
-        rig.configure(regs::COMMAND, &[6, 0]);
-        rig.set(PORT, LIST as u32);
-        rig.set(PORT + 8, FRAMES as u32);
-        rig.set(PORT + 0x18, 0x10);
-        rig.set(PORT + 0x30, u32::MAX);
-        rig.set(PORT + 0x18, 0x11);
+        rig.run();
         rig
+    }
+
+    fn run(&mut self) {
+        self.configure(regs::COMMAND, &[6, 0]);
+        self.set(PORT, LIST as u32);
+        self.set(PORT + 8, FRAMES as u32);
+        self.set(PORT + 0x18, 0x10);
+        self.set(PORT + 0x30, u32::MAX);
+        self.set(PORT + 0x18, 0x11);
     }
 
     fn configure(&mut self, offset: u16, data: &[u8]) {

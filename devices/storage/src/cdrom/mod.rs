@@ -9,8 +9,10 @@ mod tests;
 
 use bus::BlockBackend;
 
-use crate::ata::{AtaDevice, BusFault, Command, Completion, Data, Protocol, put_text, status};
-use packet::Sense;
+use crate::ata::{
+    AtaDevice, BusFault, Command, Completion, Data, Progress, Protocol, put_text, status,
+};
+use packet::{Reading, Sense};
 
 /// Signature of a packet device (ACS-3 table 206).
 const SIGNATURE: u32 = 0xeb14_0101;
@@ -49,6 +51,8 @@ pub struct CdRom {
     /// A power-on or reset that the host was not told of yet.
     attention: bool,
     buffer: Vec<u8>,
+    /// What is left of a read that takes several turns.
+    reading: Option<Reading>,
 }
 
 impl CdRom {
@@ -60,6 +64,7 @@ impl CdRom {
             sense: Sense::NONE,
             attention: true,
             buffer: Vec::new(),
+            reading: None,
         }
     }
 
@@ -108,12 +113,13 @@ impl CdRom {
         }
     }
 
-    fn packet(&mut self, packet: &[u8; 16], data: &mut dyn Data) -> Result<Completion, BusFault> {
+    /// The end of a packet.
+    fn ended(&mut self, end: Result<(), Sense>) -> Completion {
         let done = Completion {
             count: REASON_DONE,
             ..Completion::good(Protocol::Register)
         };
-        Ok(match self.perform(packet, data)? {
+        match end {
             Ok(()) => done,
             Err(sense) => {
                 self.sense = sense;
@@ -124,7 +130,15 @@ impl CdRom {
                     ..done
                 }
             }
-        })
+        }
+    }
+
+    /// Sends as much of a read as the turn has room for.
+    fn read_on(&mut self, data: &mut dyn Data) -> Result<Progress, BusFault> {
+        match self.send_sectors(data)? {
+            Ok(()) if self.reading.is_some() => Ok(Progress::More),
+            end => Ok(Progress::Done(self.ended(end))),
+        }
     }
 }
 
@@ -141,12 +155,17 @@ impl AtaDevice for CdRom {
     fn reset(&mut self) {
         self.sense = Sense::NONE;
         self.attention = true;
+        self.reading = None;
     }
 
-    fn execute(&mut self, command: &Command, data: &mut dyn Data) -> Result<Completion, BusFault> {
+    fn execute(&mut self, command: &Command, data: &mut dyn Data) -> Result<Progress, BusFault> {
+        self.reading = None;
         let good = Completion::good(Protocol::Register);
-        Ok(match command.command {
-            command::PACKET => self.packet(&command.packet, data)?,
+        let end = match command.command {
+            command::PACKET => match self.perform(&command.packet, data)? {
+                Ok(()) if self.reading.is_some() => return self.read_on(data),
+                end => self.ended(end),
+            },
             command::IDENTIFY_PACKET => {
                 data.send(&Self::identification())?;
                 Completion::good(Protocol::PioIn)
@@ -167,6 +186,15 @@ impl AtaDevice for CdRom {
             command::STANDBY_IMMEDIATE | command::IDLE_IMMEDIATE | command::SLEEP => good,
             command::SET_FEATURES if command.features & 0xff == SET_TRANSFER_MODE => good,
             _ => Completion::aborted(),
-        })
+        };
+        Ok(Progress::Done(end))
+    }
+
+    fn go_on(&mut self, data: &mut dyn Data) -> Result<Progress, BusFault> {
+        self.read_on(data)
+    }
+
+    fn give_up(&mut self) {
+        self.reading = None;
     }
 }

@@ -60,6 +60,13 @@ impl Sense {
     }
 }
 
+/// What is left of a read: sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reading {
+    next: u64,
+    end: u64,
+}
+
 /// The end of a packet as the host sees it.
 type Ended = Result<(), Sense>;
 
@@ -91,7 +98,7 @@ fn send(data: &mut dyn Data, bytes: &[u8], allocation: usize) -> Result<Ended, B
 }
 
 impl CdRom {
-    /// Performs a packet. The inner error is the sense data.
+    /// Performs a packet; a read only so far that there is something in `reading`. The inner error is the sense data.
     pub(super) fn perform(
         &mut self,
         packet: &[u8; 16],
@@ -124,8 +131,8 @@ impl CdRom {
                 bytes[4..].copy_from_slice(&(CD_SECTOR_BYTES as u32).to_be_bytes());
                 send(data, &bytes, bytes.len())
             }
-            op::READ_10 => self.read(be32(&p[2..6]), be16(&p[7..9]).into(), data),
-            op::READ_12 => self.read(be32(&p[2..6]), be32(&p[6..10]), data),
+            op::READ_10 => Ok(self.read(be32(&p[2..6]), be16(&p[7..9]).into())),
+            op::READ_12 => Ok(self.read(be32(&p[2..6]), be32(&p[6..10]))),
             op::SEEK_10 if be32(&p[2..6]) < self.sectors() => Ok(Ok(())),
             op::SEEK_10 => Ok(Err(Sense::BAD_ADDRESS)),
             op::READ_TOC => match self.table_of_contents(p) {
@@ -168,24 +175,44 @@ impl CdRom {
         send(data, &sense.bytes(), allocation)
     }
 
-    /// READ(10) and READ(12) (MMC-6 6.15, 6.16).
-    fn read(&mut self, first: u32, sectors: u32, data: &mut dyn Data) -> Result<Ended, BusFault> {
+    /// READ(10) and READ(12) (MMC-6 6.15, 6.16): checks the range; [`Self::send_sectors`] sends it.
+    fn read(&mut self, first: u32, sectors: u32) -> Ended {
         let (first, sectors) = (u64::from(first), u64::from(sectors));
         if first + sectors > u64::from(self.sectors()) {
-            return Ok(Err(Sense::BAD_ADDRESS));
+            return Err(Sense::BAD_ADDRESS);
         }
-        let mut done = 0;
+        self.reading = Some(Reading {
+            next: first,
+            end: first + sectors,
+        });
+        Ok(())
+    }
+
+    /// Sends what is left of a read until it is all, the host has no more room, or the turn is over; then there is still
+    /// something left.
+    pub(super) fn send_sectors(&mut self, data: &mut dyn Data) -> Result<Ended, BusFault> {
+        let Some(Reading { mut next, end }) = self.reading.take() else {
+            return Ok(Ok(()));
+        };
         // Nothing is read that the host has no room for.
-        while done < sectors && !data.is_full() {
-            let count = (sectors - done).min(PIECE_SECTORS);
+        while next < end && !data.is_full() {
+            let turn = data.left_of_turn() / CD_SECTOR_BYTES;
+            let count = (end - next).min(PIECE_SECTORS).min(turn);
+            if count == 0 {
+                self.reading = Some(Reading { next, end });
+                return Ok(Ok(()));
+            }
             self.buffer.resize((count * CD_SECTOR_BYTES) as usize, 0);
-            let offset = (first + done) * CD_SECTOR_BYTES;
+            let offset = next * CD_SECTOR_BYTES;
             if let Err(error) = self.disc.read(offset, &mut self.buffer) {
                 tracing::debug!(device = "cdrom", %error, "read failed");
                 return Ok(Err(Sense::UNREADABLE));
             }
             data.send(&self.buffer)?;
-            done += count;
+            next += count;
+        }
+        if next < end {
+            data.overflow();
         }
         Ok(Ok(()))
     }

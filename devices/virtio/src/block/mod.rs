@@ -1,15 +1,23 @@
-//! The block device (5.2): one queue of requests, done as they are taken.
+//! The block device (5.2): one queue of requests, done one after the other.
+//!
+//! A turn moves at most [`bus::TURN_BYTES`], of one request or of many; each descriptor counts as [`DESCRIPTOR_COST`] bytes
+//! of it, a discard as one byte for each 64, and a flush ends it. A chain has at most 1,024 descriptors, and a turn begins
+//! at most as many requests as the queue has entries. A request that is longer goes on in the next turn. The driver
+//! sees nothing of it before all of it is done, and a reset drops it.
+//!
+//! What is not bounded here is how long the host takes for a turn's reads and writes, and for a flush.
 
 mod request;
 
 #[cfg(test)]
 mod tests;
 
-use bus::{BlockBackend, SECTOR_BYTES};
+use bus::{BlockBackend, SECTOR_BYTES, Turn};
 use guestmem::GuestRam;
 
 use crate::device::{Outcome, VirtioDevice};
 use crate::queue::{Queue, QueueError};
+use request::{Active, Progress};
 
 /// Device ID (5).
 const ID: u16 = 2;
@@ -33,6 +41,8 @@ const SEGMENTS: u32 = QUEUE_SIZES[0] as u32 - 2;
 /// The most sectors of a discard or write-zeroes, and ranges in one request.
 const MOST_RANGE_SECTORS: u32 = 1 << 22;
 const MOST_RANGES: u32 = 1;
+/// What following a descriptor costs, in bytes of a turn.
+const DESCRIPTOR_COST: u64 = 64;
 /// Bytes of the ID string (5.2.6).
 const ID_BYTES: usize = 20;
 
@@ -44,6 +54,8 @@ pub struct Block {
     // Volatile.
     /// A piece of a request's data on its way.
     buffer: Vec<u8>,
+    /// A request that takes several turns. Those behind it wait.
+    active: Option<Active>,
 }
 
 impl Block {
@@ -58,6 +70,7 @@ impl Block {
             backend,
             id: bytes,
             buffer: Vec::new(),
+            active: None,
         }
     }
 }
@@ -110,7 +123,10 @@ impl VirtioDevice for Block {
 
     fn negotiated(&mut self, _features: u64) {}
 
-    fn reset(&mut self) {}
+    /// A request that is not done is dropped: the driver has forgotten it.
+    fn reset(&mut self) {
+        self.active = None;
+    }
 
     fn process(
         &mut self,
@@ -118,12 +134,34 @@ impl VirtioDevice for Block {
         queue: &mut Queue,
         ram: &GuestRam,
     ) -> Result<Outcome, QueueError> {
-        for _ in 0..queue.size() {
-            let Some(chain) = queue.pop(ram)? else {
-                return Ok(Outcome::Done);
+        let mut turn = Turn::new();
+        let mut begun = 0;
+        loop {
+            let (mut request, mut progress) = match self.active.take() {
+                Some(request) => (request, Progress::More),
+                None if begun == queue.size() || turn.is_over() => break,
+                None => {
+                    let Some(chain) = queue.pop(ram)? else {
+                        return Ok(Outcome::Done);
+                    };
+                    begun += 1;
+                    turn.spend(DESCRIPTOR_COST * chain.buffers() as u64);
+                    self.begin(chain, &mut turn, ram)?
+                }
             };
-            let written = self.serve(&chain, ram)?;
-            queue.push(ram, chain.head(), written)?;
+            if progress == Progress::More {
+                progress = self.go_on(&mut request, &mut turn, ram)?;
+            }
+            match progress {
+                Progress::Done(status) => {
+                    let (head, written) = request.finish(status, ram)?;
+                    queue.push(ram, head, written)?;
+                }
+                Progress::More => {
+                    self.active = Some(request);
+                    return Ok(Outcome::More);
+                }
+            }
         }
         match queue.has_work(ram)? {
             true => Ok(Outcome::More),

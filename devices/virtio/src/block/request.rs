@@ -1,6 +1,6 @@
-//! Block requests (5.2.6).
+//! Block requests (5.2.6): each is begun, then goes on for as many turns as its length takes.
 
-use bus::{BlockError, SECTOR_BYTES};
+use bus::{BlockError, SECTOR_BYTES, Turn};
 use guestmem::GuestRam;
 
 use super::{Block, MOST_RANGE_SECTORS, MOST_RANGES};
@@ -27,6 +27,10 @@ const RANGE_BYTES: usize = 16;
 const UNMAP: u32 = 1;
 /// Data goes in pieces of so many bytes.
 const PIECE_BYTES: usize = 64 << 10;
+/// Where a discard or write-zeroes that takes several turns is cut.
+const RANGE_ALIGN: u64 = 64 << 10;
+/// A discard, which moves nothing, counts as one byte of a turn for so many: 64 MiB are a turn.
+const DISCARDED_PER_BYTE: u64 = 64;
 
 /// Why a request is not done.
 enum Refusal {
@@ -65,132 +69,205 @@ fn offset_of(sector: u64) -> u64 {
     sector.saturating_mul(SECTOR_BYTES)
 }
 
-impl Block {
-    /// Does the request in `chain`. Gives the number of bytes written into it.
-    pub(super) fn serve(&mut self, chain: &Chain, ram: &GuestRam) -> Result<u32, QueueError> {
-        let mut reader = chain.reader();
-        let mut data = chain.writer();
+/// What is left to be done of a request.
+#[derive(Debug, PartialEq, Eq)]
+enum Work {
+    Read,
+    Write,
+    Zero { unmap: bool },
+    Discard,
+}
+
+/// A request that is being done.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Active {
+    chain: Chain,
+    /// What the driver wrote behind the header.
+    reader: Reader,
+    /// Where the data goes that the driver reads.
+    data: Writer,
+    work: Work,
+    /// The next byte of the disk, and how many are left.
+    offset: u64,
+    left: u64,
+}
+
+/// What came of a turn of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It is done, with this status.
+    Done(u8),
+    /// It goes on in the next turn.
+    More,
+}
+
+impl Active {
+    /// The head of its chain, to give it back by, and the bytes written into it once `status` is.
+    pub fn finish(mut self, status: u8, ram: &GuestRam) -> Result<(u16, u32), QueueError> {
         // The status is the last byte that the device may write, wherever the driver cut its buffers.
-        let room = data.left().checked_sub(1);
+        let rest = self.data.left().saturating_sub(1);
+        let written = self.data.written().saturating_add(1);
+        self.data.skip(&self.chain, rest);
+        self.data.write(&self.chain, ram, &[status])?;
+        Ok((self.chain.head(), written))
+    }
+}
+
+impl Block {
+    /// Begins the request in `chain`: what needs no data is done, the rest is left to [`Self::go_on`].
+    pub(super) fn begin(
+        &mut self,
+        chain: Chain,
+        turn: &mut Turn,
+        ram: &GuestRam,
+    ) -> Result<(Active, Progress), QueueError> {
+        let mut request = Active {
+            reader: chain.reader(),
+            data: chain.writer(),
+            chain,
+            work: Work::Read,
+            offset: 0,
+            left: 0,
+        };
+        let room = request.data.left().checked_sub(1);
         let room = room.ok_or(QueueError::Request("a status"))?;
-        let mut status = chain.writer();
-        status.skip(room);
         let mut header = [0; HEADER_BYTES];
-        reader.read(ram, &mut header)?;
-        let value = match self.request(&header, &mut reader, &mut data, room, ram) {
-            Ok(()) => OK,
-            Err(Refusal::Status(value)) => value,
+        request.reader.read(&request.chain, ram, &mut header)?;
+        let progress = match self.understand(&header, &mut request, room, turn, ram) {
+            Ok(progress) => progress,
+            Err(Refusal::Status(value)) => Progress::Done(value),
             Err(Refusal::Queue(error)) => return Err(error),
         };
-        status.write(ram, &[value])?;
-        Ok(data.written().saturating_add(1))
+        Ok((request, progress))
     }
 
-    fn request(
+    fn understand(
         &mut self,
         header: &[u8; HEADER_BYTES],
-        reader: &mut Reader<'_>,
-        data: &mut Writer<'_>,
+        request: &mut Active,
         room: u64,
+        turn: &mut Turn,
         ram: &GuestRam,
-    ) -> Result<(), Refusal> {
-        let offset = offset_of(u64_at(header, 8));
+    ) -> Result<Progress, Refusal> {
+        request.offset = offset_of(u64_at(header, 8));
         match u32_at(header, 0) {
-            IN => self.read(offset, data, room, ram),
-            OUT => self.write(offset, reader, ram),
-            FLUSH => Ok(self.backend.flush()?),
+            IN => (request.work, request.left) = (Work::Read, room),
+            OUT => (request.work, request.left) = (Work::Write, request.reader.left()),
+            FLUSH => {
+                // How long it takes is the host's affair.
+                turn.end();
+                self.backend.flush()?;
+                return Ok(Progress::Done(OK));
+            }
             GET_ID => {
                 let len = self.id.len().min(usize::try_from(room).unwrap_or(0));
-                Ok(data.write(ram, &self.id[..len])?)
+                request.data.write(&request.chain, ram, &self.id[..len])?;
+                return Ok(Progress::Done(OK));
             }
-            kind @ (DISCARD | WRITE_ZEROES) => self.ranges(kind, reader, ram),
-            _ => Err(Refusal::Status(UNSUPPORTED)),
+            kind @ (DISCARD | WRITE_ZEROES) => self.range(kind, request, ram)?,
+            _ => return Err(Refusal::Status(UNSUPPORTED)),
         }
-    }
-
-    /// Checks the whole request before its first piece, so that it happens whole or not at all.
-    fn check(&self, offset: u64, len: u64) -> Result<(), Refusal> {
-        Ok(bus::check_range(self.backend.size_bytes(), offset, len)?)
-    }
-
-    fn read(
-        &mut self,
-        offset: u64,
-        data: &mut Writer<'_>,
-        room: u64,
-        ram: &GuestRam,
-    ) -> Result<(), Refusal> {
-        self.check(offset, room)?;
-        self.buffer.resize(PIECE_BYTES, 0);
-        let mut done = 0;
-        while done < room {
-            let len = (room - done).min(PIECE_BYTES as u64);
-            let piece = &mut self.buffer[..len as usize];
-            self.backend.read(offset + done, piece)?;
-            data.write(ram, piece)?;
-            done += len;
+        // Before the first piece, so that the request happens whole or not at all.
+        bus::check_range(self.backend.size_bytes(), request.offset, request.left)?;
+        if request.work != Work::Read && self.backend.is_read_only() {
+            return Err(BlockError::ReadOnly.into());
         }
-        Ok(())
+        Ok(Progress::More)
     }
 
-    fn write(
-        &mut self,
-        offset: u64,
-        reader: &mut Reader<'_>,
-        ram: &GuestRam,
-    ) -> Result<(), Refusal> {
-        let all = reader.left();
-        self.check(offset, all)?;
+    /// Reads the range of a discard or write-zeroes. Unknown flags, and unmap in a discard, are not supported (5.2.6.2).
+    fn range(&self, kind: u32, request: &mut Active, ram: &GuestRam) -> Result<(), Refusal> {
         if self.backend.is_read_only() {
             return Err(BlockError::ReadOnly.into());
         }
-        self.buffer.resize(PIECE_BYTES, 0);
-        let mut done = 0;
-        while done < all {
-            let len = (all - done).min(PIECE_BYTES as u64);
-            let piece = &mut self.buffer[..len as usize];
-            reader.read(ram, piece)?;
-            self.backend.write(offset + done, piece)?;
-            done += len;
-        }
-        Ok(())
-    }
-
-    /// Discard and write-zeroes: a list of ranges. Unknown flags, and unmap in a discard, are not supported (5.2.6.2).
-    fn ranges(
-        &mut self,
-        kind: u32,
-        reader: &mut Reader<'_>,
-        ram: &GuestRam,
-    ) -> Result<(), Refusal> {
-        if self.backend.is_read_only() {
-            return Err(BlockError::ReadOnly.into());
-        }
-        let most = u64::from(MOST_RANGES) * RANGE_BYTES as u64;
-        let all = reader.left();
-        if all == 0 || all > most || !all.is_multiple_of(RANGE_BYTES as u64) {
+        if request.reader.left() != u64::from(MOST_RANGES) * RANGE_BYTES as u64 {
             return Err(Refusal::Status(IO_ERROR));
         }
-        let allowed = if kind == WRITE_ZEROES { UNMAP } else { 0 };
-        while reader.left() > 0 {
-            let mut range = [0; RANGE_BYTES];
-            reader.read(ram, &mut range)?;
-            let (sectors, flags) = (u32_at(&range, 8), u32_at(&range, 12));
-            if flags & !allowed != 0 {
-                return Err(Refusal::Status(UNSUPPORTED));
+        let mut range = [0; RANGE_BYTES];
+        request.reader.read(&request.chain, ram, &mut range)?;
+        let (sectors, flags) = (u32_at(&range, 8), u32_at(&range, 12));
+        let (work, allowed) = match kind {
+            DISCARD => (Work::Discard, 0),
+            _ => {
+                let unmap = flags & UNMAP != 0;
+                (Work::Zero { unmap }, UNMAP)
             }
-            if sectors > MOST_RANGE_SECTORS {
-                return Err(Refusal::Status(IO_ERROR));
+        };
+        if flags & !allowed != 0 {
+            return Err(Refusal::Status(UNSUPPORTED));
+        }
+        if sectors > MOST_RANGE_SECTORS {
+            return Err(Refusal::Status(IO_ERROR));
+        }
+        request.work = work;
+        request.offset = offset_of(u64_at(&range, 0));
+        request.left = u64::from(sectors) * SECTOR_BYTES;
+        Ok(())
+    }
+
+    /// Does as much of a request as is left of the turn.
+    pub(super) fn go_on(
+        &mut self,
+        request: &mut Active,
+        turn: &mut Turn,
+        ram: &GuestRam,
+    ) -> Result<Progress, QueueError> {
+        while request.left > 0 {
+            let most = match request.work {
+                Work::Read | Work::Write => turn.left().min(PIECE_BYTES as u64),
+                Work::Zero { .. } => turn.left(),
+                Work::Discard => turn.left().saturating_mul(DISCARDED_PER_BYTE),
+            };
+            let len = match request.work {
+                Work::Read | Work::Write => request.left.min(most - most % SECTOR_BYTES),
+                Work::Zero { .. } | Work::Discard => range_piece(request, most),
+            };
+            if len == 0 {
+                return Ok(Progress::More);
             }
-            let offset = offset_of(u64_at(&range, 0));
-            let len = u64::from(sectors) * SECTOR_BYTES;
-            self.check(offset, len)?;
-            if kind == DISCARD {
-                self.backend.discard(offset, len)?;
-            } else {
-                self.backend.write_zeroes(offset, len, flags & UNMAP != 0)?;
+            turn.spend(match request.work {
+                Work::Discard => len.div_ceil(DISCARDED_PER_BYTE),
+                _ => len,
+            });
+            match self.piece(request, len, ram) {
+                Ok(()) => {}
+                Err(Refusal::Status(value)) => return Ok(Progress::Done(value)),
+                Err(Refusal::Queue(error)) => return Err(error),
             }
+            request.offset += len;
+            request.left -= len;
+        }
+        Ok(Progress::Done(OK))
+    }
+
+    /// Does the next `len` bytes of a request.
+    fn piece(&mut self, request: &mut Active, len: u64, ram: &GuestRam) -> Result<(), Refusal> {
+        let (chain, offset) = (&request.chain, request.offset);
+        match request.work {
+            Work::Read => {
+                self.buffer.resize(len as usize, 0);
+                self.backend.read(offset, &mut self.buffer)?;
+                request.data.write(chain, ram, &self.buffer)?;
+            }
+            Work::Write => {
+                self.buffer.resize(len as usize, 0);
+                request.reader.read(chain, ram, &mut self.buffer)?;
+                self.backend.write(offset, &self.buffer)?;
+            }
+            Work::Zero { unmap } => self.backend.write_zeroes(offset, len, unmap)?,
+            Work::Discard => self.backend.discard(offset, len)?,
         }
         Ok(())
     }
+}
+
+/// How much of a range is done at once: at most `most` bytes, and up to a boundary of [`RANGE_ALIGN`] where that is not all
+/// of it, since only whole blocks of the host's file can be given back.
+fn range_piece(request: &Active, most: u64) -> u64 {
+    if request.left <= most {
+        return request.left;
+    }
+    let end = request.offset.saturating_add(most);
+    let aligned = end - end % RANGE_ALIGN;
+    aligned.saturating_sub(request.offset)
 }

@@ -1,4 +1,5 @@
-//! A chain of buffers, and reading and writing it as a stream, since a request may be cut into buffers anywhere (2.7.4).
+//! A chain of buffers, and reading and writing it as a stream, since a request may be cut into buffers
+//! anywhere (2.7.4).
 
 use guestmem::{Gpa, GuestRam};
 
@@ -77,63 +78,70 @@ impl Chain {
         self.head
     }
 
+    /// Its buffers.
+    #[must_use]
+    pub fn buffers(&self) -> usize {
+        self.readable.len() + self.writable.len()
+    }
+
     /// What the driver wrote, from the start.
     #[must_use]
-    pub fn reader(&self) -> Reader<'_> {
-        Reader(Stream::new(&self.readable))
+    pub fn reader(&self) -> Reader {
+        Reader(Place::new(&self.readable))
     }
 
     /// Where the device writes, from the start.
     #[must_use]
-    pub fn writer(&self) -> Writer<'_> {
+    pub fn writer(&self) -> Writer {
         Writer {
-            stream: Stream::new(&self.writable),
+            place: Place::new(&self.writable),
             written: 0,
         }
     }
 }
 
-/// A place in a list of segments.
-#[derive(Clone)]
-struct Stream<'a> {
-    segments: &'a [Segment],
-    /// Bytes of the first segment that are behind.
+/// A place in a list of segments. It does not borrow the list, so that a request can be put aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    index: usize,
+    /// Bytes of that segment that are behind.
     into: u32,
     left: u64,
 }
 
-impl<'a> Stream<'a> {
-    fn new(segments: &'a [Segment]) -> Self {
+impl Place {
+    fn new(segments: &[Segment]) -> Self {
         Self {
-            segments,
+            index: 0,
             into: 0,
             left: segments.iter().map(|s| u64::from(s.len)).sum(),
         }
     }
 
     /// The next run of at most `most` bytes.
-    fn next(&mut self, most: usize) -> Option<(u64, usize)> {
-        while let Some(first) = self.segments.first() {
-            let rest = (first.len - self.into) as usize;
+    fn next(&mut self, segments: &[Segment], most: usize) -> Option<(u64, usize)> {
+        while let Some(segment) = segments.get(self.index) {
+            let rest = segment.len.saturating_sub(self.into) as usize;
             if rest == 0 {
-                self.segments = &self.segments[1..];
+                self.index += 1;
                 self.into = 0;
                 continue;
             }
-            let at = first.at + u64::from(self.into);
+            let at = segment.at.saturating_add(self.into.into());
             let len = rest.min(most);
             self.into += len as u32;
-            self.left -= len as u64;
+            self.left = self.left.saturating_sub(len as u64);
             return Some((at, len));
         }
         None
     }
 }
 
-/// Reads what the driver wrote.
-pub struct Reader<'a>(Stream<'a>);
+/// A place in what the driver wrote. Always to be used with the chain it is from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reader(Place);
 
-impl Reader<'_> {
+impl Reader {
     /// Bytes left.
     #[must_use]
     pub fn left(&self) -> u64 {
@@ -144,12 +152,17 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// [`QueueError::Request`], [`QueueError::NotRam`].
-    pub fn read(&mut self, ram: &GuestRam, data: &mut [u8]) -> Result<(), QueueError> {
+    pub fn read(
+        &mut self,
+        chain: &Chain,
+        ram: &GuestRam,
+        data: &mut [u8],
+    ) -> Result<(), QueueError> {
         let mut rest = data;
         while !rest.is_empty() {
             let (at, len) = self
                 .0
-                .next(rest.len())
+                .next(&chain.readable, rest.len())
                 .ok_or(QueueError::Request("what is to be read"))?;
             let (now, later) = rest.split_at_mut(len);
             read(ram, at, now)?;
@@ -159,17 +172,18 @@ impl Reader<'_> {
     }
 }
 
-/// Writes what the driver reads.
-pub struct Writer<'a> {
-    stream: Stream<'a>,
+/// A place in what the driver reads. Always to be used with the chain it is from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Writer {
+    place: Place,
     written: u32,
 }
 
-impl Writer<'_> {
+impl Writer {
     /// Bytes of room left.
     #[must_use]
     pub fn left(&self) -> u64 {
-        self.stream.left
+        self.place.left
     }
 
     /// Bytes written; what does not fit the used ring's word is cut.
@@ -182,12 +196,12 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`QueueError::Request`] when there is not so much room, [`QueueError::NotRam`].
-    pub fn write(&mut self, ram: &GuestRam, data: &[u8]) -> Result<(), QueueError> {
+    pub fn write(&mut self, chain: &Chain, ram: &GuestRam, data: &[u8]) -> Result<(), QueueError> {
         let mut rest = data;
         while !rest.is_empty() {
             let (at, len) = self
-                .stream
-                .next(rest.len())
+                .place
+                .next(&chain.writable, rest.len())
                 .ok_or(QueueError::Request("what is to be written"))?;
             let (now, later) = rest.split_at(len);
             write(ram, at, now)?;
@@ -198,11 +212,11 @@ impl Writer<'_> {
     }
 
     /// Leaves out `len` bytes, without counting them as written.
-    pub fn skip(&mut self, len: u64) {
+    pub fn skip(&mut self, chain: &Chain, len: u64) {
         let mut rest = len;
         while rest > 0 {
             let most = usize::try_from(rest).unwrap_or(usize::MAX);
-            let Some((_, len)) = self.stream.next(most) else {
+            let Some((_, len)) = self.place.next(&chain.writable, most) else {
                 return;
             };
             rest -= len as u64;

@@ -6,7 +6,9 @@ use crate::testing::*;
 fn drain(chain: &Chain, driver: &Driver) -> Vec<u8> {
     let mut reader = chain.reader();
     let mut data = vec![0; reader.left() as usize];
-    reader.read(&driver.ram, &mut data).expect("all of it");
+    reader
+        .read(chain, &driver.ram, &mut data)
+        .expect("all of it");
     data
 }
 
@@ -35,7 +37,7 @@ fn chains_come_in_order_and_go_back_through_the_used_ring() {
     assert_eq!(queue.pop(&driver.ram), Ok(None));
     // Given back out of order.
     let mut writer = second.writer();
-    writer.write(&driver.ram, b"four").expect("room");
+    writer.write(&second, &driver.ram, b"four").expect("room");
     queue.push(&driver.ram, 3, writer.written()).expect("RAM");
     assert_eq!(driver.used(0), (1, 3, 4));
     queue.push(&driver.ram, 0, 0).expect("RAM");
@@ -70,13 +72,13 @@ fn writers_skip_and_stop_at_the_end() {
         .expect("good")
         .expect("there");
     let mut writer = chain.writer();
-    writer.skip(1);
-    writer.write(&driver.ram, b"abc").expect("room");
+    writer.skip(&chain, 1);
+    writer.write(&chain, &driver.ram, b"abc").expect("room");
     assert_eq!((writer.left(), writer.written()), (1, 3));
-    assert!(writer.write(&driver.ram, b"de").is_err());
+    assert!(writer.write(&chain, &driver.ram, b"de").is_err());
     assert_eq!(driver.read(0x8000, 2), b"\0a");
     assert_eq!(driver.read(0xa000, 2), b"bc");
-    writer.skip(100);
+    writer.skip(&chain, 100);
     assert_eq!(writer.left(), 0);
 }
 

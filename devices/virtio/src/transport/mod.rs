@@ -5,8 +5,9 @@
 //! BAR 4   0000h common configuration, 1000h notifications, 2000h ISR status, 3000h device configuration
 //! ```
 //!
-//! A queue is worked on inside the notification that announces it, as far as its size; what is left then is done at the
-//! function's next turn, so that a driver that keeps adding does not hold the processor for ever.
+//! A queue is worked on inside the notification that announces it, for one turn (see `bus::Turn`): as many chains as it has
+//! entries, or as many bytes as a turn moves. What is left is done at the function's next turn, so that neither a driver
+//! that keeps adding nor a request as long as the disk holds the processor and the lock of all PCI functions.
 
 mod layout;
 mod registers;
@@ -16,7 +17,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use bus::VirtualTime;
+use bus::{TURN_NS, VirtualTime};
 use guestmem::GuestRam;
 use pci::{
     BarKind, ConfigError, ConfigSpace, EndpointFunction, FunctionWiring, Identity, Interrupts,
@@ -36,9 +37,6 @@ const SUBSYSTEM: u16 = 0x1100;
 /// ISR status (4.1.4.5): a queue; the configuration.
 const ISR_QUEUE: u8 = 1;
 const ISR_CONFIG: u8 = 2;
-/// How long a queue with too much work in it waits for its next turn.
-const TURN_NS: u64 = 10_000;
-
 /// A virtio device on PCI.
 pub struct VirtioFunction {
     // Configuration and wiring.

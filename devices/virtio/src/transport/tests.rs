@@ -1,5 +1,7 @@
 //! Facts from VIRTIO 1.2 4.1, and the contract of devices.
 
+mod turns;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
