@@ -126,6 +126,106 @@ fn dma_errors_are_told() {
     assert_eq!(dma(&mut d, &ram, 0, 4, 0x2000), 0);
 }
 
+/// A device whose item 20h is larger than a turn, RAM for it, and the control word of a read that has begun.
+fn reading(length: u32) -> (FwCfgDevice, Arc<GuestRam>, u32) {
+    let ram = Arc::new(GuestRam::new(&[(Gpa(0), 8 << 20)]).expect("memory"));
+    let mut items = Items::new();
+    items.add_file("etc/a", vec![7; 3 << 20]).expect("a name");
+    let mut d = FwCfgDevice::new(items, Arc::clone(&ram));
+    let control = dma(&mut d, &ram, READ, length, TO);
+    (d, ram, control)
+}
+
+const READ: u32 = 0x20 << 16 | regs::DMA_SELECT | regs::DMA_READ;
+const TO: u64 = 0x2000;
+
+fn control(ram: &GuestRam) -> u32 {
+    let mut control = [0; 4];
+    ram.read(Gpa(0x1000), &mut control).expect("RAM");
+    u32::from_be_bytes(control)
+}
+
+/// How many bytes from `TO` on are `byte`.
+fn written(ram: &GuestRam, byte: u8) -> usize {
+    let mut all = vec![0; (8 << 20) - TO as usize];
+    ram.read(Gpa(TO), &mut all).expect("RAM");
+    all.iter().take_while(|&&b| b == byte).count()
+}
+
+#[test]
+fn a_long_read_goes_in_turns() {
+    let (mut d, ram, first) = reading(5 << 20);
+    assert_eq!(first, READ, "the bits stay until it is done");
+    ram.fill(
+        ram.find(Gpa(TO + (3 << 20)), 2 << 20).expect("RAM"),
+        0xee,
+        2 << 20,
+    );
+    assert_eq!(written(&ram, 7), bus::TURN_BYTES as usize);
+    for turn in 2..=5u64 {
+        assert_eq!(control(&ram), READ);
+        let due = d.deadline().expect("a turn");
+        d.advance(VirtualTime(due.0 - 1));
+        assert_eq!(d.deadline(), Some(due), "not before it is due");
+        d.advance(due);
+        let bytes = (turn * bus::TURN_BYTES).min(3 << 20);
+        assert_eq!(written(&ram, 7) as u64, bytes);
+    }
+    assert_eq!((control(&ram), d.deadline()), (0, None));
+    let mut rest = vec![0; 2 << 20];
+    ram.read(Gpa(TO + (3 << 20)), &mut rest).expect("RAM");
+    assert!(rest.iter().all(|&byte| byte == 0), "zeros past the end");
+}
+
+#[test]
+fn a_read_of_everything_fails_at_the_end_of_ram() {
+    let (mut d, ram, _) = reading(u32::MAX);
+    let mut turns = 1;
+    while let Some(due) = d.deadline() {
+        d.advance(due);
+        turns += 1;
+    }
+    assert_eq!((control(&ram), turns), (regs::DMA_ERROR, 8));
+}
+
+#[test]
+fn skipping_is_done_at_once() {
+    let (mut d, ram, _) = reading(0);
+    let skip = 0x20 << 16 | regs::DMA_SELECT | regs::DMA_SKIP;
+    assert_eq!(dma(&mut d, &ram, skip, u32::MAX, 0), 0);
+    assert_eq!(bytes(&mut d, 1), [0], "behind the end");
+}
+
+#[test]
+fn a_reset_drops_a_read() {
+    let (mut d, ram, _) = reading(2 << 20);
+    d.reset();
+    assert_eq!(d.deadline(), None);
+    d.advance(VirtualTime(u64::MAX));
+    assert_eq!((control(&ram), written(&ram, 7)), (READ, 1 << 20));
+}
+
+#[test]
+fn another_operation_or_selection_ends_a_read_with_an_error() {
+    let (mut d, ram, _) = reading(2 << 20);
+    select(&mut d, regs::SIGNATURE);
+    assert_eq!((control(&ram), d.deadline()), (regs::DMA_ERROR, None));
+    assert_eq!(bytes(&mut d, 4), b"QEMU");
+
+    let (mut d, ram, _) = reading(2 << 20);
+    // A structure elsewhere.
+    let mut operation = (READ).to_be_bytes().to_vec();
+    operation.extend(4u32.to_be_bytes());
+    operation.extend((TO + (4 << 20)).to_be_bytes());
+    ram.write(Gpa(0x1800), &operation).expect("RAM");
+    d.write(Region(0), 8, &0x1800u32.to_be_bytes(), NOW);
+    assert_eq!((control(&ram), d.deadline()), (regs::DMA_ERROR, None));
+    let mut read = [0; 5];
+    ram.read(Gpa(TO + (4 << 20)), &mut read).expect("RAM");
+    assert_eq!(read, [7, 7, 7, 7, 0]);
+    assert_eq!(written(&ram, 7), 1 << 20);
+}
+
 #[test]
 fn names_have_a_limit() {
     let mut items = Items::new();

@@ -1,5 +1,6 @@
 //! The VGA's registers and frame memory.
 
+mod frame_memory;
 mod memory;
 mod picture;
 pub(crate) mod regs;
@@ -7,7 +8,8 @@ mod text_mode;
 
 use bus::VirtualTime;
 
-use crate::vbe::{Effect, MEMORY_BYTES, Vbe, index};
+use crate::vbe::{Effect, Vbe, index};
+use frame_memory::FrameMemory;
 use regs::{attribute, crtc, graphics, output, sequencer};
 
 /// Colours of the palette.
@@ -35,7 +37,7 @@ pub struct Vga {
     dac_component: usize,
     palette: [[u8; 3]; COLOURS],
     latches: [u8; 4],
-    memory: Vec<u8>,
+    memory: FrameMemory,
 }
 
 impl Vga {
@@ -61,7 +63,7 @@ impl Vga {
             dac_component: 0,
             palette: [[0; 3]; COLOURS],
             latches: [0; 4],
-            memory: vec![0; MEMORY_BYTES],
+            memory: FrameMemory::new(),
         }
     }
 
@@ -72,13 +74,11 @@ impl Vga {
 
     /// A byte of frame memory; ones beyond its end.
     pub(crate) fn byte(&self, at: usize) -> u8 {
-        self.memory.get(at).copied().unwrap_or(0xff)
+        self.memory.get(at).unwrap_or(0xff)
     }
 
     pub(crate) fn set_byte(&mut self, at: usize, value: u8) {
-        if let Some(byte) = self.memory.get_mut(at) {
-            *byte = value;
-        }
+        self.memory.set(at, value);
     }
 
     /// The port of a CRT controller's register, as if it were in colour; `None` where nothing answers now.
@@ -204,10 +204,7 @@ impl Vga {
     pub(crate) fn vbe_write(&mut self, register: u16, value: u16) {
         match self.vbe.write(register, value) {
             Effect::None => {}
-            Effect::Clear(bytes) => {
-                let end = bytes.min(self.memory.len());
-                self.memory[..end].fill(0);
-            }
+            Effect::Clear(bytes) => self.memory.clear(bytes),
         }
     }
 
