@@ -46,6 +46,23 @@ fn faults_of_fetches_take_time() {
     assert_eq!(after.rip, NOWHERE);
 }
 
+/// So do they with a breakpoint set, when they go iteration by iteration: code that never ends, in effect.
+#[test]
+fn repeats_beside_breakpoints_take_time() {
+    for code in [[0x90, 0xf3, 0xac], [0x90, 0xf3, 0xa6]] {
+        let (mut machine, mut state) = machine(Mode::Long, &code);
+        state.gpr[1] = u64::MAX;
+        (state.gpr[6], state.gpr[7]) = (DATA, DATA);
+        // Not where anything is accessed.
+        state.system.dr[0] = 0x1_8000;
+        state.system.dr7 = 0x403;
+        let (exit, after, retired) = machine.execute(&state, Events::default());
+        assert_eq!(exit, RunExit::Stopped, "{code:02x?}");
+        assert_eq!(after.rip, CODE + 1);
+        assert_eq!(u64::MAX - after.gpr[1], retired - 1, "{code:02x?}");
+    }
+}
+
 /// Long repeated string instructions give way, with the time they took.
 #[test]
 fn repeated_string_instructions_take_time() {

@@ -100,10 +100,17 @@ fn repeat(cpu: &mut Cpu, op: &Op, mut one: impl FnMut(&mut Cpu) -> Result<bool, 
             return Ok(());
         }
         if cpu.pending & crate::cpu::pending::STEP != 0 && count > 1 {
-            return Err(Trap::Restart);
+            return stepped(cpu);
         }
     }
     slice_done(cpu, op)
+}
+
+/// An iteration by itself, as single-stepping and breakpoints want it: it takes the time of an instruction (SDM Vol 3
+/// 18.3.1.4). With none, a long REP would hold up the clock, and with it every timer.
+fn stepped(cpu: &mut Cpu) -> Flow {
+    cpu.budget -= 1;
+    Err(Trap::Restart)
 }
 
 /// The end of a slice of iterations. They took time, or a long REP would stop it: as much as bulk copying takes.
@@ -232,7 +239,7 @@ fn bulk_or_single(
         one(cpu, op)?;
         put(cpu, op, gpr::RCX, count - 1);
         if cpu.pending & crate::cpu::pending::STEP != 0 && count > 1 {
-            return Err(Trap::Restart);
+            return stepped(cpu);
         }
     }
     slice_done(cpu, op)
