@@ -3,7 +3,10 @@
 //! Every local APIC, the I/O APIC and the 8259A pair have a lock of their own. Order: I/O APIC before local APIC;
 //! at most one local APIC and never the 8259A pair together with another. A local APIC's operation returns
 //! what it wants to send, and the fabric sends it after letting go. What a vCPU could take is mirrored in an
-//! atomic word, so that asking costs one load. Signals are sent with no lock of the fabric held.
+//! atomic word, so that asking costs one load. Signals are sent with no lock of these held.
+//!
+//! Numeric errors are a device with a lock of its own, which comes before all of these: like a device on the bus it
+//! drives its line with it held, so that the line ends at the level that was last found.
 
 mod routing;
 
@@ -93,7 +96,7 @@ pub struct InterruptFabric {
     slots: Box<[Slot]>,
     ioapic: Mutex<IoApic>,
     pic: Mutex<PicPair>,
-    /// Numeric errors. No other lock is taken with it held.
+    /// Numeric errors. Held while their line is driven, and taken with no other lock of the fabric held.
     coprocessor: Mutex<ErrorLogic>,
     /// INTR of the 8259A pair; written with its lock held.
     intr: AtomicBool,
@@ -457,7 +460,8 @@ impl InterruptFabric {
 
     /// A vCPU drives FERR#.
     pub fn set_ferr(&self, vcpu: usize, asserted: bool) {
-        let irq = lock(&self.coprocessor).set_ferr(vcpu, asserted);
+        let mut errors = lock(&self.coprocessor);
+        let irq = errors.set_ferr(vcpu, asserted);
         self.set_gsi(coprocessor::IRQ, irq);
     }
 
@@ -471,7 +475,8 @@ impl InterruptFabric {
 
     /// Port F0h is written: the numeric error is being handled.
     pub(crate) fn acknowledge_ferr(&self) {
-        let irq = lock(&self.coprocessor).acknowledge();
+        let mut errors = lock(&self.coprocessor);
+        let irq = errors.acknowledge();
         self.set_gsi(coprocessor::IRQ, irq);
     }
 

@@ -1,7 +1,7 @@
 //! Routing of lines and messages, and the fabric with many vCPUs on threads of their own.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -53,15 +53,19 @@ struct Board {
     signals: Vec<Arc<Signal>>,
 }
 
-fn board(vcpus: u32) -> Board {
-    let fabric = InterruptFabric::new(&FabricConfig {
+fn fabric(vcpus: u32) -> Arc<InterruptFabric> {
+    InterruptFabric::new(&FabricConfig {
         apic_ids: (0..vcpus).collect(),
         bus_hz: 1_000_000_000,
         tsc_hz: 2_000_000_000,
         physical_address_bits: 39,
         x2apic: true,
         tsc_deadline: true,
-    });
+    })
+}
+
+fn board(vcpus: u32) -> Board {
+    let fabric = fabric(vcpus);
     let signals: Vec<_> = (0..vcpus as usize)
         .map(|vcpu| {
             let signal = Arc::new(Signal::default());
@@ -503,4 +507,51 @@ fn everything_at_once_neither_deadlocks_nor_sticks() {
     b.fabric.set_gsi(20, false);
     assert_eq!(b.who(0x99), [3]);
     assert_eq!(b.who(0x99), []);
+}
+
+/// Holds up, once it is armed, whoever drives a line half-way: the 8259A pair has the level, the I/O APIC not yet.
+#[derive(Default)]
+struct HalfWay(Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>);
+
+impl VcpuSignal for HalfWay {
+    fn attention(&self) {
+        let armed = self.0.lock().expect("unpoisoned").take();
+        if let Some((begin, done)) = armed {
+            begin.send(()).expect("the other thread listens");
+            // It may have to wait for this one.
+            let _ = done.recv_timeout(Duration::from_millis(200));
+        }
+    }
+}
+
+/// Port F0h is written while a numeric error is on its way to the controllers: the line ends low.
+#[test]
+fn the_line_of_numeric_errors_ends_at_its_last_level() {
+    let half_way = Arc::new(HalfWay::default());
+    let fabric = fabric(1);
+    fabric.connect(0, half_way.clone());
+    let b = Board {
+        fabric,
+        signals: Vec::new(),
+    };
+    b.enable();
+    b.pic();
+    b.fabric.set_virtual_wire(0);
+    let (begin, begun) = mpsc::channel();
+    let (done, handled) = mpsc::channel();
+    *half_way.0.lock().expect("unpoisoned") = Some((begin, handled));
+    thread::scope(|scope| {
+        let fabric = &b.fabric;
+        scope.spawn(move || {
+            begun.recv().expect("IRQ 13 reaches the processor");
+            fabric.acknowledge_ferr();
+            // Whoever waits for it may have stopped waiting.
+            let _ = done.send(());
+        });
+        fabric.set_ferr(0, true);
+    });
+    assert!(b.fabric.ignne(), "it is handled");
+    assert_eq!(b.fabric.acknowledge(0), Some(0x3d), "the error's edge");
+    b.ioapic_entry(13, 0x805d);
+    assert_eq!(b.who(0x5d), [], "the I/O APIC's input is low");
 }
