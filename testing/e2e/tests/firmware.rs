@@ -1,11 +1,12 @@
 //! `nestling run --firmware`: Debian's SeaBIOS and OVMF from the reset vector on.
 
 use std::fs;
+use std::time::Duration;
 
 use e2e::cache;
 use e2e::program::Run;
 
-/// A run with firmware, on the soft engine. It waits for seconds to pass, busily, so on the host's time.
+/// A run with firmware, on the soft engine. It waits for seconds to pass, busily, so as a rule on the host's time.
 fn firmware(which: &str, options: &[&str]) -> Run {
     let fixed = ["run", "--firmware", which, "--engine", "soft", "--memory"];
     Run::nestling(fixed)
@@ -40,6 +41,27 @@ fn seabios_looks_for_something_to_boot() {
         "No bootable device.",
     ] {
         assert!(said.contains(line), "{line}:\n{said}");
+    }
+}
+
+/// SeaBIOS starts its processors with one message after the other and waits for the last of them, for ever were one
+/// lost; on virtual time all of them move the clock. A few times, since it is a matter of when their threads look.
+#[test]
+fn seabios_finds_two_processors_on_virtual_time() {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let folder = tempfile::tempdir().expect("a directory");
+    let log = folder.path().join("debugcon");
+    let log_text = log.display().to_string();
+    let options = ["--cpus", "2", "--clock", "virtual", "--debugcon", &log_text];
+    for _ in 0..3 {
+        let mut running = firmware("bios", &options).deadline(LIMIT).start();
+        // What comes first on the console; then it has them.
+        running.await_within_output(b"SeaBIOS (version 1.16");
+        running.signal(rustix::process::Signal::TERM);
+        running.end().expect_code(143);
+        let said = fs::read_to_string(&log).expect("it is text");
+        let line = "Found 2 cpu(s) max supported 2 cpu(s)";
+        assert!(said.contains(line), "{said}");
     }
 }
 
