@@ -2,6 +2,7 @@
 //! types know neither the command line nor the terminal.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use lifecycle::confine::{Confine, Confined, calls::CallSet};
 use lifecycle::{Console, RunOptions, Statistics, Vm};
-pub use machine::{BootProtocol, DebugOutput, Frame, Typed};
+pub use machine::{BootProtocol, Frame, Typed};
 use machine::{
     DiskConfig, DisplayConfig, EngineKind, Image, MachineConfig, MemoryContents, Module, Variables,
 };
@@ -224,6 +225,33 @@ pub trait ConsoleSink: Send {
     fn output(&mut self, bytes: &[u8]);
 }
 
+/// Where the debug console goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DebugOutput {
+    /// A file, emptied when it is opened.
+    File(PathBuf),
+    /// This program's standard error.
+    StandardError,
+}
+
+impl DebugOutput {
+    /// Opens it to be written.
+    fn open(&self) -> Result<Box<dyn Write + Send>, String> {
+        match self {
+            Self::StandardError => Ok(Box::new(io::stderr())),
+            Self::File(path) => match File::create(path) {
+                Ok(file) => Ok(Box::new(file)),
+                Err(error) => {
+                    let name = path.display();
+                    Err(format!(
+                        "cannot write the debug console's file {name}: {error}; check the path"
+                    ))
+                }
+            },
+        }
+    }
+}
+
 /// Runs VMs.
 pub trait Runner {
     /// Runs the VM until it ends. `console` receives what the guest's first serial port sends; `input` is read
@@ -256,9 +284,12 @@ impl Runner for Monitor {
             timeout: request.timeout,
             confine: request.confinement.on(request.engine),
         };
+        let debug = request.debug_console.as_ref().map(DebugOutput::open);
+        let debug = debug.transpose().map_err(refused)?;
         let config = machine_config(request, &engine.capabilities());
         let console = Console {
             output: Box::new(SinkWriter(console)),
+            debug,
             input: Some(input),
         };
         let vm = Vm::start(&*engine, &config, console, options).map_err(refused)?;
@@ -363,7 +394,6 @@ fn machine_config(request: RunRequest, can: &Capabilities) -> MachineConfig {
                 file: firmware.variables,
             }),
         }),
-        debug_console: request.debug_console,
         ..MachineConfig::default()
     }
 }

@@ -198,6 +198,7 @@ pub fn run_machine(engine: &dyn Engine, config: MachineConfig) -> Result<GuestRu
     };
     let text = Text::default();
     let console = Console {
+        debug: None,
         output: Box::new(text.clone()),
         input: None,
     };

@@ -207,6 +207,7 @@ impl Target for Boot {
         };
         let seen = Arc::new(Mutex::new(Seen::default()));
         let wiring = Wiring {
+            debug_console: None,
             console: Box::new(Dropped),
             requests: Box::new(|_| {}),
         };

@@ -134,6 +134,7 @@ impl Devices {
         };
         let hands = Hands(Arc::default());
         let wiring = Wiring {
+            debug_console: None,
             console: Box::new(Dropped),
             requests: Box::new(|_| {}),
         };

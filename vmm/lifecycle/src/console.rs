@@ -1,7 +1,8 @@
-//! The first serial port's way to the outside: a queue and a thread in each direction.
+//! The way of the first serial port and of the debug console to the outside: a queue and a thread in each direction.
 //!
 //! A vCPU never writes to the host itself: it fills a bounded queue that a thread empties. When the reader
-//! outside is slow the guest waits, as on a real line; when the run is stopped it no longer does.
+//! outside is slow the guest waits, as on a real line; when the run is stopped it no longer does. What is queued when
+//! the guest ends the run is still written.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -127,7 +128,39 @@ impl Output {
     }
 }
 
-/// The end of [`Output`] that the serial port holds.
+/// All that a guest writes to.
+#[derive(Clone, Default)]
+pub(crate) struct Outputs {
+    /// The first serial port.
+    pub console: Arc<Output>,
+    /// The debug console, if there is one.
+    pub debug: Option<Arc<Output>>,
+}
+
+impl Outputs {
+    fn all(&self) -> impl Iterator<Item = &Arc<Output>> {
+        std::iter::once(&self.console).chain(&self.debug)
+    }
+
+    /// [`Output::release`] for each.
+    pub(crate) fn release(&self) {
+        self.all().for_each(|output| output.release());
+    }
+
+    /// [`Output::end`] for each.
+    pub(crate) fn end(&self) {
+        self.all().for_each(|output| output.end());
+    }
+
+    /// Waits until all is written, for each at most so long; true when all is written.
+    pub(crate) fn wait_written(&self, timeout: Duration) -> bool {
+        // Whatever the first one says, the others are waited for too.
+        let unwritten = self.all().filter(|output| !output.wait_written(timeout));
+        unwritten.count() == 0
+    }
+}
+
+/// The end of [`Output`] that the port holds.
 pub(crate) struct OutputEnd(pub(crate) Arc<Output>);
 
 impl SerialOutput for OutputEnd {

@@ -9,7 +9,7 @@ use machine::{Board, GuestRequest, Machine};
 use vcpu::EngineError;
 
 use crate::admission::{Event, State, admit};
-use crate::console::Output;
+use crate::console::Outputs;
 use crate::threads::{self, Left};
 
 /// How often vCPUs that were asked to leave are asked again.
@@ -116,7 +116,7 @@ type Kickers = Vec<Box<dyn Fn() + Send + Sync>>;
 pub(crate) struct Driver {
     state: State,
     board: Arc<Board>,
-    output: Arc<Output>,
+    outputs: Outputs,
     messages: Receiver<Message>,
     kickers: Kickers,
     threads: Vec<JoinHandle<()>>,
@@ -133,7 +133,7 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(
         board: Arc<Board>,
-        output: Arc<Output>,
+        outputs: Outputs,
         messages: Receiver<Message>,
         timeout: Option<Duration>,
     ) -> Self {
@@ -141,7 +141,7 @@ impl Driver {
         Self {
             state: State::Created,
             board,
-            output,
+            outputs,
             messages,
             kickers: Vec::new(),
             threads: Vec::new(),
@@ -286,7 +286,7 @@ impl Driver {
     }
 
     fn ask_to_leave(&mut self) {
-        self.output.release();
+        self.outputs.release();
         self.board.stop_vcpus();
         for kick in &self.kickers {
             kick();
@@ -319,20 +319,20 @@ impl Driver {
                 wall,
                 guest_time,
             },
-            console_error: self.output.take_error().map(|e| e.to_string()),
+            console_error: self.outputs.console.take_error().map(|e| e.to_string()),
         })
     }
 
     /// Gives the output time to be written: as long as it takes when the guest ended the run, shortly when
     /// somebody outside did or does now.
     fn flush(&self) {
-        self.output.end();
+        self.outputs.end();
         let hurried = matches!(
             self.ending,
             Some(Ok(RunOutcome::Stopped | RunOutcome::Timeout)) | Some(Err(_))
         );
         let mut limit = hurried.then(|| Instant::now() + FLUSH_LIMIT);
-        while !self.output.wait_written(ASK_AGAIN) {
+        while !self.outputs.wait_written(ASK_AGAIN) {
             while let Ok(message) = self.messages.try_recv() {
                 if matches!(message, Message::Stop) {
                     limit = Some(Instant::now());

@@ -12,14 +12,17 @@ use machine::{Machine, MachineConfig, MachineError, MemoryContents, Screen, Wiri
 use vcpu::Engine;
 
 use crate::confine::{self, Confine, Confined};
-use crate::console::{self, Output, OutputEnd};
+use crate::console::{self, OutputEnd, Outputs};
 use crate::driver::{Driver, Message, RunError, RunReport};
 use crate::threads::panic_text;
 
-/// What the first serial port is connected to.
+/// What the first serial port and the debug console are connected to.
 pub struct Console {
     /// Receives what the guest sends.
     pub output: Box<dyn Write + Send>,
+    /// Receives what the guest writes to the debug console; without it there is no such port. What the host does not
+    /// take is lost.
+    pub debug: Option<Box<dyn Write + Send>>,
     /// Is read for what the guest receives, until its end.
     pub input: Option<Box<dyn Read + Send>>,
 }
@@ -104,13 +107,18 @@ impl Vm {
         options: RunOptions,
     ) -> Result<VmHandle, StartError> {
         let (to_driver, messages) = channel();
-        let output = Arc::new(Output::default());
+        let outputs = Outputs {
+            console: Arc::default(),
+            debug: console.debug.as_ref().map(|_| Arc::default()),
+        };
         let guest = to_driver.clone();
         let machine = Machine::build(
             engine,
             config,
             Wiring {
-                console: Box::new(OutputEnd(Arc::clone(&output))),
+                console: Box::new(OutputEnd(Arc::clone(&outputs.console))),
+                debug_console: (outputs.debug.as_ref())
+                    .map(|output| Box::new(OutputEnd(Arc::clone(output))) as _),
                 requests: Box::new(move |request| {
                     let _ = guest.send(Message::Guest(request));
                 }),
@@ -118,11 +126,11 @@ impl Vm {
         )?;
         let over = Arc::new(AtomicBool::new(false));
         let without_files = options.confine.map(|_| confine::files::shut().err());
-        start_console(&machine, console, &output, &over)?;
+        start_console(&machine, console, &outputs, &over).inspect_err(|_| outputs.end())?;
         let confined = match (options.confine, without_files) {
             (Some(confine), Some(without_files)) => {
                 let confined = confine_calls(confine, without_files);
-                Some(confined.inspect_err(|_| output.end())?)
+                Some(confined.inspect_err(|_| outputs.end())?)
             }
             (None, _) | (_, None) => None,
         };
@@ -132,7 +140,7 @@ impl Vm {
         let memory = machine.memory.clone();
         let driver = Driver::new(
             Arc::clone(&machine.board),
-            Arc::clone(&output),
+            outputs.clone(),
             messages,
             options.timeout,
         );
@@ -146,8 +154,8 @@ impl Vm {
                 })
             });
             over.store(true, Ordering::SeqCst);
-            output.release();
-            output.end();
+            outputs.release();
+            outputs.end();
             result.publish(report);
         };
         spawn("driver", drive)?;
@@ -185,20 +193,26 @@ fn spawn(what: &'static str, run: impl FnOnce() + Send + 'static) -> Result<(), 
 fn start_console(
     machine: &Machine,
     console: Console,
-    output: &Arc<Output>,
+    outputs: &Outputs,
     over: &Arc<AtomicBool>,
 ) -> Result<(), StartError> {
-    let writer = Arc::clone(output);
+    let writer = Arc::clone(&outputs.console);
     spawn("console-out", move || writer.write_to(console.output))?;
+    if let (Some(to), Some(output)) = (console.debug, &outputs.debug) {
+        let writer = Arc::clone(output);
+        spawn("debug-out", move || {
+            writer.write_to(to);
+            if let Some(error) = writer.take_error() {
+                tracing::warn!(%error, "the debug console cannot be written");
+            }
+        })?;
+    }
     if let Some(input) = console.input {
         let port = machine.console_input.clone();
         let board = Arc::downgrade(&machine.board);
         let over = Arc::clone(over);
         let read = move || console::read_from(input, &port, &board, &over);
-        if let Err(e) = spawn("console-in", read) {
-            output.end();
-            return Err(e);
-        }
+        spawn("console-in", read)?;
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Lives of VMs from start to end, on an engine whose "guest" is a closure over the platform.
 
+mod debug_console;
+
 use std::io::{Cursor, Read, Write};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -226,6 +228,7 @@ impl Screen {
     }
     fn console(&self) -> Console {
         Console {
+            debug: None,
             output: Box::new(self.clone()),
             input: None,
         }
@@ -425,6 +428,7 @@ fn a_blocked_reader_outside_does_not_hold_up_a_stop() {
     }
     let (release, blocked): (Sender<()>, _) = channel();
     let console = Console {
+        debug: None,
         output: Box::new(Blocked(blocked)),
         input: None,
     };
@@ -452,6 +456,7 @@ fn output_that_cannot_be_written_is_reported_and_does_not_stop_the_guest() {
         }
     }
     let console = Console {
+        debug: None,
         output: Box::new(Broken),
         input: None,
     };
@@ -494,6 +499,7 @@ fn input_wakes_an_idle_vcpu_every_time() {
     let screen = Screen::default();
     let (keys, keyboard) = channel();
     let console = Console {
+        debug: None,
         output: Box::new(screen.clone()),
         input: Some(Box::new(Keyboard(keyboard))),
     };
@@ -514,6 +520,7 @@ fn more_input_than_the_port_holds_arrives_whole() {
     let screen = Screen::default();
     let text = "0123456789abcdef".repeat(4096) + "q";
     let console = Console {
+        debug: None,
         output: Box::new(screen.clone()),
         input: Some(Box::new(Cursor::new(text.clone().into_bytes()))),
     };

@@ -52,15 +52,6 @@ pub struct Module {
     pub text: String,
 }
 
-/// Where the debug console goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DebugOutput {
-    /// A file, emptied when the machine is built.
-    File(PathBuf),
-    /// This program's standard error.
-    StandardError,
-}
-
 /// A display.
 #[derive(Clone, Debug, Default)]
 pub struct DisplayConfig {
@@ -108,8 +99,6 @@ pub struct MachineConfig {
     pub cdrom: Option<PathBuf>,
     /// Firmware to start instead of the kernel.
     pub firmware: Option<Firmware>,
-    /// Where writes to port 402h go; `None` for no such port.
-    pub debug_console: Option<DebugOutput>,
 }
 
 /// Least RAM the board works with, in bytes. A kernel needs more; that is checked when it is loaded.
@@ -145,7 +134,6 @@ impl Default for MachineConfig {
             disks: Vec::new(),
             cdrom: None,
             firmware: None,
-            debug_console: None,
         }
     }
 }

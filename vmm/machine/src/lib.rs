@@ -30,7 +30,7 @@ pub use boot::BootProtocol;
 pub use bus::ClockMode;
 pub use chipset::i8042::Typed;
 pub use chipset::serial::{SerialInput, SerialOutput};
-pub use config::{ConfigError, DebugOutput, DisplayConfig, Image, MachineConfig, Module};
+pub use config::{ConfigError, DisplayConfig, Image, MachineConfig, Module};
 pub use contents::MemoryContents;
 pub use control::{GuestRequest, RequestSink};
 pub use disks::{DiskConfig, MAX_DISKS};

@@ -1,7 +1,5 @@
 //! From a configuration to a machine that is ready to run.
 
-use std::fs::File;
-use std::io::{LineWriter, Write};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,7 +16,7 @@ use vcpu::{Engine, EngineError, Vcpu, VcpuState, Vm, VmConfig};
 use crate::acpi::{self, AcpiConfig};
 use crate::board::Board;
 use crate::boot::{self, BootError, BootRequest};
-use crate::config::{ConfigError, DebugOutput, MachineConfig};
+use crate::config::{ConfigError, MachineConfig};
 use crate::contents::MemoryContents;
 use crate::control::{Control, RequestSink};
 use crate::devices::{self, DeviceWiring};
@@ -67,14 +65,6 @@ pub enum MachineError {
     /// What the machine tells its firmware does not fit.
     #[error(transparent)]
     FirmwareItems(#[from] FwCfgError),
-    /// The debug console's file cannot be written.
-    #[error("cannot write the debug console's file {name}: {source}; check the path")]
-    DebugConsole {
-        /// Which file.
-        name: String,
-        /// The host's error.
-        source: std::io::Error,
-    },
     /// The engine cannot make the VM.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -92,6 +82,8 @@ pub enum MachineError {
 pub struct Wiring {
     /// Takes what the guest sends on its first serial port.
     pub console: Box<dyn SerialOutput>,
+    /// Takes what the guest writes to the debug console; without it there is no such port.
+    pub debug_console: Option<Box<dyn SerialOutput>>,
     /// Is told when the guest asks for off, reset or debug exit.
     pub requests: RequestSink,
 }
@@ -217,7 +209,7 @@ impl Machine {
                 .zip(config.display.as_ref().map(|d| Arc::clone(&d.rom))),
             keys: &config.keys,
             debug_exit: config.debug_exit,
-            debug_console: config.debug_console.as_ref().map(open_debug).transpose()?,
+            debug_console: wiring.debug_console,
             firmware,
             vcpus: config.vcpus,
             memory: map,
@@ -278,34 +270,6 @@ fn smbios_config(config: &MachineConfig, memory: MemoryMap, cpuid: &CpuidTable) 
         memory,
         processor_id: (leaf.eax, leaf.edx),
         processor_hz: config.tsc_hz,
-    }
-}
-
-fn open_debug(output: &DebugOutput) -> Result<Box<dyn SerialOutput>, MachineError> {
-    Ok(match output {
-        DebugOutput::StandardError => Box::new(DebugWriter::new(std::io::stderr())),
-        DebugOutput::File(path) => {
-            let file = File::create(path).map_err(|source| MachineError::DebugConsole {
-                name: path.display().to_string(),
-                source,
-            })?;
-            Box::new(DebugWriter::new(file))
-        }
-    })
-}
-
-/// The debug console's bytes on their way out, line by line. What the host does not take is lost.
-struct DebugWriter<W: Write>(LineWriter<W>);
-
-impl<W: Write> DebugWriter<W> {
-    fn new(out: W) -> Self {
-        Self(LineWriter::new(out))
-    }
-}
-
-impl<W: Write + Send> SerialOutput for DebugWriter<W> {
-    fn write(&mut self, bytes: &[u8]) {
-        let _ = self.0.write_all(bytes);
     }
 }
 

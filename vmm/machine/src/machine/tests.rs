@@ -91,6 +91,7 @@ fn build(
     };
     change(&mut config);
     let wiring = Wiring {
+        debug_console: None,
         console: Box::new(Silence),
         requests: Box::new(|_| ()),
     };
