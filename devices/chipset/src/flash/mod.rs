@@ -1,6 +1,9 @@
 //! A parallel NOR flash chip, where firmware keeps its variables.
 //!
 //! Source: JEDEC JEP137; Intel's command set 0001h. Eight bits wide. Operations are done at once: the chip is always ready.
+//!
+//! What an operation changes is given to the store, and nothing else: at most the 4 KiB of a block, in at most as many
+//! pieces as the write buffer has bytes, of which an access of the guest brings at most eight.
 
 mod model;
 pub mod regs;
@@ -62,9 +65,13 @@ impl Device for FlashDevice {
     /// Software writes bytes; a wider write is taken as several, from the lowest address on.
     fn write(&mut self, _region: Region, offset: u64, data: &[u8], _now: VirtualTime) {
         for (&byte, at) in data.iter().zip(offset..) {
-            if let (Some(c), Some(store)) = (self.flash.write(at, byte), &mut self.store) {
-                let changed = &self.flash.bytes()[c.start..c.start + c.len];
-                store.store(c.start as u64, changed);
+            let changed = self.flash.write(at, byte);
+            let Some(store) = &mut self.store else {
+                continue;
+            };
+            for c in changed {
+                let bytes = &self.flash.bytes()[c.start..c.start + c.len];
+                store.store(c.start as u64, bytes);
             }
         }
     }

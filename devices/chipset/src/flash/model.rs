@@ -6,7 +6,8 @@
 //!   E8h --count--> data, count + 1 times --D0h--> status
 //! ```
 //!
-//! Programming clears bits, erasing sets all bits of a block.
+//! Programming clears bits, erasing sets all bits of a block. A buffer lies in one block: as in Intel's P30 (datasheet,
+//! "Buffered Programming"), cells beyond a block's boundary are a sequence error, and nothing is programmed.
 //!
 //! Clearing the status clears "ready" too, until the next operation sets it. Intel's chips keep it; firmware made for
 //! the board this one is modelled on tells the flash from ROM and RAM by a status of zero.
@@ -109,12 +110,13 @@ impl Flash {
         }
     }
 
-    /// A write of `value` at `offset`; says what it changed.
-    pub fn write(&mut self, offset: u64, value: u8) -> Option<Changed> {
+    /// A write of `value` at `offset`; says what it changed, in ascending order: nothing twice, nothing that is as it
+    /// was before, except that an erasure is a whole block. All lies in one block.
+    pub fn write(&mut self, offset: u64, value: u8) -> Vec<Changed> {
         match self.expect {
             Expect::Command => {
                 self.command(value);
-                None
+                Vec::new()
             }
             Expect::Data => {
                 self.expect = Expect::Command;
@@ -134,14 +136,14 @@ impl Flash {
                 self.status |= regs::READY;
                 // Blocks have no locks: both commands succeed.
                 match value {
-                    regs::CONFIRM | regs::LOCK_BLOCK => None,
+                    regs::CONFIRM | regs::LOCK_BLOCK => Vec::new(),
                     _ => self.sequence_error(),
                 }
             }
             Expect::BufferCount => {
                 self.buffer.clear();
                 self.expect = Expect::BufferData((u64::from(value) + 1).min(regs::BUFFER_BYTES));
-                None
+                Vec::new()
             }
             Expect::BufferData(left) => {
                 self.buffer.push((offset, value));
@@ -149,13 +151,13 @@ impl Flash {
                     0 | 1 => Expect::BufferConfirm,
                     more => Expect::BufferData(more - 1),
                 };
-                None
+                Vec::new()
             }
             Expect::BufferConfirm => {
                 self.expect = Expect::Command;
                 let buffer = std::mem::take(&mut self.buffer);
                 match value {
-                    regs::CONFIRM => self.program(&buffer),
+                    regs::CONFIRM if self.is_one_block(&buffer) => self.program(&buffer),
                     _ => self.sequence_error(),
                 }
             }
@@ -186,40 +188,61 @@ impl Flash {
     }
 
     /// A wrong second cycle sets both error bits.
-    fn sequence_error(&mut self) -> Option<Changed> {
+    fn sequence_error(&mut self) -> Vec<Changed> {
         self.status |= regs::ERASE_ERROR | regs::PROGRAM_ERROR;
-        None
+        Vec::new()
     }
 
-    /// Clears bits. Gives the stretch from the first to the last byte.
-    fn program(&mut self, cells: &[(u64, u8)]) -> Option<Changed> {
+    fn is_one_block(&self, cells: &[(u64, u8)]) -> bool {
+        let block = |cell: &(u64, u8)| cell.0 / self.block_bytes;
+        cells
+            .windows(2)
+            .all(|pair| block(&pair[0]) == block(&pair[1]))
+    }
+
+    /// Clears bits.
+    fn program(&mut self, cells: &[(u64, u8)]) -> Vec<Changed> {
         let size = self.bytes.len() as u64;
         if cells.iter().any(|&(at, _)| at >= size) {
             self.status |= regs::PROGRAM_ERROR;
-            return None;
+            return Vec::new();
         }
+        let mut changed = Vec::new();
         for &(at, value) in cells {
-            self.bytes[at as usize] &= value;
+            let byte = &mut self.bytes[at as usize];
+            if *byte & value != *byte {
+                *byte &= value;
+                changed.push(at as usize);
+            }
         }
-        let first = cells.iter().map(|c| c.0).min()?;
-        let last = cells.iter().map(|c| c.0).max()?;
-        Some(Changed {
-            start: first as usize,
-            len: (last - first + 1) as usize,
-        })
+        stretches(changed)
     }
 
-    fn erase(&mut self, offset: u64) -> Option<Changed> {
+    fn erase(&mut self, offset: u64) -> Vec<Changed> {
         let start = (offset - offset % self.block_bytes) as usize;
-        let end = start.checked_add(self.block_bytes as usize)?;
-        let Some(block) = self.bytes.get_mut(start..end) else {
+        let block = start
+            .checked_add(self.block_bytes as usize)
+            .and_then(|end| self.bytes.get_mut(start..end));
+        let Some(block) = block else {
             self.status |= regs::ERASE_ERROR;
-            return None;
+            return Vec::new();
         };
         block.fill(0xff);
-        Some(Changed {
-            start,
-            len: block.len(),
-        })
+        let len = block.len();
+        vec![Changed { start, len }]
     }
+}
+
+/// Bytes that lie side by side, as one.
+fn stretches(mut bytes: Vec<usize>) -> Vec<Changed> {
+    bytes.sort_unstable();
+    bytes.dedup();
+    let mut all: Vec<Changed> = Vec::new();
+    for at in bytes {
+        match all.last_mut() {
+            Some(last) if last.start + last.len == at => last.len += 1,
+            _ => all.push(Changed { start: at, len: 1 }),
+        }
+    }
+    all
 }

@@ -148,6 +148,86 @@ fn changes_are_stored() {
     assert_eq!((all[1].0, all[1].1.len()), (0, 0x1000));
 }
 
+fn stored() -> (FlashDevice, Stored) {
+    let stored = Stored::default();
+    let store = Box::new(stored.clone());
+    let d = FlashDevice::new(vec![0xff; 1 << 20], Some(store)).expect("blocks");
+    (d, stored)
+}
+
+/// Programs cells by the buffer.
+fn program(d: &mut FlashDevice, cells: &[(u64, u8)]) {
+    let at = cells[0].0;
+    write(d, at, &[regs::BUFFER, cells.len() as u8 - 1]);
+    for &(at, value) in cells {
+        outb(d, 0, at, value, NOW);
+    }
+    write(d, at, &[regs::CONFIRM]);
+}
+
+#[test]
+fn only_what_a_buffer_changed_is_stored() {
+    let (mut d, stored) = stored();
+    // In any order; side by side; far apart; twice; and one that clears nothing.
+    program(
+        &mut d,
+        &[
+            (0x1ffe, 1),
+            (0x1801, 2),
+            (0x1000, 3),
+            (0x1800, 4),
+            (0x1c00, 0xff),
+            (0x1801, 0xfe),
+        ],
+    );
+    assert_eq!(read(&mut d, 0), regs::READY);
+    let all = stored.0.lock().expect("no test panics with it");
+    let expected = [(0x1000, vec![3]), (0x1800, vec![4, 2]), (0x1ffe, vec![1])];
+    assert_eq!(*all, expected);
+}
+
+/// P30 datasheet, "Buffered Programming": past an erase block's boundary is a command sequence error.
+#[test]
+fn a_buffer_across_blocks_is_a_sequence_error() {
+    for cells in [[(0xfff, 1), (0x1000, 2)], [(0, 1), (0xf_ffff, 2)]] {
+        let (mut d, stored) = stored();
+        program(&mut d, &cells);
+        let both = regs::READY | regs::ERASE_ERROR | regs::PROGRAM_ERROR;
+        assert_eq!(read(&mut d, 0), both);
+        assert!(d.flash.bytes().iter().all(|&byte| byte == 0xff));
+        assert_eq!(*stored.0.lock().expect("no test panics with it"), []);
+    }
+}
+
+/// A hostile guest: no operation stores more than a block, and the file is always what the chip holds.
+#[test]
+fn the_store_is_what_the_chip_holds() {
+    let (mut d, stored) = stored();
+    let mut file = vec![0xff; 1 << 20];
+    let mut random = crate::testing::XorShift(11);
+    for _ in 0..2000 {
+        let block = random.below(256) * BLOCK_BYTES;
+        let at = block + random.below(BLOCK_BYTES);
+        match random.below(8) {
+            0 => write(&mut d, at, &[regs::ERASE, regs::CONFIRM]),
+            1 => write(&mut d, at, &[regs::PROGRAM, random.below(256) as u8]),
+            _ => {
+                let cells: Vec<_> = (0..1 + random.below(256))
+                    .map(|_| (block + random.below(BLOCK_BYTES), random.below(256) as u8))
+                    .collect();
+                program(&mut d, &cells);
+            }
+        }
+        let changes = std::mem::take(&mut *stored.0.lock().expect("no test panics with it"));
+        let bytes: usize = changes.iter().map(|(_, bytes)| bytes.len()).sum();
+        assert!(bytes <= BLOCK_BYTES as usize, "{bytes}");
+        for (at, bytes) in changes {
+            file[at as usize..][..bytes.len()].copy_from_slice(&bytes);
+        }
+    }
+    assert!(file == d.flash.bytes());
+}
+
 #[test]
 fn a_chip_has_whole_blocks() {
     for len in [0, 1, 0x1001] {
