@@ -166,8 +166,8 @@ fn interrupt_controllers(bus: &mut Adder, fabric: &Arc<InterruptFabric>) {
 
 /// The clock with the memory sizes that firmware of a PC reads from its RAM.
 fn clock(epoch_s: i64, line: IrqLine, memory: &MemoryMap, vcpus: u32) -> RtcDevice {
-    /// Equipment: a floating-point unit, a PS/2 mouse.
-    const EQUIPMENT: (u8, u8) = (0x14, 0x06);
+    /// Equipment: a floating-point unit; no pointing device (bit 2), since none is on the auxiliary port.
+    const EQUIPMENT: (u8, u8) = (0x14, 0x02);
     /// Boot order, a nibble each from the low one of 3Dh to the high one of 38h: hard disk, floppy, CD.
     const BOOT_ORDER: [(u8, u8); 2] = [(0x3d, 0x12), (0x38, 0x30)];
     /// vCPUs less one.

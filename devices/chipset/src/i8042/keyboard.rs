@@ -1,12 +1,15 @@
 //! A PS/2 keyboard: its commands, and the bytes that its keys leave in its buffer.
 //!
 //! Source: IBM PS/2 Technical Reference, keyboard. Answers to commands do not take room in the buffer of keys and go
-//! before them. Commands take no time. Nothing repeats by itself: whoever presses keys presses again one that is held.
+//! before them. Commands take no time. The key that was pressed last repeats while it is held (`typematic`).
 
 use std::collections::VecDeque;
 
-use super::keys::{Key, KeyType, types_at_power_up};
+use bus::VirtualTime;
+
+use super::keys::{Form, Key, KeyType, types_at_power_up};
 use super::scan::{BREAK, Modifiers, codes, repeated};
+use super::typematic::{AT_POWER_UP, Pace, Typematic};
 
 /// Acknowledge.
 const ACK: u8 = 0xfa;
@@ -16,8 +19,6 @@ const RESEND: u8 = 0xfe;
 const TEST_PASSED: u8 = 0xaa;
 /// The two bytes of a keyboard's identity.
 const IDENTITY: [u8; 2] = [0xab, 0x83];
-/// Rate and delay at power-up: 10.9 characters a second after half a second.
-const TYPEMATIC_AT_POWER_UP: u8 = 0x2b;
 
 /// Bytes of keys the buffer holds; the overrun code has a place of its own.
 pub const BUFFER_BYTES: usize = 16;
@@ -40,7 +41,8 @@ pub struct Keyboard {
     scan_set: u8,
     /// Bit 0 Scroll Lock, bit 1 Num Lock, bit 2 Caps Lock.
     lights: u8,
-    typematic: u8,
+    pace: Pace,
+    typematic: Typematic,
     /// Whether keys send codes.
     scanning: bool,
     /// Whether the host has asked for them.
@@ -68,7 +70,8 @@ impl Keyboard {
         Self {
             scan_set: 2,
             lights: 0,
-            typematic: TYPEMATIC_AT_POWER_UP,
+            pace: Pace(AT_POWER_UP),
+            typematic: Typematic::default(),
             scanning: true,
             enabled: false,
             types: types_at_power_up(),
@@ -89,7 +92,7 @@ impl Keyboard {
     /// Rate and delay, as command F3h sets them.
     #[must_use]
     pub fn typematic(&self) -> u8 {
-        self.typematic
+        self.pace.0
     }
 
     /// Whether the host has asked for keys.
@@ -133,7 +136,7 @@ impl Keyboard {
     fn argument(&mut self, awaiting: Awaiting, byte: u8) {
         match awaiting {
             Awaiting::Lights => self.lights = byte & 7,
-            Awaiting::Typematic => self.typematic = byte & 0x7f,
+            Awaiting::Typematic => self.pace = Pace(byte & 0x7f),
             Awaiting::ScanSet => match byte {
                 0 => return self.answer(&[ACK, self.scan_set]),
                 1..=3 => self.scan_set = byte,
@@ -165,11 +168,13 @@ impl Keyboard {
             0xed => self.wait_for(Awaiting::Lights),
             0xf0 => {
                 self.buffer.clear();
+                self.typematic.stop();
                 self.wait_for(Awaiting::ScanSet);
             }
             0xf3 => self.wait_for(Awaiting::Typematic),
             0xf4 => {
                 self.buffer.clear();
+                self.typematic.stop();
                 self.enabled = true;
                 self.scanning = true;
                 self.answer(&[ACK]);
@@ -177,6 +182,7 @@ impl Keyboard {
             0xf5 | 0xf6 => {
                 self.defaults();
                 if byte == 0xf5 {
+                    self.typematic.stop();
                     self.enabled = false;
                     self.scanning = false;
                 }
@@ -201,7 +207,7 @@ impl Keyboard {
     /// The state of power-up, but for the lights.
     fn defaults(&mut self) {
         self.scan_set = 2;
-        self.typematic = TYPEMATIC_AT_POWER_UP;
+        self.pace = Pace(AT_POWER_UP);
         self.types = types_at_power_up();
         self.buffer.clear();
     }
@@ -234,18 +240,61 @@ impl Keyboard {
     }
 
     /// A key goes down; of one that is down already, it is a repetition.
-    pub fn press(&mut self, key: Key) {
-        let repeats = self.held & key.bit() != 0;
+    pub fn press(&mut self, key: Key, now: VirtualTime) {
+        if self.held & key.bit() != 0 {
+            return self.send_again(key);
+        }
         let bytes = match self.scan_set {
-            3 => match self.types[usize::from(key.set3())] {
-                Some(KeyType::MakeBreak | KeyType::Make) | None if repeats => Vec::new(),
-                _ => vec![key.set3()],
-            },
-            set if repeats => repeated(key, self.modifiers(), set),
+            3 => vec![key.set3()],
             set => codes(key, true, self.modifiers(), set),
         };
         self.held |= key.bit();
+        self.typematic.stop();
+        if self.scanning && self.repeats(key) {
+            self.typematic.start(key, self.pace, now);
+        }
         self.send(&bytes);
+    }
+
+    /// Whether a key repeats: in sets 1 and 2 all but Pause, in set 3 those of a type that does.
+    fn repeats(&self, key: Key) -> bool {
+        match self.scan_set {
+            3 => match self.types[usize::from(key.set3())] {
+                Some(KeyType::TypematicMakeBreak | KeyType::Typematic) => true,
+                Some(KeyType::MakeBreak | KeyType::Make) | None => false,
+            },
+            _ => key.form() != Form::Pause,
+        }
+    }
+
+    /// Sends what a key that is held sends again.
+    fn send_again(&mut self, key: Key) {
+        if !self.repeats(key) {
+            return;
+        }
+        let bytes = match self.scan_set {
+            3 => vec![key.set3()],
+            set => repeated(key, self.modifiers(), set),
+        };
+        self.send(&bytes);
+    }
+
+    /// When the key that is held is to be sent again, if nothing keeps the keyboard from sending. It does not scan its
+    /// keys while it waits for a command's argument.
+    #[must_use]
+    pub fn repetition_due(&self) -> Option<VirtualTime> {
+        self.typematic
+            .due()
+            .filter(|_| self.scanning && self.awaiting.is_none())
+    }
+
+    /// Sends the key that is held again, if it is due.
+    pub fn repeat(&mut self, now: VirtualTime) {
+        if self.repetition_due().is_some()
+            && let Some(key) = self.typematic.take(self.pace, now)
+        {
+            self.send_again(key);
+        }
     }
 
     /// A key goes up; nothing happens if it is not down.
@@ -254,6 +303,7 @@ impl Keyboard {
             return;
         }
         self.held &= !key.bit();
+        self.typematic.released(key);
         let bytes = match self.scan_set {
             3 => match self.types[usize::from(key.set3())] {
                 Some(KeyType::TypematicMakeBreak | KeyType::MakeBreak) => vec![BREAK, key.set3()],

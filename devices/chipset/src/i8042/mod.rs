@@ -9,6 +9,7 @@ mod keys;
 mod model;
 pub mod regs;
 mod scan;
+mod typematic;
 mod typing;
 
 #[cfg(test)]
@@ -59,8 +60,8 @@ impl I8042Device {
     }
 
     /// A key goes down, or is held and comes again. Afterwards the board re-reads deadlines.
-    pub fn press(&mut self, key: Key) {
-        self.controller.press(key);
+    pub fn press(&mut self, key: Key, now: VirtualTime) {
+        self.controller.press(key, now);
         self.settle();
     }
 
@@ -164,14 +165,20 @@ impl Device for I8042Device {
             && let Some(KeyEvent { key, down }) = self.typing.take(now)
         {
             if down {
-                self.press(key);
+                self.press(key, now);
             } else {
                 self.release(key);
             }
         }
+        // After what is typed: on a host that was busy a key's going up may be as overdue as its repetition, and a letter
+        // that is typed must not come twice.
+        self.controller.repeat(now);
+        self.settle();
     }
 
     fn deadline(&self) -> Option<VirtualTime> {
-        self.typing.due().filter(|_| self.controller.wants_keys())
+        let typed = self.typing.due().filter(|_| self.controller.wants_keys());
+        let repeated = self.controller.repetition_due();
+        typed.into_iter().chain(repeated).min()
     }
 }

@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 
+use bus::VirtualTime;
+
 use super::keyboard::Keyboard;
 use super::keys::Key;
 use super::regs;
@@ -129,8 +131,8 @@ impl I8042 {
     }
 
     /// A key of the keyboard goes down, or is held and comes again.
-    pub fn press(&mut self, key: Key) {
-        self.keyboard.press(key);
+    pub fn press(&mut self, key: Key, now: VirtualTime) {
+        self.keyboard.press(key, now);
     }
 
     /// A key of the keyboard goes up.
@@ -144,12 +146,31 @@ impl I8042 {
         &self.keyboard
     }
 
+    /// Whether the guest lets the keyboard send, and has read all that it sent: the controller holds the clock line while
+    /// the output buffer is full.
+    fn lets_send(&self) -> bool {
+        let off = self.mode() & regs::MODE_KEYBOARD_OFF != 0;
+        let read = self.buffer.is_none() && self.queue.is_empty() && self.keyboard.is_empty();
+        !off && read
+    }
+
     /// Whether the guest has enabled the keyboard, lets it send, and has read all that it sent.
     #[must_use]
     pub fn wants_keys(&self) -> bool {
-        let off = self.mode() & regs::MODE_KEYBOARD_OFF != 0;
-        let read = self.buffer.is_none() && self.queue.is_empty() && self.keyboard.is_empty();
-        !off && read && self.keyboard.is_enabled()
+        self.lets_send() && self.keyboard.is_enabled()
+    }
+
+    /// When the key that is held comes again; `None` while the keyboard cannot send.
+    #[must_use]
+    pub fn repetition_due(&self) -> Option<VirtualTime> {
+        self.keyboard.repetition_due().filter(|_| self.lets_send())
+    }
+
+    /// Lets the key that is held come again, if it is due and can be sent.
+    pub fn repeat(&mut self, now: VirtualTime) {
+        if self.repetition_due().is_some_and(|due| due <= now) {
+            self.keyboard.repeat(now);
+        }
     }
 
     /// The level of the keyboard's interrupt.

@@ -270,7 +270,8 @@ fn interrupts_follow_the_buffer_and_the_command_byte() {
 fn the_controllers_answer_goes_before_keys_that_wait() {
     let mut kbc = Kbc::new();
     for key in [0x04, 0x05, 0x06] {
-        kbc.device.press(Key::from_usage(key).expect("a letter"));
+        kbc.device
+            .press(Key::from_usage(key).expect("a letter"), T0);
     }
     kbc.command(0x20);
     // One byte at a time: A was in the buffer, then comes the command byte.

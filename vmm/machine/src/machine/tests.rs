@@ -196,3 +196,28 @@ fn virtual_time_starts_at_a_fixed_date() {
     assert_eq!(default_epoch_s(ClockMode::Virtual), 1_735_689_600);
     assert!(default_epoch_s(ClockMode::Host) > 1_735_689_600);
 }
+
+/// What the CMOS says of the equipment is there: a floating-point unit, and, as the auxiliary port is empty, no mouse.
+#[test]
+fn the_equipment_byte_claims_no_mouse() {
+    let machine = build(&Recorder::default(), |_| ()).expect("it can be built");
+    let bus = &machine.board.bus;
+    let now = machine.board.now();
+    let write = |port, value| bus.pio_write(port, &[value], now);
+    let read = |port| {
+        let mut value = [0];
+        bus.pio_read(port, &mut value, now);
+        value[0]
+    };
+    write(0x70, 0x14);
+    assert_eq!(
+        read(0x71) & 0b110,
+        0b010,
+        "bit 1 FPU, bit 2 pointing device"
+    );
+    // The auxiliary device's interface on; a reset sent to it is answered by a timeout.
+    write(0x64, 0xa8);
+    write(0x64, 0xd4);
+    write(0x60, 0xff);
+    assert_eq!(read(0x64) & 0x61, 0x61, "time-out, of the auxiliary device");
+}

@@ -1,5 +1,7 @@
 //! Keys and the keyboard's commands, by the tables of the IBM PS/2 Technical Reference.
 
+mod repetition;
+
 use super::*;
 
 /// Usages of USB HID's keyboard page.
@@ -36,7 +38,7 @@ impl Kbc {
     }
 
     fn down(&mut self, usage: u8) -> Vec<u8> {
-        self.device.press(key(usage));
+        self.device.press(key(usage), T0);
         self.bytes()
     }
 
@@ -194,7 +196,7 @@ fn cursor_keys_hide_shift_and_num_lock() {
     assert_eq!(kbc.device.lights(), 2);
     assert_eq!(kbc.tap(usage::INSERT).0, [0xe0, 0x70]);
     kbc.up(usage::RIGHT_SHIFT);
-    kbc.device.press(key(usage::INSERT));
+    kbc.device.press(key(usage::INSERT), T0);
     assert_eq!(kbc.bytes(), [0xe0, 0x12, 0xe0, 0x70]);
     assert_eq!(kbc.down(usage::INSERT), [0xe0, 0x70], "held");
     assert_eq!(kbc.up(usage::INSERT), [0xe0, 0xf0, 0x70, 0xe0, 0xf0, 0x12]);
@@ -315,7 +317,7 @@ fn a_full_buffer_says_so() {
     for (set, overrun) in [(1, 0xff), (2, 0x00), (3, 0x00)] {
         let mut kbc = Kbc::raw(set);
         for _ in 0..40 {
-            kbc.device.press(key(usage::A));
+            kbc.device.press(key(usage::A), T0);
         }
         let bytes = kbc.bytes();
         assert_eq!(bytes.len(), 18, "set {set}");
@@ -326,7 +328,7 @@ fn a_full_buffer_says_so() {
     // Translated, 00h is FFh.
     let mut kbc = Kbc::new();
     for _ in 0..40 {
-        kbc.device.press(key(usage::A));
+        kbc.device.press(key(usage::A), T0);
     }
     assert_eq!(kbc.bytes()[17], 0xff);
 }
@@ -335,10 +337,10 @@ fn a_full_buffer_says_so() {
 fn a_sequence_fits_whole_or_not_at_all() {
     let mut kbc = Kbc::raw(2);
     for _ in 0..16 {
-        kbc.device.press(key(usage::A));
+        kbc.device.press(key(usage::A), T0);
     }
     // One byte is with the controller, 15 in the buffer: two do not fit.
-    kbc.device.press(key(usage::UP));
+    kbc.device.press(key(usage::UP), T0);
     let bytes = kbc.bytes();
     assert_eq!(bytes.len(), 17);
     assert_eq!(bytes[15..], [0x1c, 0x00]);
@@ -348,14 +350,14 @@ fn a_sequence_fits_whole_or_not_at_all() {
 fn answers_do_not_wait_for_keys() {
     let mut kbc = Kbc::raw(2);
     for usage in [0x04, 0x05, 0x06] {
-        kbc.device.press(key(usage));
+        kbc.device.press(key(usage), T0);
     }
     kbc.data(0xed);
     kbc.data(0x00);
     assert_eq!(kbc.bytes(), [0x1c, 0xfa, 0xfa, 0x32, 0x21]);
     // Enabling empties the buffer; the byte with the controller has left it.
     for usage in [0x07, 0x08, 0x09] {
-        kbc.device.press(key(usage));
+        kbc.device.press(key(usage), T0);
     }
     kbc.data(0xf4);
     assert_eq!(kbc.bytes(), [0x23, 0xfa]);
@@ -488,7 +490,7 @@ fn random_keys_and_accesses_keep_the_bounds() {
         match random.below(8) {
             0 | 1 => kbc
                 .device
-                .press(Key::from_usage(byte & 0x7f | 4).unwrap_or(Key::ENTER)),
+                .press(Key::from_usage(byte & 0x7f | 4).unwrap_or(Key::ENTER), T0),
             2 => kbc
                 .device
                 .release(Key::from_usage(byte).unwrap_or(Key::LEFT_SHIFT)),
