@@ -199,7 +199,8 @@ pub const ROOMS: &[Room] = &[
     ),
     room("e2e", "testing/e2e", Tier::Testing, Uses::Anything),
     room("fuzzing", "testing/fuzzing", Tier::Testing, Uses::Anything),
-    // A border because it measures forks and fresh mappings; it runs inside guests and uses nothing of ours.
+    // A border because it measures forks, fresh mappings, changing code and single instructions; it runs inside guests
+    // and uses nothing of ours.
     border(
         "guestbench",
         "testing/guestbench",

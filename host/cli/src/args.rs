@@ -288,15 +288,34 @@ pub struct ImagesArgs {
     /// How the inner levels are run.
     #[command(flatten)]
     pub inner: InnerArgs,
-    /// A static program that every level runs once it is up, as FILE --level N
-    #[arg(long, value_name = "FILE")]
-    pub bench: Option<PathBuf>,
+    /// What every level runs once it is up.
+    #[command(flatten)]
+    pub bench: BenchArgs,
     /// The directory to write vmlinuz, initramfs.cpio and append.txt to
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
     /// Files of your own.
     #[command(flatten)]
     pub files: FileArgs,
+}
+
+/// A program for every level of `nestling images`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct BenchArgs {
+    /// A static program that every level runs once it is up, as FILE --level N
+    #[arg(id = "bench", long = "bench", value_name = "FILE")]
+    pub program: Option<PathBuf>,
+    /// More arguments for it, separated by spaces
+    #[arg(id = "bench-args", long = "bench-args", value_name = "STRING", default_value = "", value_parser = bench_arguments, requires = "bench", allow_hyphen_values = true)]
+    pub arguments: String,
+    /// A folder whose files every level has, at the same places
+    #[arg(
+        id = "bench-files",
+        long = "bench-files",
+        value_name = "DIR",
+        requires = "bench"
+    )]
+    pub files: Option<PathBuf>,
 }
 
 /// Options of `nestling unpack`.
@@ -361,6 +380,15 @@ fn module_options(text: &str) -> Result<String, String> {
     match text.chars().all(plain) && text.split_whitespace().count() <= 3 {
         true => Ok(text.to_string()),
         false => Err("at most three words of the form name=value".into()),
+    }
+}
+
+/// Words that go into a script as they are.
+fn bench_arguments(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-,./ ".contains(c);
+    match text.chars().all(plain) {
+        true => Ok(text.to_string()),
+        false => Err("letters, digits, dashes, commas, points and slashes only".into()),
     }
 }
 

@@ -1,6 +1,21 @@
 //! The lines of the guests' console that carry figures. Everything else on it is not for us.
 
-/// A line that says something.
+/// What a part took. `operations` are those of one batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Figures {
+    /// Operations of a batch.
+    pub operations: f64,
+    /// Batches.
+    pub batches: f64,
+    /// Nanoseconds of all batches.
+    pub total_ns: f64,
+    /// Nanoseconds of the fastest batch.
+    pub best_ns: f64,
+    /// The sum of the results, in digits.
+    pub sum: String,
+}
+
+/// A line that says something. The level of the host is 0.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Line {
     /// A level's user space runs.
@@ -11,15 +26,14 @@ pub enum Line {
     Fail(u8, String),
     /// A level begins to measure itself.
     Begin(u8),
-    /// A part's nanoseconds an operation.
-    Part {
-        /// The level; 0 is the host.
-        level: u8,
-        /// The part.
-        name: String,
-        /// Nanoseconds an operation.
-        ns: f64,
-    },
+    /// A part begins.
+    Start(u8, String),
+    /// A part's figures.
+    Part(u8, String, Figures),
+    /// A part that this level's processor has not all for: the part, the feature.
+    Lacks(u8, String, String),
+    /// A part that went wrong: the part, why.
+    Wrong(u8, String, String),
     /// A level has measured itself, which took so many nanoseconds by its own clock.
     End(u8, f64),
 }
@@ -33,22 +47,55 @@ pub fn parse(line: &str) -> Option<Line> {
     let level = words.next()?.parse().ok()?;
     let what = words.next()?;
     let rest: Vec<&str> = words.collect();
-    match (mark, what) {
-        ("NESTLING-LEVEL", "up") => Some(Line::Up(level)),
-        ("NESTLING-LEVEL", "down") => {
+    match mark {
+        "NESTLING-LEVEL" => of_level(level, what, &rest),
+        "NESTLING-BENCH" => of_bench(level, what, &rest),
+        _ => None,
+    }
+}
+
+fn of_level(level: u8, what: &str, rest: &[&str]) -> Option<Line> {
+    match what {
+        "up" => Some(Line::Up(level)),
+        "down" => {
             let status = rest.iter().find_map(|word| word.strip_prefix("status="))?;
             Some(Line::Down(level, status.to_string()))
         }
-        ("NESTLING-LEVEL", "fail") => Some(Line::Fail(level, rest.join(" "))),
-        ("NESTLING-BENCH", "begin") => Some(Line::Begin(level)),
-        ("NESTLING-BENCH", "end") => Some(Line::End(level, positive(rest.first()?)?)),
-        ("NESTLING-BENCH", name) => Some(Line::Part {
-            level,
-            name: name.to_string(),
-            ns: positive(rest.first()?)?,
-        }),
+        "fail" => Some(Line::Fail(level, rest.join(" "))),
         _ => None,
     }
+}
+
+fn of_bench(level: u8, what: &str, rest: &[&str]) -> Option<Line> {
+    let (first, rest) = match rest.split_first() {
+        Some((&first, rest)) => (first, rest),
+        None if what == "begin" => return Some(Line::Begin(level)),
+        None => return None,
+    };
+    let part = first.to_string();
+    match what {
+        "start" => Some(Line::Start(level, part)),
+        "part" => Some(Line::Part(level, part, figures(rest)?)),
+        "lacks" => Some(Line::Lacks(level, part, rest.join(" "))),
+        "wrong" => Some(Line::Wrong(level, part, rest.join(" "))),
+        "end" => Some(Line::End(level, positive(first)?)),
+        _ => None,
+    }
+}
+
+fn figures(words: &[&str]) -> Option<Figures> {
+    let value = |key: &str| {
+        let found = |word: &&str| word.strip_prefix(key)?.strip_prefix('=').map(String::from);
+        words.iter().find_map(found)
+    };
+    let number = |key: &str| positive(&value(key)?);
+    Some(Figures {
+        operations: number("operations")?,
+        batches: number("batches")?,
+        total_ns: number("total_ns")?,
+        best_ns: number("best_ns")?,
+        sum: value("sum")?,
+    })
 }
 
 fn positive(word: &str) -> Option<f64> {
@@ -57,28 +104,15 @@ fn positive(word: &str) -> Option<f64> {
         .filter(|number: &f64| number.is_finite() && *number > 0.0)
 }
 
-/// What `nestling run --stats` says at its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stats {
-    /// Instructions executed.
-    pub instructions: u64,
-    /// Those of them in a second of the host's time.
-    pub instructions_per_second: u64,
-}
-
-/// The figures of a line of `--stats`; `None` for other lines, and where the engine does not count.
-pub fn stats(line: &str) -> Option<Stats> {
+/// Instructions a second, as `nestling run --stats` says at its end; `None` for other lines, and where the engine does
+/// not count.
+pub fn instructions_per_second(line: &str) -> Option<f64> {
     let (_, words) = line.split_once("stats engine=")?;
-    let number = |key: &str| {
-        let found = words
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))?;
-        found.parse().ok()
-    };
-    Some(Stats {
-        instructions: number("instructions")?,
-        instructions_per_second: number("instructions_per_second")?,
-    })
+    let key = "instructions_per_second=";
+    let found = words
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix(key));
+    positive(found?)
 }
 
 #[cfg(test)]
@@ -86,12 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_with_figures_are_read() {
-        let part = Line::Part {
-            level: 2,
-            name: "crc".into(),
-            ns: 12.5,
-        };
+    fn lines_of_levels_are_read() {
         for (line, says) in [
             ("\x1b[2JNESTLING-LEVEL 1 up kernel=6.1\r", Line::Up(1)),
             (
@@ -102,8 +131,34 @@ mod tests {
                 "NESTLING-LEVEL 1 fail step=bench status=1",
                 Line::Fail(1, "step=bench status=1".into()),
             ),
+        ] {
+            assert_eq!(parse(line), Some(says), "{line}");
+        }
+    }
+
+    #[test]
+    fn lines_of_the_benchmark_are_read() {
+        let figures = Figures {
+            operations: 10.0,
+            batches: 3.0,
+            total_ns: 900.0,
+            best_ns: 250.0,
+            sum: "1f".into(),
+        };
+        let part =
+            "NESTLING-BENCH 2 part crc operations=10 batches=3 total_ns=900 best_ns=250 sum=1f";
+        for (line, says) in [
             ("NESTLING-BENCH 1 begin\r\r", Line::Begin(1)),
-            ("NESTLING-BENCH 2 crc 12.500", part),
+            ("NESTLING-BENCH 1 start crc", Line::Start(1, "crc".into())),
+            (part, Line::Part(2, "crc".into(), figures)),
+            (
+                "NESTLING-BENCH 1 lacks sha-instructions sha",
+                Line::Lacks(1, "sha-instructions".into(), "sha".into()),
+            ),
+            (
+                "NESTLING-BENCH 1 wrong crc its sum is off",
+                Line::Wrong(1, "crc".into(), "its sum is off".into()),
+            ),
             ("NESTLING-BENCH 2 end 5000", Line::End(2, 5000.0)),
         ] {
             assert_eq!(parse(line), Some(says), "{line}");
@@ -116,12 +171,14 @@ mod tests {
             "",
             "Linux version",
             "NESTLING-BENCH",
-            "NESTLING-BENCH x crc 1",
-            "NESTLING-BENCH 999 crc 1",
-            "NESTLING-BENCH 1 crc",
-            "NESTLING-BENCH 1 crc NaN",
-            "NESTLING-BENCH 1 crc -1",
+            "NESTLING-BENCH x begin",
+            "NESTLING-BENCH 999 begin",
+            "NESTLING-BENCH 1 part",
+            "NESTLING-BENCH 1 part crc operations=1 batches=1 total_ns=1 best_ns=1",
+            "NESTLING-BENCH 1 part crc operations=1 batches=1 total_ns=1 best_ns=NaN sum=1",
+            "NESTLING-BENCH 1 part crc operations=0 batches=1 total_ns=1 best_ns=1 sum=1",
             "NESTLING-BENCH 1 end 0",
+            "NESTLING-BENCH 1 crc 5",
             "NESTLING-LEVEL 1 enter",
         ] {
             assert_eq!(parse(line), None, "{line}");
@@ -129,14 +186,11 @@ mod tests {
     }
 
     #[test]
-    fn stats_are_read() {
+    fn the_speed_is_read() {
         let line = "nestling: stats engine=soft instructions=30 wall_ms=20 guest_ms=4 instructions_per_second=15";
-        let expected = Stats {
-            instructions: 30,
-            instructions_per_second: 15,
-        };
-        assert_eq!(stats(line), Some(expected));
-        assert_eq!(stats("stats engine=kvm instructions=unknown"), None);
-        assert_eq!(stats("nestling: engine soft: asked for"), None);
+        assert_eq!(instructions_per_second(line), Some(15.0));
+        let unknown = "stats engine=kvm instructions=unknown instructions_per_second=unknown";
+        assert_eq!(instructions_per_second(unknown), None);
+        assert_eq!(instructions_per_second("engine soft: asked for"), None);
     }
 }

@@ -6,26 +6,49 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use cargo_metadata::Message;
 
-/// Memory of level 1, for both monitors.
-pub const MEMORY: &str = "1G";
-/// How many levels the images have.
-const DEPTH: &str = "2";
+use super::catalogue::Catalogue;
 
 /// Which images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Images {
-    /// Those of a demo.
-    Plain,
-    /// The same with `guestbench`, run by every level.
-    Bench,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// A name for their folder.
+    pub name: &'static str,
+    /// How many levels.
+    pub depth: u8,
+    /// Processors of level 1.
+    pub cpus: u8,
+    /// Memory of level 1 in MiB.
+    pub memory_mib: u64,
+    /// What runs the inner levels, as `nestling images --vmm` takes it.
+    pub vmm: &'static str,
+    /// The arguments of `guestbench` in every level, if it is to run.
+    pub bench: Option<String>,
+}
+
+/// Images to start level 1 with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Images {
+    /// The folder with `vmlinuz`, `initramfs.cpio` and `append.txt`.
+    pub folder: PathBuf,
+    /// How many levels.
+    pub depth: u8,
+    /// Processors of level 1.
+    pub cpus: u8,
+    /// Memory of level 1.
+    pub memory_bytes: u64,
+    /// The levels measure themselves, so their clocks have to be the host's.
+    pub measures: bool,
 }
 
 /// Our programs, and a folder for images.
 pub struct Programs {
     /// The monitor.
     pub nestling: PathBuf,
+    /// Debian's programs for the benchmark, if they could be had.
+    pub files: Option<PathBuf>,
     guestbench: PathBuf,
-    folder: PathBuf,
+    /// Where images and files are kept.
+    pub folder: PathBuf,
 }
 
 impl Programs {
@@ -62,49 +85,80 @@ impl Programs {
             .parent()
             .context("a program is in a folder")?
             .join("bench-images");
+        std::fs::create_dir_all(&folder)?;
         Ok(Self {
             guestbench: named("guestbench")?,
             nestling,
+            files: None,
             folder,
         })
     }
 
-    /// What `guestbench` prints on the host, of the parts that only compute.
-    pub fn guestbench_natively(&self) -> Result<String> {
-        output(Command::new(&self.guestbench).args(["--level", "0", "--user-only"]))
+    /// The parts `guestbench` has.
+    pub fn catalogue(&self) -> Result<Catalogue> {
+        Catalogue::parse(&output(Command::new(&self.guestbench).arg("--list"))?)
+            .context("guestbench --list says something else")
     }
 
-    /// Makes images and gives the folder with `vmlinuz`, `initramfs.cpio` and `append.txt`. `virt` is what
-    /// `nestling images --virt` takes. L2 sees no virtualization under either monitor: it needs none, and our KVM
-    /// engine, which runs it, cannot show it AMD-V.
-    pub fn images(&self, virt: &str, kind: Images) -> Result<PathBuf> {
-        let name = match kind {
-            Images::Plain => format!("{virt}-plain"),
-            Images::Bench => format!("{virt}-bench"),
-        };
-        let folder = self.folder.join(name);
+    /// What `guestbench` prints on the host.
+    pub fn natively(&self, only: &str, quick: bool) -> Result<String> {
+        let scratch = self.folder.join("scratch");
+        std::fs::create_dir_all(&scratch)?;
+        let mut command = Command::new(&self.guestbench);
+        command.args(["--level", "0", "--only", only, "--scratch"]);
+        command.arg(&scratch);
+        if let Some(files) = &self.files {
+            command.arg("--files").arg(files);
+        }
+        if quick {
+            command.arg("--quick");
+        }
+        output(&mut command)
+    }
+
+    /// Makes images for guests that see `virt`, as `nestling images --virt` takes it.
+    pub fn images(&self, virt: &str, kind: &Kind) -> Result<Images> {
+        let folder = self.folder.join(format!("{virt}-{}", kind.name));
+        let memory = format!("{}M", kind.memory_mib);
         let mut command = Command::new(&self.nestling);
         command
-            .args(["images", "--depth", DEPTH, "--virt", virt])
-            .args(["--nested", "off", "--memory", MEMORY, "--output"])
-            .arg(&folder);
-        if kind == Images::Bench {
-            command.arg("--bench").arg(&self.guestbench);
+            .args(["images", "--virt", virt, "--vmm", kind.vmm])
+            .args(["--depth", &kind.depth.to_string(), "--memory", &memory]);
+        if kind.vmm == "nestling" {
+            // Our KVM engine cannot show AMD-V, and what has no inner level needs none.
+            command.args(["--nested", "off"]);
         }
-        output(&mut command)?;
-        Ok(folder)
+        if let Some(arguments) = &kind.bench {
+            command.arg("--bench").arg(&self.guestbench);
+            command.arg("--bench-args").arg(arguments);
+            if let Some(files) = &self.files {
+                command.arg("--bench-files").arg(files);
+            }
+        }
+        output(command.arg("--output").arg(&folder))?;
+        Ok(Images {
+            folder,
+            depth: kind.depth,
+            cpus: kind.cpus,
+            memory_bytes: kind.memory_mib << 20,
+            measures: kind.bench.is_some(),
+        })
     }
 }
 
-fn output(command: &mut Command) -> Result<String> {
+/// What a program that is to succeed prints.
+pub fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .with_context(|| format!("cannot run {name}"))?;
+    let text = String::from_utf8(output.stdout)
+        .with_context(|| format!("{name} prints what is not UTF-8"))?;
     if !output.status.success() {
-        bail!("{name} failed: {}", output.status);
+        let last = text.lines().last().unwrap_or_default();
+        bail!("{name} failed: {}; it printed last: {last}", output.status);
     }
-    String::from_utf8(output.stdout).with_context(|| format!("{name} prints what is not UTF-8"))
+    Ok(text)
 }

@@ -1,13 +1,11 @@
 //! From what a user wants to the files level 1 is started with.
 
-use std::path::Path;
-
-use crate::args::{FileArgs, ImagesArgs, InnerArgs, NestedArg, Vendor, VmmArg};
+use crate::args::{BenchArgs, FileArgs, ImagesArgs, InnerArgs, NestedArg, Vendor, VmmArg};
 use crate::artifacts::progress::Progress;
 use crate::artifacts::{self, Artifacts};
 use crate::failure::Failure;
 use crate::initramfs::script::{self, Vmm};
-use crate::initramfs::{self, Images, Plan};
+use crate::initramfs::{self, Bench, Images, Plan, folder};
 use crate::interrupt::Interrupt;
 use crate::output;
 
@@ -28,7 +26,7 @@ pub struct Wanted<'a> {
     /// Files that replace the fetched ones.
     pub files: &'a FileArgs,
     /// A program every level runs once it is up.
-    pub bench: Option<&'a Path>,
+    pub bench: &'a BenchArgs,
 }
 
 /// Gets the files and builds the images.
@@ -37,7 +35,12 @@ pub struct Wanted<'a> {
 /// Whatever keeps the files from being had, or the images from being built.
 pub fn prepare(wanted: &Wanted, interrupt: &Interrupt) -> Result<(Artifacts, Images), Failure> {
     let program = initramfs::own_program()?;
-    let bench = wanted.bench.map(initramfs::other_program).transpose()?;
+    let bench_program = wanted.bench.program.as_deref();
+    let bench_program = bench_program.map(initramfs::other_program).transpose()?;
+    let bench_files = match &wanted.bench.files {
+        Some(folder) => folder::files(folder)?,
+        None => Vec::new(),
+    };
     let (module, nested) = match wanted.virt {
         Vendor::Intel => ("kvm-intel", "intel"),
         Vendor::Amd => ("kvm-amd", "amd"),
@@ -70,7 +73,11 @@ pub fn prepare(wanted: &Wanted, interrupt: &Interrupt) -> Result<(Artifacts, Ima
         memory_bytes: wanted.memory_bytes,
         cpus: wanted.cpus,
         append: wanted.append,
-        bench: bench.as_deref(),
+        bench: bench_program.as_deref().map(|program| Bench {
+            program,
+            arguments: &wanted.bench.arguments,
+            files: &bench_files,
+        }),
         log: inner.log,
     })?;
     Ok((artifacts, images))
@@ -92,7 +99,7 @@ pub fn write(args: &ImagesArgs) -> Result<(), Failure> {
         cpus: args.cpus,
         append: &append,
         files: &args.files,
-        bench: args.bench.as_deref(),
+        bench: &args.bench,
     };
     let (artifacts, images) = prepare(&wanted, &interrupt)?;
     let folder = &args.output;

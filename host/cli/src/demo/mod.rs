@@ -11,7 +11,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::args::{DemoArgs, Format, InnerArgs, Vendor};
+use crate::args::{BenchArgs, DemoArgs, Format, InnerArgs, Vendor};
 use crate::doctor::facts;
 use crate::engine::{self, Decision, Needs};
 use crate::failure::Failure;
@@ -112,7 +112,7 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
         cpus: args.cpus,
         append: &append,
         files: &args.files,
-        bench: None,
+        bench: &BenchArgs::default(),
     };
     let prepared = images::prepare(&wanted, &interrupt);
     let (artifacts, images) = match prepared {

@@ -2,13 +2,14 @@
 //! needs, the image of level k + 1 included.
 
 pub mod cpio;
+pub mod folder;
 pub mod memory;
 pub mod program;
 pub mod script;
 
 use std::path::Path;
 
-use crate::artifacts::Artifacts;
+use crate::artifacts::{Artifacts, GuestFile};
 use crate::failure::Failure;
 use script::{Inner, Steps, Vmm, path};
 
@@ -47,10 +48,28 @@ pub struct Plan<'a> {
     pub cpus: u8,
     /// The kernel command line of all levels.
     pub append: &'a str,
-    /// A static program every level runs once it is up.
-    pub bench: Option<&'a [u8]>,
+    /// What every level runs once it is up.
+    pub bench: Option<Bench<'a>>,
     /// Every level prints its kernel's log before it goes down.
     pub log: bool,
+}
+
+/// A program for every level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bench<'a> {
+    /// The loaded part of a static program.
+    pub program: &'a [u8],
+    /// Its arguments after the level: plain words.
+    pub arguments: &'a str,
+    /// Files it finds.
+    pub files: &'a [GuestFile],
+}
+
+impl Bench<'_> {
+    fn bytes(&self) -> u64 {
+        let files = self.files.iter().map(|file| file.content.len());
+        (self.program.len() + files.sum::<usize>()) as u64
+    }
 }
 
 /// What level 1 is started with.
@@ -92,7 +111,7 @@ fn memory_of_levels(plan: &Plan) -> Result<Vec<u64>, Failure> {
     let bytes = |content: &[u8]| content.len() as u64;
     let base = bytes(&plan.artifacts.busybox)
         + bytes(plan.program)
-        + plan.bench.map_or(0, bytes)
+        + plan.bench.map_or(0, |bench| bench.bytes())
         + SMALL_PARTS;
     let modules: u64 = plan
         .artifacts
@@ -138,16 +157,20 @@ fn one(
         append: plan.append,
     });
     let steps = Steps {
-        bench: plan.bench.is_some(),
+        bench: plan.bench.map(|bench| bench.arguments),
         log: plan.log,
     };
     let init = script::init(level, steps, inner.as_ref());
     let mut archive = cpio::Archive::new();
+    // Before all others: a file both bring is the other one's.
+    for file in plan.bench.iter().flat_map(|bench| bench.files) {
+        archive.file(&file.path, file.mode, &file.content);
+    }
     archive.file(path::INIT, 0o755, init.as_bytes());
     archive.file(path::BUSYBOX, 0o755, &plan.artifacts.busybox);
     archive.file(path::PROGRAM, 0o755, plan.program);
     if let Some(bench) = plan.bench {
-        archive.file(path::BENCH, 0o755, bench);
+        archive.file(path::BENCH, 0o755, bench.program);
     }
     for folder in ["proc", "sys", "dev", "run"] {
         archive.directory(folder);
@@ -230,7 +253,7 @@ mod tests {
         images_with(depth, None)
     }
 
-    fn images_with(depth: u8, bench: Option<&[u8]>) -> Images {
+    fn images_with(depth: u8, bench: Option<Bench>) -> Images {
         let program = program::tests::made_up(1);
         build(&Plan {
             artifacts: &artifacts(),
@@ -301,15 +324,30 @@ mod tests {
 
     #[test]
     fn every_level_carries_the_program_it_shall_run() {
-        let mut image = images_with(2, Some(b"a program")).outermost;
-        for _ in 0..2 {
+        let file = |path: &str| GuestFile {
+            path: path.into(),
+            mode: 0o644,
+            content: path.into(),
+        };
+        let files = [file("usr/data"), file("bin/busybox")];
+        let bench = Bench {
+            program: b"a program",
+            arguments: "--quick",
+            files: &files,
+        };
+        let mut image = images_with(2, Some(bench)).outermost;
+        for number in 1..=2 {
             let entries = cpio::tests::parse(&image);
-            let bench = entries.iter().find(|e| e.path == "bin/bench");
-            let bench = bench.expect("every level has it");
-            assert_eq!(
-                (bench.mode, &bench.content[..]),
-                (0o100_755, &b"a program"[..])
-            );
+            let content = |path: &str| {
+                let entry = entries.iter().find(|e| e.path == path);
+                &entry.expect("every level has it").content[..]
+            };
+            assert_eq!(content("bin/bench"), b"a program");
+            assert_eq!(content("usr/data"), b"usr/data");
+            assert_eq!(content("bin/busybox"), artifacts().busybox);
+            let init = String::from_utf8_lossy(content("init")).into_owned();
+            let line = format!("/bin/bench --level {number} --quick || fail bench $?\n");
+            assert!(init.contains(&line), "{init}");
             let next = entries.into_iter().find(|e| e.path == "next.cpio");
             image = next.map(|e| e.content).unwrap_or_default();
         }

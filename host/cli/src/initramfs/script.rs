@@ -74,9 +74,9 @@ fn quoted(text: &str) -> String {
 
 /// What a level does besides running the next one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Steps {
-    /// Run the program [`path::BENCH`] once it is up.
-    pub bench: bool,
+pub struct Steps<'a> {
+    /// Run the program [`path::BENCH`] once it is up, with these words as its last arguments.
+    pub bench: Option<&'a str>,
     /// Before it goes down, print the kernel's messages that are warnings or worse, each behind [`LOG_MARK`] and the
     /// level's number.
     pub log: bool,
@@ -111,8 +111,11 @@ $busybox mount -t devtmpfs devtmpfs /dev || fail mount-dev $?
 "#
     );
     let bench = match steps.bench {
-        true => format!("/{} --level {number} || fail bench $?\n", path::BENCH),
-        false => String::new(),
+        Some(arguments) => format!(
+            "{} || fail bench $?\n",
+            format!("/{} --level {number} {arguments}", path::BENCH).trim_end()
+        ),
+        None => String::new(),
     };
     let tail = inner.map_or_else(|| "down 0\n".to_string(), run_inner);
     head + &bench + &tail
@@ -247,7 +250,7 @@ mod tests {
     #[test]
     fn a_bench_runs_after_the_report_and_before_what_comes_then() {
         let bench = Steps {
-            bench: true,
+            bench: Some(""),
             ..Steps::default()
         };
         let script = init(LEVEL, bench, None);
@@ -262,7 +265,7 @@ mod tests {
     #[test]
     fn the_hosts_shell_parses_the_scripts() {
         let steps = Steps {
-            bench: true,
+            bench: Some(""),
             log: true,
         };
         for script in [ours(), with_qemu(), init(LEVEL, steps, None)] {
