@@ -151,8 +151,8 @@ pub struct RunArgs {
     /// The kernel to boot: a Linux bzImage, a multiboot image, or an ELF file with a PVH entry; also packed by gzip
     #[arg(long, value_name = "FILE", required_unless_present_any = ["firmware", "disk", "cdrom"])]
     pub kernel: Option<PathBuf>,
-    /// Start with firmware: Debian's SeaBIOS (bios), Debian's OVMF (uefi), or a ROM image of your own [default: bios, without --kernel]
-    #[arg(long, value_name = "bios|uefi|FILE", value_parser = firmware, conflicts_with_all = ["kernel", "initrd", "module"])]
+    /// Start with firmware: Debian's SeaBIOS (bios), Debian's OVMF (uefi), or a ROM image of your own; it boots the bzImage of --kernel, or from disk and disc [default: bios, without --kernel]
+    #[arg(long, value_name = "bios|uefi|FILE", value_parser = firmware, conflicts_with_all = ["module", "boot_protocol"])]
     pub firmware: Option<FirmwareChoice>,
     /// Keep the variables of UEFI firmware in this file; it is made if it does not exist
     #[arg(long, value_name = "FILE", requires = "firmware")]
@@ -169,17 +169,22 @@ pub struct RunArgs {
     /// Write what comes to the debug console, port 0x402, to a file, or to standard error for -
     #[arg(long, value_name = "FILE|-")]
     pub debugcon: Option<PathBuf>,
-    /// How the kernel is booted
+    /// How the kernel is booted without firmware
     #[arg(long, value_enum, default_value_t = BootArg::Auto)]
     pub boot_protocol: BootArg,
     /// The initial RAM disk; a multiboot or PVH kernel gets it as its first module
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "kernel")]
     pub initrd: Option<PathBuf>,
     /// A module for a multiboot or PVH kernel, which gets the text FILE ARGS with it; can be repeated
-    #[arg(long, value_name = "FILE[,ARGS]", value_parser = module)]
+    #[arg(long, value_name = "FILE[,ARGS]", value_parser = module, requires = "kernel")]
     pub module: Vec<ModuleArg>,
     /// The kernel's command line
-    #[arg(long, value_name = "STRING", default_value = "console=ttyS0")]
+    #[arg(
+        long,
+        value_name = "STRING",
+        default_value = "console=ttyS0",
+        requires = "kernel"
+    )]
     pub append: String,
     /// A raw image as a virtio disk; may be given several times
     #[arg(long = "disk", value_name = "FILE[,readonly]", value_parser = disk)]

@@ -116,6 +116,14 @@ pub fn identify(kernel: &[u8], asked: BootProtocol) -> Result<BootProtocol, (Str
     machine::boot::identify(kernel, asked).map_err(|e| split(&e.to_string()))
 }
 
+/// Whether firmware can start a kernel.
+///
+/// # Errors
+/// As for [`identify`].
+pub fn check_for_firmware(kernel: &[u8]) -> Result<(), (String, String)> {
+    machine::boot::check_for_firmware(kernel).map_err(|e| split(&e.to_string()))
+}
+
 /// Firmware that a VM starts with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Firmware {
@@ -128,9 +136,9 @@ pub struct Firmware {
 /// A VM to be run until it ends. The files have been read and checked to be what they should.
 #[derive(Debug, Clone)]
 pub struct RunRequest {
-    /// A kernel; nothing with firmware.
-    pub kernel: Vec<u8>,
-    /// How it is booted.
+    /// A kernel, which firmware starts if there is some.
+    pub kernel: Option<Vec<u8>>,
+    /// How it is booted without firmware.
     pub boot_protocol: BootProtocol,
     /// Firmware to start with.
     pub firmware: Option<Firmware>,
@@ -356,7 +364,7 @@ fn machine_config(request: RunRequest, can: &Capabilities) -> MachineConfig {
     MachineConfig {
         memory_bytes: request.memory_bytes,
         vcpus: u32::from(request.cpus),
-        kernel: image(request.kernel),
+        kernel: request.kernel.map(image),
         boot_protocol: request.boot_protocol,
         initrd: request.initrd.map(image),
         modules: request
@@ -446,7 +454,7 @@ mod tests {
     #[test]
     fn the_engine_decides_what_auto_nesting_is() {
         let request = RunRequest {
-            kernel: vec![1],
+            kernel: Some(vec![1]),
             firmware: None,
             display: false,
             keys: Typed::default(),

@@ -168,7 +168,7 @@ pub fn run(engine: &dyn Engine, name: &str, nested: NestedVirt) -> Result<GuestR
 /// # Errors
 /// As for [`run`].
 pub fn run_on(engine: &dyn Engine, name: &str, config: MachineConfig) -> Result<GuestRun, String> {
-    let kernel = Image::Bytes(Arc::new(kernel_image(&program(name)?)?));
+    let kernel = Some(Image::Bytes(Arc::new(kernel_image(&program(name)?)?)));
     run_machine(engine, MachineConfig { kernel, ..config })
 }
 

@@ -12,7 +12,7 @@ fn image(bytes: Vec<u8>) -> Image {
 
 fn boot(change: impl FnOnce(&mut MachineConfig)) -> GuestRun {
     let mut config = MachineConfig {
-        kernel: image(program("boot").expect("it is built")),
+        kernel: Some(image(program("boot").expect("it is built"))),
         cmdline: "one two=2".into(),
         ..MachineConfig::default()
     };
@@ -70,7 +70,7 @@ fn multiboot_elf64() {
 fn multiboot_elf32() {
     // The same program as an ELF32 file of one segment (System V ABI, "Object Files").
     let wide = program("boot").expect("it is built");
-    let run = boot(|config| config.kernel = image(narrow(&wide)));
+    let run = boot(|config| config.kernel = Some(image(narrow(&wide))));
     assert_says(
         &run,
         &["protocol multiboot", "cmdline [kernel one two=2]", RAM],
@@ -104,7 +104,7 @@ fn linux_in_64_bit_and_in_protected_mode() {
         (BootProtocol::Linux32, "protocol linux32"),
     ] {
         let run = boot(|config| {
-            config.kernel = image(wrapped.clone());
+            config.kernel = Some(image(wrapped.clone()));
             config.boot_protocol = protocol;
             config.initrd = Some(image(vec![3; 5000]));
         });

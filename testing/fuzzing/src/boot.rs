@@ -188,7 +188,7 @@ fn check_acpi(ram: &GuestRam) {
 impl Target for Boot {
     fn run(&mut self, data: &[u8]) {
         let mut input = Input::new(data);
-        let kernel = Image::Bytes(Arc::new(self.file(&mut input)));
+        let kernel = Some(Image::Bytes(Arc::new(self.file(&mut input))));
         let initrd = input
             .once_in(2)
             .then(|| Image::Bytes(Arc::new(vec![0x5a; input.below(1 << 16)])));

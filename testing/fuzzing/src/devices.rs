@@ -127,7 +127,7 @@ impl Devices {
     fn board(&self) -> (Machine, Box<dyn Platform>) {
         let config = MachineConfig {
             memory_bytes: 32 << 20,
-            kernel: Image::Bytes(Arc::clone(&self.kernel)),
+            kernel: Some(Image::Bytes(Arc::clone(&self.kernel))),
             clock: machine::ClockMode::Virtual,
             debug_exit: true,
             ..MachineConfig::default()

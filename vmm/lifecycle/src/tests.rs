@@ -203,7 +203,7 @@ fn kernel() -> Image {
 fn config() -> MachineConfig {
     MachineConfig {
         memory_bytes: 32 << 20,
-        kernel: kernel(),
+        kernel: Some(kernel()),
         debug_exit: true,
         ..MachineConfig::default()
     }

@@ -66,9 +66,10 @@ pub struct MachineConfig {
     pub memory_bytes: u64,
     /// Number of vCPUs.
     pub vcpus: u32,
-    /// A kernel: a Linux bzImage, a multiboot image, or an ELF file with a PVH entry.
-    pub kernel: Image,
-    /// How the kernel is booted.
+    /// A kernel: a Linux bzImage, a multiboot image, or an ELF file with a PVH entry. With firmware, which starts it, a
+    /// bzImage, or none.
+    pub kernel: Option<Image>,
+    /// How the kernel is booted without firmware.
     pub boot_protocol: BootProtocol,
     /// Initial RAM disk, if any; the first module of a kernel that takes modules.
     pub initrd: Option<Image>,
@@ -97,7 +98,7 @@ pub struct MachineConfig {
     pub disks: Vec<DiskConfig>,
     /// The image in the CD-ROM drive, if there is one.
     pub cdrom: Option<PathBuf>,
-    /// Firmware to start instead of the kernel.
+    /// Firmware to start with.
     pub firmware: Option<Firmware>,
 }
 
@@ -118,7 +119,7 @@ impl Default for MachineConfig {
         Self {
             memory_bytes: 1 << 30,
             vcpus: 1,
-            kernel: Image::File(PathBuf::new()),
+            kernel: None,
             boot_protocol: BootProtocol::Auto,
             initrd: None,
             modules: Vec::new(),
@@ -178,6 +179,9 @@ pub enum ConfigError {
     /// The same in the text of a module.
     #[error("the arguments of a module contain a NUL character; remove it")]
     ModuleNul,
+    /// Neither kernel nor firmware.
+    #[error("there is neither a kernel nor firmware to start; give one of them")]
+    NothingToStart,
 }
 
 impl MachineConfig {
@@ -225,6 +229,9 @@ impl MachineConfig {
         if self.modules.iter().any(|m| m.text.contains('\0')) {
             return Err(ConfigError::ModuleNul);
         }
+        if self.kernel.is_none() && self.firmware.is_none() {
+            return Err(ConfigError::NothingToStart);
+        }
         Ok(())
     }
 }
@@ -234,14 +241,19 @@ mod tests {
     use super::*;
 
     fn with(change: impl FnOnce(&mut MachineConfig)) -> Result<(), ConfigError> {
-        let mut config = MachineConfig::default();
+        let mut config = MachineConfig {
+            kernel: Some(Image::File("kernel".into())),
+            ..MachineConfig::default()
+        };
         change(&mut config);
         config.validate()
     }
 
     #[test]
-    fn the_default_is_valid() {
+    fn the_default_with_something_to_start_is_valid() {
         assert_eq!(with(|_| ()), Ok(()));
+        let nothing = with(|c| c.kernel = None);
+        assert_eq!(nothing, Err(ConfigError::NothingToStart));
     }
 
     #[test]

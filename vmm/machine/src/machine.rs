@@ -15,7 +15,7 @@ use vcpu::{Engine, EngineError, Vcpu, VcpuState, Vm, VmConfig};
 
 use crate::acpi::{self, AcpiConfig};
 use crate::board::Board;
-use crate::boot::{self, BootError, BootRequest};
+use crate::boot::{self, BootError, BootRequest, real_mode::RealModeKernel};
 use crate::config::{ConfigError, MachineConfig};
 use crate::contents::MemoryContents;
 use crate::control::{Control, RequestSink};
@@ -147,6 +147,10 @@ impl Machine {
             pci_high: map.pci_high_window(physical_bits(&cpuid)),
         };
         let firmware = config.firmware.as_ref().map(Loaded::read).transpose()?;
+        let kernel = match &firmware {
+            Some(_) => RealModeKernel::read(config, &map)?,
+            None => None,
+        };
         let layout = match &firmware {
             Some(firmware) => firmware.layout(&map),
             None => MemoryLayout {
@@ -187,7 +191,9 @@ impl Machine {
                     lines: lines.clone(),
                 });
                 let smbios = smbios_config(config, map, &cpuid);
-                Some(FirmwareBoard::new(loaded, map, acpi, smbios, legacy)?)
+                Some(FirmwareBoard::new(
+                    loaded, kernel, map, acpi, smbios, legacy,
+                )?)
             }
             None => None,
         };
@@ -244,7 +250,7 @@ fn load_kernel(
         ram.write(table.gpa, &table.bytes)?;
     }
     let request = BootRequest {
-        kernel: &config.kernel,
+        kernel: config.kernel.as_ref().ok_or(ConfigError::NothingToStart)?,
         initrd: config.initrd.as_ref(),
         modules: &config.modules,
         cmdline: &config.cmdline,

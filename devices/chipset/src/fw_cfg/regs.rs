@@ -57,6 +57,14 @@ pub const SETUP_ADDRESS: u16 = 0x16;
 pub const SETUP_SIZE: u16 = 0x17;
 /// Item: the kernel's set-up part.
 pub const SETUP_DATA: u16 = 0x18;
+/// Address, size and data of the kernel without its set-up part.
+pub const KERNEL: [u16; 3] = [KERNEL_ADDRESS, KERNEL_SIZE, KERNEL_DATA];
+/// Those of the initial RAM disk.
+pub const INITRD: [u16; 3] = [INITRD_ADDRESS, INITRD_SIZE, INITRD_DATA];
+/// Those of the command line.
+pub const CMDLINE: [u16; 3] = [CMDLINE_ADDRESS, CMDLINE_SIZE, CMDLINE_DATA];
+/// Those of the kernel's set-up part.
+pub const SETUP: [u16; 3] = [SETUP_ADDRESS, SETUP_SIZE, SETUP_DATA];
 /// Item: the directory of files.
 pub const FILE_DIRECTORY: u16 = 0x19;
 /// Item: the first file; the others follow.

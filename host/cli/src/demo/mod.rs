@@ -125,7 +125,7 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     };
     let view = view::on_standard_error(args.depth, args.verbose);
     let request = RunRequest {
-        kernel: artifacts.kernel,
+        kernel: Some(artifacts.kernel),
         firmware: None,
         display: false,
         keys: Typed::default(),

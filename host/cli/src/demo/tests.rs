@@ -61,7 +61,7 @@ impl View for Noted {
 
 fn play(console: &[u8], end: Result<RunOutcome, RunError>) -> (Result<u8, Failure>, Vec<String>) {
     let request = RunRequest {
-        kernel: Vec::new(),
+        kernel: Some(Vec::new()),
         firmware: None,
         display: false,
         keys: Typed::default(),

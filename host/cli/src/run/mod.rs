@@ -218,13 +218,16 @@ fn has_display(args: &RunArgs) -> Result<bool, Failure> {
             "give --vga std, or leave --screenshot out",
         )),
         Some(choice) => Ok(choice == VgaArg::Std),
-        None => Ok(args.kernel.is_none() || args.screenshot.is_some()),
+        None => {
+            let firmware = args.firmware.is_some() || args.kernel.is_none();
+            Ok(firmware || args.screenshot.is_some())
+        }
     }
 }
 
 /// A kernel and what comes with it.
 struct KernelFiles {
-    kernel: Vec<u8>,
+    kernel: Option<Vec<u8>>,
     boot_protocol: BootProtocol,
     initrd: Option<Vec<u8>>,
     modules: Vec<(Vec<u8>, String)>,
@@ -235,21 +238,24 @@ fn kernel_files(args: &RunArgs) -> Result<KernelFiles, Failure> {
     let read = |path: &Path| std::fs::read(path).map_err(|e| Failure::reading(path, &e));
     let Some(path) = &args.kernel else {
         return Ok(KernelFiles {
-            kernel: Vec::new(),
+            kernel: None,
             boot_protocol: BootProtocol::Auto,
             initrd: None,
             modules: Vec::new(),
         });
     };
     let kernel = kernel(path)?;
-    let boot_protocol = protocol(&kernel, path, args.boot_protocol.into())?;
+    let boot_protocol = match args.firmware {
+        Some(_) => for_firmware(&kernel, path)?,
+        None => protocol(&kernel, path, args.boot_protocol.into())?,
+    };
     let initrd = args.initrd.as_deref().map(read).transpose()?;
     let modules = args
         .module
         .iter()
         .map(|m| Ok((read(&m.path)?, m.text.clone())))
         .collect::<Result<Vec<_>, Failure>>()?;
-    if boot_protocol == BootProtocol::Linux64 {
+    if args.firmware.is_some() || boot_protocol == BootProtocol::Linux64 {
         check_memory(
             args.memory,
             kernel.len(),
@@ -257,7 +263,7 @@ fn kernel_files(args: &RunArgs) -> Result<KernelFiles, Failure> {
         )?;
     }
     Ok(KernelFiles {
-        kernel,
+        kernel: Some(kernel),
         boot_protocol,
         initrd,
         modules,
@@ -273,9 +279,17 @@ fn kernel(path: &Path) -> Result<Vec<u8>, Failure> {
 
 /// How the kernel is booted, when `asked` for a way.
 fn protocol(kernel: &[u8], path: &Path, asked: BootProtocol) -> Result<BootProtocol, Failure> {
-    crate::vm::identify(kernel, asked).map_err(|(why, advice)| {
-        Failure::new(format_args!("cannot boot {}", path.display()), why, advice)
-    })
+    crate::vm::identify(kernel, asked).map_err(|why| cannot_boot(path, why))
+}
+
+/// The same with firmware, which has its own way.
+fn for_firmware(kernel: &[u8], path: &Path) -> Result<BootProtocol, Failure> {
+    crate::vm::check_for_firmware(kernel).map_err(|why| cannot_boot(path, why))?;
+    Ok(BootProtocol::Auto)
+}
+
+fn cannot_boot(path: &Path, (why, advice): (String, String)) -> Failure {
+    Failure::new(format_args!("cannot boot {}", path.display()), why, advice)
 }
 
 /// Gets the firmware, if one is asked for or there is no kernel.

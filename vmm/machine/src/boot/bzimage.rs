@@ -7,23 +7,31 @@ pub(super) const HEADER_START: usize = 0x1f1;
 /// End of every field this module reads, in the file.
 pub(super) const HEADER_END: usize = 0x280;
 
-mod field {
-    pub const SETUP_SECTS: usize = 0x1f1;
-    pub const SYSSIZE: usize = 0x1f4;
-    pub const BOOT_FLAG: usize = 0x1fe;
-    pub const JUMP_OFFSET: usize = 0x201;
-    pub const MAGIC: usize = 0x202;
-    pub const VERSION: usize = 0x206;
-    pub const LOADFLAGS: usize = 0x211;
-    pub const INITRD_ADDR_MAX: usize = 0x22c;
-    pub const KERNEL_ALIGNMENT: usize = 0x230;
-    pub const RELOCATABLE: usize = 0x234;
-    pub const XLOADFLAGS: usize = 0x236;
-    pub const CMDLINE_SIZE: usize = 0x238;
-    pub const PREF_ADDRESS: usize = 0x258;
-    pub const INIT_SIZE: usize = 0x260;
+/// Offsets of the header's fields in the file.
+pub(crate) mod field {
+    pub(crate) const SETUP_SECTS: usize = 0x1f1;
+    pub(crate) const SYSSIZE: usize = 0x1f4;
+    pub(crate) const BOOT_FLAG: usize = 0x1fe;
+    pub(crate) const JUMP_OFFSET: usize = 0x201;
+    pub(crate) const MAGIC: usize = 0x202;
+    pub(crate) const VERSION: usize = 0x206;
+    pub(crate) const TYPE_OF_LOADER: usize = 0x210;
+    pub(crate) const LOADFLAGS: usize = 0x211;
+    pub(crate) const RAMDISK_IMAGE: usize = 0x218;
+    pub(crate) const RAMDISK_SIZE: usize = 0x21c;
+    pub(crate) const HEAP_END_PTR: usize = 0x224;
+    pub(crate) const CMD_LINE_PTR: usize = 0x228;
+    pub(crate) const INITRD_ADDR_MAX: usize = 0x22c;
+    pub(crate) const KERNEL_ALIGNMENT: usize = 0x230;
+    pub(crate) const RELOCATABLE: usize = 0x234;
+    pub(crate) const XLOADFLAGS: usize = 0x236;
+    pub(crate) const CMDLINE_SIZE: usize = 0x238;
+    pub(crate) const PREF_ADDRESS: usize = 0x258;
+    pub(crate) const INIT_SIZE: usize = 0x260;
 }
 
+/// `type_of_loader` of a boot loader without an assigned number.
+pub(crate) const UNDEFINED_LOADER: u8 = 0xff;
 /// `loadflags`: the protected-mode code loads at 1 MByte and above.
 const LOADED_HIGH: u8 = 1;
 /// `xloadflags`: the kernel has the 64-bit entry point at 200h.
@@ -35,7 +43,7 @@ const VERSION_RELOCATABLE: u16 = 0x0205;
 /// First protocol with `cmdline_size`.
 const VERSION_CMDLINE_SIZE: u16 = 0x0206;
 /// First protocol with `pref_address` and `init_size`.
-const VERSION_INIT_SIZE: u16 = 0x020a;
+pub(crate) const VERSION_INIT_SIZE: u16 = 0x020a;
 /// First protocol with `xloadflags`.
 const VERSION_XLOADFLAGS: u16 = 0x020c;
 /// Where a bzImage is loaded that does not say.

@@ -18,6 +18,9 @@ pub enum ImageError {
         "it is an ELF file without a multiboot header and without a PVH entry; give one that has either"
     )]
     NoEntry,
+    /// Not a bzImage, with firmware.
+    #[error("firmware starts only a Linux bzImage, which it is not; leave out --firmware")]
+    NotForFirmware,
     /// A file that is not of the protocol asked for.
     #[error("it cannot be booted by the protocol {0}; leave out --boot-protocol")]
     Protocol(BootProtocol),

@@ -113,6 +113,19 @@ fn load_initrd(
     map: &MemoryMap,
 ) -> Result<(Gpa, u64), BootError> {
     let mut blob = Blob::open("initial RAM disk", image)?;
+    let start = place_initrd(&blob, header, kernel_end, map.low_end().0)?;
+    blob.copy_to(0, ram, start)?;
+    Ok((start, blob.size_bytes))
+}
+
+/// The highest page from which an initial RAM disk fits behind the kernel, below the end of memory and where the kernel
+/// reaches it.
+pub(super) fn place_initrd(
+    blob: &Blob<'_>,
+    header: &SetupHeader,
+    kernel_end: u64,
+    memory_end: u64,
+) -> Result<Gpa, BootError> {
     let size = blob.size_bytes;
     let reach = header.initrd_end_limit();
     if kernel_end.saturating_add(size) > reach {
@@ -121,8 +134,7 @@ fn load_initrd(
             size_bytes: size,
         });
     }
-    let have = map.low_end().0;
-    let start = have
+    memory_end
         .min(reach)
         .checked_sub(size)
         .map(|s| Gpa(s).page())
@@ -130,16 +142,23 @@ fn load_initrd(
         .ok_or_else(|| BootError::InitrdTooLarge {
             name: blob.name.clone(),
             size_bytes: size,
-            have_bytes: have,
+            have_bytes: memory_end,
             // Unpacking takes at least as much room again.
             need_bytes: kernel_end + 2 * size,
-        })?;
-    blob.copy_to(0, ram, start)?;
-    Ok((start, size))
+        })
 }
 
 fn write_cmdline(cmdline: &str, header: &SetupHeader, ram: &GuestRam) -> Result<(), BootError> {
     let room = (EBDA_START - CMDLINE.0 - 1) as usize;
+    Ok(ram.write(CMDLINE, &cmdline_bytes(cmdline, header, room)?)?)
+}
+
+/// The command line with a zero at its end, if the kernel takes it and it has at most `room` characters.
+pub(super) fn cmdline_bytes(
+    cmdline: &str,
+    header: &SetupHeader,
+    room: usize,
+) -> Result<Vec<u8>, BootError> {
     let limit = header.cmdline_limit().min(room);
     if cmdline.len() > limit {
         return Err(BootError::CmdlineTooLong {
@@ -149,5 +168,5 @@ fn write_cmdline(cmdline: &str, header: &SetupHeader, ram: &GuestRam) -> Result<
     }
     let mut bytes = cmdline.as_bytes().to_vec();
     bytes.push(0);
-    Ok(ram.write(CMDLINE, &bytes)?)
+    Ok(bytes)
 }

@@ -8,6 +8,8 @@
 //! | multiboot header in the first 8 KByte | multiboot 1 ([`multiboot`]) | protected mode |
 //! | ELF with the note of a 32-bit entry | PVH ([`pvh`]) | protected mode |
 //!
+//! With firmware a bzImage goes to the firmware instead ([`real_mode`]).
+//!
 //! All of them get the first page of RAM with the BIOS data area and the GDT of the entry.
 
 mod blob;
@@ -20,6 +22,7 @@ mod multiboot;
 mod place;
 mod program;
 mod pvh;
+pub(crate) mod real_mode;
 mod zero_page;
 
 use std::fmt;
@@ -36,6 +39,7 @@ pub use elf::ElfError;
 pub use error::{BootError, ImageError};
 pub use linux::{CMDLINE, ZERO_PAGE};
 pub use multiboot::MultibootError;
+pub use real_mode::check as check_for_firmware;
 pub use zero_page::ZERO_PAGE_SIZE;
 
 const BIOS_DATA_AREA: Gpa = Gpa(0x400);

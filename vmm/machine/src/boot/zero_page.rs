@@ -2,7 +2,7 @@
 
 use guestmem::Gpa;
 
-use super::bzimage::{HEADER_START, SetupHeader};
+use super::bzimage::{HEADER_START, SetupHeader, UNDEFINED_LOADER};
 use crate::memory::MapEntry;
 
 /// Size of `boot_params`.
@@ -11,20 +11,18 @@ pub const ZERO_PAGE_SIZE: usize = 4096;
 const E820_MAX_ENTRIES: usize = 128;
 
 mod field {
+    pub(super) use super::super::bzimage::field::{
+        CMD_LINE_PTR, RAMDISK_IMAGE, RAMDISK_SIZE, TYPE_OF_LOADER,
+    };
+
     pub const ACPI_RSDP_ADDR: usize = 0x070;
     pub const EXT_RAMDISK_IMAGE: usize = 0x0c0;
     pub const E820_ENTRIES: usize = 0x1e8;
     pub const VID_MODE: usize = 0x1fa;
-    pub const TYPE_OF_LOADER: usize = 0x210;
     pub const CODE32_START: usize = 0x214;
-    pub const RAMDISK_IMAGE: usize = 0x218;
-    pub const RAMDISK_SIZE: usize = 0x21c;
-    pub const CMD_LINE_PTR: usize = 0x228;
     pub const E820_TABLE: usize = 0x2d0;
 }
 
-/// `type_of_loader` of a boot loader without an assigned number.
-const LOADER_UNDEFINED: u8 = 0xff;
 /// `vid_mode`: "normal".
 const VIDEO_MODE_NORMAL: u16 = 0xffff;
 
@@ -57,7 +55,7 @@ pub(super) fn build(header: &SetupHeader, contents: &Contents<'_>) -> Vec<u8> {
     let mut page = vec![0u8; ZERO_PAGE_SIZE];
     let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
     put(HEADER_START, header.raw());
-    put(field::TYPE_OF_LOADER, &[LOADER_UNDEFINED]);
+    put(field::TYPE_OF_LOADER, &[UNDEFINED_LOADER]);
     put(field::VID_MODE, &VIDEO_MODE_NORMAL.to_le_bytes());
     put(field::CODE32_START, &low(contents.load).to_le_bytes());
     put(field::CMD_LINE_PTR, &low(contents.cmdline).to_le_bytes());

@@ -6,7 +6,9 @@ use chipset::fw_cfg::{FwCfgError, Items, regs};
 use guestmem::Gpa;
 use pci::{EndpointFunction, HostBridge};
 
+use super::rom;
 use crate::acpi::{self, AcpiConfig};
+use crate::boot::real_mode::{self, RealModeKernel};
 use crate::memory::{ECAM_BASE, MemoryMap, RangeKind};
 use crate::ports;
 use crate::smbios::{self, SmbiosConfig};
@@ -19,8 +21,8 @@ pub(crate) struct ItemsConfig {
     pub(crate) smbios: SmbiosConfig,
     /// Knows where ECAM is.
     pub(crate) bridge: Arc<Mutex<HostBridge>>,
-    /// Boot devices in order, as OpenFirmware paths.
-    pub(crate) boot_order: Vec<String>,
+    /// A kernel to be started.
+    pub(crate) kernel: Option<RealModeKernel>,
 }
 
 /// Item: whether the PIT is at pin 2 of the I/O APIC, a byte.
@@ -35,7 +37,7 @@ const MOVED_ECAM_BYTES: usize = 256;
 ///
 /// # Errors
 /// [`FwCfgError`] when the board's own files do not fit the directory.
-pub(crate) fn items(config: &ItemsConfig) -> Result<Items, FwCfgError> {
+pub(crate) fn items(config: ItemsConfig) -> Result<Items, FwCfgError> {
     let mut items = Items::new();
     let vcpus = u16::try_from(config.acpi.vcpus).unwrap_or(u16::MAX);
     let ram: u64 = config.memory.ram_regions().iter().map(|r| r.1).sum();
@@ -52,16 +54,32 @@ pub(crate) fn items(config: &ItemsConfig) -> Result<Items, FwCfgError> {
     items.add_file("etc/boot-fail-wait", u32::MAX.to_le_bytes().to_vec())?;
     // SeaBIOS shows on the first serial port what it shows on a display.
     items.add_file("etc/sercon-port", ports::COM1.to_le_bytes().to_vec())?;
-    if !config.boot_order.is_empty() {
-        let mut order = config.boot_order.join("\n").into_bytes();
-        order.push(0);
-        items.add_file("bootorder", order)?;
-    }
     let smbios = smbios::build(&config.smbios);
     items.add_file(smbios::ANCHOR_FILE, smbios.anchor)?;
     items.add_file(smbios::TABLES_FILE, smbios.tables)?;
-    add_acpi(&mut items, config)?;
+    add_acpi(&mut items, &config)?;
+    if let Some(kernel) = config.kernel {
+        add_kernel(&mut items, kernel)?;
+    }
     Ok(items)
+}
+
+/// The kernel with what comes with it, and, for a BIOS, the option ROM that starts it as the first device to boot from.
+fn add_kernel(items: &mut Items, kernel: RealModeKernel) -> Result<(), FwCfgError> {
+    let mut part = |[address, size, data]: [u16; 3], at: Gpa, bytes: Vec<u8>| {
+        // All of it is below 4 GByte.
+        items.put(address, (at.0 as u32).to_le_bytes().to_vec());
+        items.put(size, (bytes.len() as u32).to_le_bytes().to_vec());
+        items.put(data, bytes);
+    };
+    part(regs::SETUP, real_mode::BASE, kernel.setup);
+    part(regs::KERNEL, real_mode::KERNEL, kernel.code);
+    part(regs::CMDLINE, real_mode::CMDLINE, kernel.cmdline);
+    if let Some((bytes, at)) = kernel.initrd {
+        part(regs::INITRD, at, bytes);
+    }
+    items.add_file(rom::FILE, rom::build())?;
+    items.add_file("bootorder", format!("{}\0", rom::BOOT_DEVICE).into_bytes())
 }
 
 /// The ACPI files. Firmware reads them after it has set up PCI, and they say where ECAM is then.
@@ -107,3 +125,6 @@ fn system_states() -> Vec<u8> {
     const THERE: u8 = 0x80;
     vec![THERE, 0, 0, 1, 2, THERE | ports::SLEEP_TYPE_S5]
 }
+
+#[cfg(test)]
+mod tests;

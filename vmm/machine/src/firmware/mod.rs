@@ -7,6 +7,7 @@
 //! ```
 
 mod items;
+mod rom;
 mod store;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ use pci::{HostBridge, MemoryMapSink, PAMS};
 use vcpu::{Attention, Vm};
 
 use crate::acpi::AcpiConfig;
+use crate::boot::real_mode::RealModeKernel;
 use crate::config::Image;
 use crate::memory::{ECAM_BASE, FOUR_GIB, MemoryMap};
 use crate::signal::VcpuLine;
@@ -32,7 +34,7 @@ use crate::smbios::SmbiosConfig;
 use items::{ItemsConfig, items};
 use store::FileStore;
 
-/// What a machine is started with instead of a kernel.
+/// What a machine is started with. It starts the kernel, if there is one, else what it finds on disks.
 #[derive(Clone, Debug)]
 pub struct Firmware {
     /// The code: a file that ends at 4 GByte and holds the reset vector.
@@ -179,6 +181,7 @@ impl FirmwareBoard {
     /// [`FwCfgError`] when what is to be told does not fit.
     pub(crate) fn new(
         loaded: Loaded,
+        kernel: Option<RealModeKernel>,
         memory: MemoryMap,
         acpi: AcpiConfig,
         smbios: SmbiosConfig,
@@ -189,12 +192,12 @@ impl FirmwareBoard {
         let bridge = Arc::new(Mutex::new(bridge));
         // Firmware divides what is above RAM between ECAM and functions.
         let pci_low = memory.low_end();
-        let items = items(&ItemsConfig {
+        let items = items(ItemsConfig {
             memory,
             acpi: AcpiConfig { pci_low, ..acpi },
             smbios,
             bridge: Arc::clone(&bridge),
-            boot_order: Vec::new(),
+            kernel,
         })?;
         Ok(Self {
             bridge,

@@ -86,7 +86,7 @@ fn build(
 ) -> Result<Machine, MachineError> {
     let mut config = MachineConfig {
         memory_bytes: 64 << 20,
-        kernel: Image::Bytes(Arc::new(boot::tests::kernel_bytes())),
+        kernel: Some(Image::Bytes(Arc::new(boot::tests::kernel_bytes()))),
         ..MachineConfig::default()
     };
     change(&mut config);
@@ -187,7 +187,9 @@ fn what_cannot_be_built_says_why() {
     assert!(error(|c| c.memory_bytes = 16 << 20).contains("give the VM more memory"));
     assert!(error(|c| c.vcpus = 9).contains("at most 8"));
     assert!(error(|c| c.nested = vcpu::NestedVirt::Amd).contains("AMD-V"));
-    assert!(error(|c| c.kernel = Image::File("/nonexistent".into())).contains("/nonexistent"));
+    assert!(
+        error(|c| c.kernel = Some(Image::File("/nonexistent".into()))).contains("/nonexistent")
+    );
     assert!(error(|c| c.cmdline = "x".repeat(5000)).contains("at most"));
 }
 
