@@ -39,6 +39,71 @@ pub fn bzimage(code: &[u8]) -> Vec<u8> {
     image
 }
 
+/// Where the setup code starts in the file: where the jump at 200h goes.
+const SETUP_CODE: usize = 0x26c;
+
+/// A bzImage that runs `code` in real mode, at its 16-bit entry point.
+#[must_use]
+pub fn real_mode_bzimage(code: &[u8]) -> Vec<u8> {
+    let mut image = bzimage(&[]);
+    image[SETUP_CODE..SETUP_CODE + code.len()].copy_from_slice(code);
+    image
+}
+
+/// Bytes that [`report_real_mode`] sends of registers and of the setup header.
+pub const REGISTER_BYTES: u16 = 16;
+/// See there.
+pub const HEADER_BYTES: u16 = SETUP_CODE as u16 - HEADER;
+/// Where the setup header starts.
+pub const HEADER: u16 = 0x1f1;
+
+/// 16-bit instructions that send to the first serial port: SP, GS, FS, ES, DS, SS, CS and the flags, as they find them;
+/// the setup header in the segment DS; and `count` bytes of it from `start` on. Then the run ends with `value` at the
+/// debug-exit port.
+#[must_use]
+pub fn report_real_mode(start: u16, count: u16, value: u8) -> Vec<u8> {
+    const SS: u8 = 0x36;
+    const DS: u8 = 0x3e;
+    let mut code = vec![
+        0x9c, // pushf
+        0x0e, // push cs
+        0x16, // push ss
+        0x1e, // push ds
+        0x06, // push es
+        0x0f, 0xa0, // push fs
+        0x0f, 0xa8, // push gs
+        0x54, // push sp
+        0x89, 0xe6, // mov si, sp
+    ];
+    for (segment, start, count) in [
+        (SS, None, REGISTER_BYTES),
+        (DS, Some(HEADER), HEADER_BYTES),
+        (DS, Some(start), count),
+    ] {
+        if let Some(start) = start {
+            // mov si, start
+            code.push(0xbe);
+            code.extend(start.to_le_bytes());
+        }
+        // mov cx, count
+        code.push(0xb9);
+        code.extend(count.to_le_bytes());
+        code.extend([
+            0xba, 0xfd, 0x03, // 1: mov dx, 0x3fd
+            0xec, // 2: in al, dx
+            0xa8, 0x20, // test al, 0x20
+            0x74, 0xfb, // jz 2b
+            0xba, 0xf8, 0x03, // mov dx, 0x3f8
+            segment, 0xac, // lodsb
+            0xee, // out dx, al
+            0xe2, 0xf0, // loop 1b
+        ]);
+    }
+    // mov al, value; out 0xf4, al
+    code.extend([0xb0, value, 0xe6, 0xf4]);
+    code
+}
+
 /// Instructions that write `value` to the 8-bit port `port`.
 #[must_use]
 pub fn out8(port: u16, value: u8) -> Vec<u8> {

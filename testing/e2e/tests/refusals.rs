@@ -217,6 +217,63 @@ fn a_command_line_too_long_for_the_kernel() {
     assert_tells(&ended, &["command line", "2047"]);
 }
 
+/// Firmware starts bzImages only, within what the 16-bit protocol and memory allow.
+#[test]
+fn what_firmware_cannot_start() {
+    let kernel = bzimage(&power_off());
+    let with = |at: usize, bytes: &[u8]| {
+        let mut image = kernel.clone();
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+        image
+    };
+    let firmware = |image: &[u8], options: &[&str]| {
+        let file = written(image);
+        let run = soft(file.path()).args(["--firmware", "bios", "--memory", "128M"]);
+        run.args(options).cache(cache::shared()).end()
+    };
+    for (image, why) in [
+        (
+            fs::read("/proc/self/exe").expect("readable"),
+            "only a Linux bzImage",
+        ),
+        (b"hello\n".to_vec(), "only a Linux bzImage"),
+        (with(0x206, &[0x02]), "2.03 is needed"),
+        (with(0x211, &[0]), "it is a zImage"),
+        (with(0x1f4, &[0xff; 4]), "it is cut short"),
+    ] {
+        assert_tells(&firmware(&image, &[]), &["cannot boot ", why, "; "]);
+    }
+    let ended = firmware(&kernel, &["--append", &"x".repeat(2_048)]);
+    assert_tells(&ended, &["command line", "2047"]);
+    let initrd = written(&[0; 4096]);
+    let path = initrd.path().display().to_string();
+    // The kernel takes 1 MByte from 16 MByte on.
+    let near = with(0x22c, &0x010f_ffff_u32.to_le_bytes());
+    let ended = firmware(&near, &["--initrd", &path]);
+    assert_tells(&ended, &["larger than this kernel accepts"]);
+    let ended = firmware(&with(0x260, &(112_u32 << 20).to_le_bytes()), &[]);
+    assert_tells(
+        &ended,
+        &["too little for the kernel", "; give the VM more memory"],
+    );
+    for option in [["--module", &path], ["--boot-protocol", "linux32"]] {
+        let ended = firmware(&kernel, &option);
+        ended.expect_code(2);
+        assert!(
+            ended.messages.contains("cannot be used with"),
+            "{}",
+            ended.messages
+        );
+    }
+    let ended = Run::nestling(["run", "--firmware", "bios", "--initrd", &path]).end();
+    ended.expect_code(2);
+    assert!(
+        ended.messages.contains("--kernel <FILE>"),
+        "{}",
+        ended.messages
+    );
+}
+
 #[test]
 fn an_initrd_too_large_for_the_memory() {
     let initrd = written(&[]);
