@@ -12,6 +12,7 @@ mod engine;
 mod failure;
 mod guest_report;
 mod initramfs;
+mod input_file;
 mod interrupt;
 mod output;
 mod run;

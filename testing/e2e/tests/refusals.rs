@@ -217,6 +217,31 @@ fn a_command_line_too_long_for_the_kernel() {
     assert_tells(&ended, &["command line", "2047"]);
 }
 
+/// Files without an end, and larger than the guest's memory.
+#[test]
+fn files_that_are_too_large() {
+    const ENDLESS: &str = "/dev/zero";
+    let device = ["cannot read /dev/zero: it is a device; name a file or a pipe"];
+    let guest = Guest::new(&[power_off()]);
+    assert_tells(&soft(Path::new(ENDLESS)).end(), &device);
+    assert_tells(&guest.run(&["--initrd", ENDLESS]).end(), &device);
+    let firmware = Run::nestling(["run", "--engine", "soft", "--firmware"]);
+    assert_tells(&firmware.args([ENDLESS]).end(), &device);
+    let demo = Run::nestling(["demo", "--engine", "soft", "--busybox", ENDLESS]);
+    assert_tells(&demo.end(), &device);
+
+    let large = written(&[]);
+    large.as_file().set_len(1 << 40).expect("a sparse file");
+    let path = large.path().display().to_string();
+    let memory = [
+        "too little memory for the guest: --memory gives 1024M",
+        "; give it more",
+    ];
+    assert_tells(&soft(large.path()).end(), &memory);
+    let firmware = Run::nestling(["run", "--engine", "soft", "--firmware", &path]);
+    assert_tells(&firmware.end(), &["it has more than 16 MiB"]);
+}
+
 /// Firmware starts bzImages only, within what the 16-bit protocol and memory allow.
 #[test]
 fn what_firmware_cannot_start() {

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use super::apt::Apt;
 use super::cache::Entry;
 use super::progress::Progress;
-use super::{Fetcher, deb, read, take};
+use super::{Fetcher, deb, take};
 use crate::failure::Failure;
+use crate::input_file;
 use crate::interrupt::Interrupt;
 
 /// The package of SeaBIOS and of its video BIOS.
@@ -22,6 +23,8 @@ const OVMF_PACKAGE: &str = "ovmf";
 const OVMF_CODE_FILE: &str = "OVMF_CODE_4M.fd";
 /// Its variables as they are at first.
 const OVMF_VARIABLES_FILE: &str = "OVMF_VARS_4M.fd";
+/// No firmware has more.
+const LARGEST_BYTES: u64 = 16 << 20;
 /// What to do when a package cannot be used.
 const ADVICE: &str = "give --firmware a file of your own";
 
@@ -75,7 +78,7 @@ pub fn obtain(
             }
         }
         FirmwareChoice::File(path) => FirmwareFiles {
-            code: read(path)?,
+            code: input_file::read_bounded(path, LARGEST_BYTES)?,
             variables: None,
             display: None,
         },

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
+use crate::input_file;
 use crate::interrupt::Interrupt;
 use apt::Apt;
 use cache::{Cache, Entry, Locked, Lookup};
@@ -30,6 +31,8 @@ const BUSYBOX_PACKAGE: &str = "busybox-static";
 const KERNEL_FILE: &str = "vmlinuz";
 /// The name of busybox's file in its cache entry.
 const BUSYBOX_FILE: &str = "busybox";
+/// No kernel, module or busybox of the user's has more.
+const LARGEST_FILE_BYTES: u64 = 512 << 20;
 /// The modules taken from a kernel package besides what they need.
 const VENDOR_MODULES: [&str; 2] = ["kvm-intel", "kvm-amd"];
 /// What those are known to need; anything else they turn out to need costs one more pass over the package.
@@ -208,7 +211,7 @@ fn check_busybox(busybox: &[u8], path: Option<&Path>) -> Result<(), Failure> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|e| Failure::reading(path, &e))
+    input_file::read_bounded(path, LARGEST_FILE_BYTES)
 }
 
 fn take(entry: &mut Entry, file: &str) -> Result<Vec<u8>, Failure> {

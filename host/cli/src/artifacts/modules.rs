@@ -226,7 +226,7 @@ impl ModuleSource for ModuleDirectory {
         let Some(path) = self.files.get(name) else {
             return Ok(None);
         };
-        let content = std::fs::read(path).map_err(|e| Failure::reading(path, &e))?;
+        let content = super::read(path)?;
         unpack(name, &content)
             .map(Some)
             .map_err(|why| broken(name, self, &why))

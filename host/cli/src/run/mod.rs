@@ -17,6 +17,7 @@ use crate::artifacts::progress::Progress;
 use crate::doctor::facts;
 use crate::engine::{self, Needs};
 use crate::failure::{Failure, cause};
+use crate::input_file;
 use crate::interrupt::{Interrupt, StopReason};
 use crate::output;
 use crate::vm::{
@@ -235,7 +236,7 @@ struct KernelFiles {
 
 /// Reads the kernel and what comes with it; nothing without a kernel.
 fn kernel_files(args: &RunArgs) -> Result<KernelFiles, Failure> {
-    let read = |path: &Path| std::fs::read(path).map_err(|e| Failure::reading(path, &e));
+    let read = |path: &Path| input_file::read_for_guest(path, args.memory);
     let Some(path) = &args.kernel else {
         return Ok(KernelFiles {
             kernel: None,
@@ -244,7 +245,7 @@ fn kernel_files(args: &RunArgs) -> Result<KernelFiles, Failure> {
             modules: Vec::new(),
         });
     };
-    let kernel = kernel(path)?;
+    let kernel = kernel(path, args.memory)?;
     let boot_protocol = match args.firmware {
         Some(_) => for_firmware(&kernel, path)?,
         None => protocol(&kernel, path, args.boot_protocol.into())?,
@@ -271,10 +272,9 @@ fn kernel_files(args: &RunArgs) -> Result<KernelFiles, Failure> {
 }
 
 /// Reads a kernel, and unpacks it if it is packed.
-fn kernel(path: &Path) -> Result<Vec<u8>, Failure> {
-    let failure = |e| Failure::reading(path, &e);
-    let file = std::fs::read(path).map_err(failure)?;
-    artifacts::unpacked(file, LARGEST_KERNEL_BYTES).map_err(failure)
+fn kernel(path: &Path, memory_bytes: u64) -> Result<Vec<u8>, Failure> {
+    let file = input_file::read_for_guest(path, memory_bytes)?;
+    artifacts::unpacked(file, LARGEST_KERNEL_BYTES).map_err(|e| Failure::reading(path, &e))
 }
 
 /// How the kernel is booted, when `asked` for a way.
