@@ -71,9 +71,12 @@ mod cmd {
 
 /// SATA status (3.3.10): active, generation 1, device present and communicating.
 const SSTS_UP: u32 = 0x113;
-/// SATA control: DET, and the value that resets the connection.
+/// SATA status: the interface is off.
+const SSTS_OFFLINE: u32 = 4;
+/// SATA control (3.3.11): DET, and the values that reset the connection and switch it off.
 const SCTL_DET: u32 = 0xf;
 const DET_RESET: u32 = 1;
+const DET_OFFLINE: u32 = 4;
 const SCTL_WRITABLE: u32 = 0xfff;
 /// SATA error: exchanged (3.3.12).
 const SERR_EXCHANGED: u32 = 1 << 26;
@@ -265,7 +268,12 @@ impl Port {
             }
             at::TFD => self.task_file,
             at::SIG => self.signature,
-            at::SSTS if self.device.is_some() && self.control & SCTL_DET != DET_RESET => SSTS_UP,
+            at::SSTS => match self.control & SCTL_DET {
+                DET_RESET => 0,
+                DET_OFFLINE => SSTS_OFFLINE,
+                _ if self.device.is_some() => SSTS_UP,
+                _ => 0,
+            },
             at::SCTL => self.control,
             at::SERR => self.error,
             at::SACT => self.active,
@@ -290,12 +298,12 @@ impl Port {
                 let before = self.control & SCTL_DET;
                 self.control = value & SCTL_WRITABLE;
                 let now = self.control & SCTL_DET;
-                if now == DET_RESET {
+                if matches!(now, DET_RESET | DET_OFFLINE) {
                     self.give_up();
                     self.signature = SIG_RESET;
                     self.task_file = TFD_RESET;
                     self.issued = 0;
-                } else if before == DET_RESET {
+                } else if matches!(before, DET_RESET | DET_OFFLINE) {
                     self.connect();
                 }
             }
@@ -327,6 +335,7 @@ impl Port {
 
     /// Drops the command that is going on. The device is ready for another one.
     fn give_up(&mut self) {
+        self.due = None;
         if self.running.take().is_some() {
             self.release_device();
         }
@@ -346,13 +355,19 @@ impl Port {
         self.due = None;
     }
 
+    /// Whether commands are executed: the list is started, nothing stopped it, and the connection is not held down.
+    fn is_running(&self) -> bool {
+        let down = matches!(self.control & SCTL_DET, DET_RESET | DET_OFFLINE);
+        self.command & cmd::ST != 0 && !self.stopped && !down
+    }
+
     /// Executes what was issued, for one turn.
     pub fn work(&mut self, ram: &GuestRam, now: VirtualTime) {
         self.due = None;
         self.post_signature(ram);
         let mut turn = Turn::new();
         while !turn.is_over() {
-            if self.command & cmd::ST == 0 || self.stopped || self.issued == 0 {
+            if !self.is_running() || self.issued == 0 {
                 return;
             }
             let result = match self.running.take() {
@@ -374,7 +389,7 @@ impl Port {
                 break;
             }
         }
-        if self.issued != 0 && self.command & cmd::ST != 0 && !self.stopped {
+        if self.issued != 0 && self.is_running() {
             self.due = Some(now + TURN_NS);
         }
     }

@@ -1,5 +1,6 @@
 //! Facts from AHCI 1.3.1.
 
+mod hostile;
 mod turns;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

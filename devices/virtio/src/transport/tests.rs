@@ -1,5 +1,6 @@
 //! Facts from VIRTIO 1.2 4.1, and the contract of devices.
 
+mod hostile;
 mod turns;
 
 use std::sync::Mutex;
