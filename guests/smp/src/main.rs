@@ -9,6 +9,7 @@ mod code;
 mod ipi;
 mod ordering;
 mod start;
+mod tables;
 mod translations;
 
 use runtime::{check, smp};
@@ -24,6 +25,7 @@ fn run() {
     check!(smp::start(CPUS), "9.4.4: all processors come up");
     start::run();
     atomic::run();
+    tables::run();
     ordering::run();
     code::run();
     translations::run();

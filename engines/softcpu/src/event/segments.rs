@@ -6,6 +6,12 @@ use x86defs::segment::{Access, Descriptor, Selector, system_type};
 
 use crate::cpu::{Cpu, Flow, Trap, sreg};
 
+/// Where the byte with the type lies in a descriptor; in it, the accessed bit of code and data and the busy bit of a
+/// TSS.
+pub(super) const TYPE_BYTE: u64 = 5;
+const ACCESSED: u8 = 1;
+pub(super) const BUSY: u8 = 2;
+
 /// Access rights of a raw descriptor, as LAR shows them (bits 23:8 of its upper half).
 pub fn read_descriptor_access(d: Descriptor) -> u32 {
     (d.0 >> 32) as u32 & 0x00ff_ff00
@@ -52,11 +58,10 @@ impl Cpu {
         )
     }
 
-    /// Sets the accessed bit of a code or data descriptor in its table.
+    /// Sets the accessed bit of a code or data descriptor in its table, by a locked operation (SDM Vol 3 9.1.2.1).
     pub fn mark_accessed(&mut self, d: Descriptor, at: u64) -> Result<Descriptor, Trap> {
         if d.0 & Descriptor::ACCESSED == 0 {
-            let byte: u8 = self.read_system(at + 5)?;
-            self.write_system::<u8>(at + 5, byte | 1)?;
+            self.set_bits_system(at.wrapping_add(TYPE_BYTE), ACCESSED)?;
         }
         Ok(Descriptor(d.0 | Descriptor::ACCESSED))
     }
@@ -159,11 +164,19 @@ impl Cpu {
             return self.raise_code(NP, error);
         }
         let at = self.gdtr.base.wrapping_add(selector.table_offset());
-        let byte: u8 = self.read_system(at.wrapping_add(5))?;
-        self.write_system::<u8>(at.wrapping_add(5), byte | 2)?;
+        if !self.claim_tss(at)? {
+            return self.raise_code(GP, error);
+        }
         self.tr = segment_of(selector, Descriptor(d.0 | Descriptor::TSS_BUSY));
         self.tr.base |= base_high;
         Ok(())
+    }
+
+    /// Tests and sets the busy bit of the TSS descriptor at `at` as one, so that no two processors get the same task
+    /// (SDM Vol 3 9.1.2.1); false if another was first.
+    pub(super) fn claim_tss(&mut self, at: u64) -> Result<bool, Trap> {
+        let before = self.set_bits_system(at.wrapping_add(TYPE_BYTE), BUSY)?;
+        Ok(before & BUSY == 0)
     }
 
     /// A system descriptor of the GDT: 16 bytes in IA-32e mode (SDM Vol 3 3.5.2). Also gives base bits 63:32.

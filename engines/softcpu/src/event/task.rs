@@ -10,7 +10,7 @@ use x86defs::rflags;
 use x86defs::segment::{Access, Descriptor, Selector, system_type};
 
 use super::frame::Stack;
-use super::segments::{null_segment, segment_of, v8086_segment};
+use super::segments::{BUSY, TYPE_BYTE, null_segment, segment_of, v8086_segment};
 use crate::code::Op;
 use crate::cpu::{Cpu, Event, Flow, RIP, Trap, gpr, pending, sreg};
 use crate::vmx::Intercept;
@@ -79,9 +79,6 @@ const CR3: usize = 0x1c;
 const TRAP: usize = 0x64;
 /// Bytes of the largest TSS, without the I/O bitmap.
 const TSS_BYTES: usize = 0x68;
-/// Where the byte with type and busy bit lies in a descriptor, and the busy bit in it.
-const TYPE_BYTE: u64 = 5;
-const BUSY: u8 = 2;
 /// DR7: L0 to L3 and LE, which every task switch clears (18.2.4).
 const DR7_LOCAL: u64 = 0x155;
 
@@ -232,19 +229,18 @@ impl Cpu {
             self.probe_system(old_type, 1)?;
         }
         self.probe_system(new_type, 1)?;
+        // The last that may fail: another processor may have got the task since its descriptor was looked at.
+        if via != Via::Iret && !self.claim_tss(tss.at)? {
+            return self.raise_code(GP, self.selector_error(tss.selector));
+        }
 
         if !via.nests() {
-            let byte: u8 = self.read_system(old_type)?;
-            self.write_system::<u8>(old_type, byte & !BUSY)?;
+            self.clear_bits_system(old_type, BUSY)?;
         }
         self.save_task(old, back, flags)?;
         if via.nests() {
             let link = self.tr.selector.0;
             self.write_system::<u16>(new_base, link)?;
-        }
-        if via != Via::Iret {
-            let byte: u8 = self.read_system(new_type)?;
-            self.write_system::<u8>(new_type, byte | BUSY)?;
         }
         self.tr = segment_of(
             tss.selector,

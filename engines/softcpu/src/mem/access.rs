@@ -492,7 +492,7 @@ impl Cpu {
 
     /// Does an implicit supervisor access: as privilege level 0, but RFLAGS.AC does not open user pages (SDM Vol 3
     /// 4.6.1), and IA-32e mode has 64-bit table addresses also where code has 32 bits.
-    fn implicitly<R>(
+    pub(super) fn implicitly<R>(
         &mut self,
         va: u64,
         access: impl FnOnce(&mut Self, u64) -> Result<R, Trap>,

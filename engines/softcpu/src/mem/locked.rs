@@ -59,6 +59,33 @@ impl Cpu {
         self.write_slow(va, new)
     }
 
+    /// Sets bits of the byte at `va` with supervisor rights, as one with the look at what they were: the whole byte
+    /// from before. A byte that has them is not written (SDM Vol 3 9.1.2.1).
+    pub fn set_bits_system(&mut self, va: u64, bits: u8) -> Result<u8, Trap> {
+        let before: u8 = self.read_system(va)?;
+        if before & bits == bits {
+            return Ok(before);
+        }
+        self.update_system(va, |byte| byte | bits)
+    }
+
+    /// Clears bits of the byte at `va` with supervisor rights, as one.
+    pub fn clear_bits_system(&mut self, va: u64, bits: u8) -> Flow {
+        self.update_system(va, |byte| byte & !bits).map(|_| ())
+    }
+
+    /// A locked update with supervisor rights; gives the byte from before.
+    fn update_system(&mut self, va: u64, f: impl Fn(u8) -> u8) -> Result<u8, Trap> {
+        let mut before = 0;
+        self.implicitly(va, |cpu, va| {
+            cpu.lock_linear(va, |_, byte: u8| {
+                before = byte;
+                f(byte)
+            })
+        })?;
+        Ok(before)
+    }
+
     /// Compares the 16 bytes at `va`, a multiple of 16, with `expected` and replaces them by `new` if they are
     /// equal, as one; gives what was there.
     pub fn lock_pair(&mut self, va: u64, expected: u128, new: u128) -> Result<u128, Trap> {

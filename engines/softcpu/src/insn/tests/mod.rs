@@ -2,6 +2,7 @@
 
 mod debug;
 mod decoding;
+mod descriptors;
 mod events;
 mod forms;
 mod gates;
