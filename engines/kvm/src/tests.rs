@@ -98,7 +98,7 @@ impl Platform for Board {
     fn poll(&mut self, _: u64) -> u64 {
         unreachable!("KVM has timers of its own")
     }
-    fn idle(&mut self, _: u64) -> Wake {
+    fn idle(&mut self, _: u64, _: Option<u64>) -> Wake {
         unreachable!("KVM waits in the kernel")
     }
 }

@@ -674,17 +674,11 @@ impl Runner {
     }
 
     fn sleep(&mut self) -> Boundary {
-        let cpu = &mut self.cpu;
-        if let Some(left) = cpu.vmx_timer_remaining() {
-            // The platform knows nothing of the preemption timer, so time passes here step by step.
-            cpu.retired_base = cpu.retired_base.wrapping_add(left.clamp(1, 1024));
-            refill(cpu);
-            cpu.pending |= pending::INTERRUPT | pending::SIGNAL;
-            return Boundary::Again;
-        }
+        let cpu = &self.cpu;
         let retired = cpu.retired_now();
+        let until = cpu.vmx_timer_wakes_at();
         self.leave();
-        let wake = self.cpu.platform.idle(retired);
+        let wake = self.cpu.platform.idle(retired, until);
         self.enter();
         let cpu = &mut self.cpu;
         match wake {

@@ -110,9 +110,10 @@ pub trait Platform: Send {
     fn poll(&mut self, _retired: u64) -> u64 {
         u64::MAX
     }
-    /// The vCPU has nothing to do until an interrupt: waits (host mode) or jumps ahead (virtual mode). Where no
-    /// interrupt can come, the vCPU has to leave its run.
-    fn idle(&mut self, _retired: u64) -> Wake {
+    /// The vCPU has nothing to do until an interrupt, or until [`Platform::tsc`] shows `until_tsc` (a timer of the
+    /// engine's own): waits (host mode) or jumps ahead (virtual mode). Where no interrupt can come, the vCPU has to
+    /// leave its run.
+    fn idle(&mut self, _retired: u64, _until_tsc: Option<u64>) -> Wake {
         Wake::Stop
     }
     /// What RDRAND and RDSEED start from: unpredictable, unless the run is to be reproducible.

@@ -3,7 +3,7 @@
 use runtime::apic::{self, reg};
 use runtime::cpu;
 use runtime::vmx::{Vm, add, capability, field, get, may, pin, set};
-use runtime::{address, check_eq, labels, section, skip, snippet};
+use runtime::{address, check, check_eq, labels, section, skip, snippet};
 
 use crate::{EXTERNAL, HARDWARE, NMI, VALID, handled, j_end, with_handler};
 
@@ -18,6 +18,7 @@ labels! { a_hlt_1 }
 
 pub fn run(vm: &mut Vm) {
     passed_through(vm);
+    timed(vm);
     preempted(vm);
     shutdown(vm);
     halted(vm);
@@ -112,6 +113,37 @@ fn passed_through(vm: &mut Vm) {
         apic::write(reg::LVT_TIMER, 0x1_0000);
         vm.fill();
     });
+}
+
+/// The VMX-preemption timer counts in HLT and ends it, at its rate and no earlier (26.5.1, MISC bits 4:0).
+fn timed(vm: &mut Vm) {
+    section("26.5.1 the VMX-preemption timer in HLT");
+    if !may(capability(0), pin::PREEMPTION_TIMER) {
+        skip("the VMX-preemption timer");
+        return;
+    }
+    let rate = cpu::read_msr(runtime::vmx::msr::MISC) & 31;
+    // 100 ms of a TSC of 1 GHz.
+    let ticks = 100_000_000 >> rate;
+    for activity in [0, 1] {
+        add(field::PIN_CONTROLS, pin::PREEMPTION_TIMER);
+        set(field::PREEMPTION_TIMER, ticks);
+        set(field::ACTIVITY, activity);
+        let from = cpu::tsc();
+        let exit = vm.run(address!(a_hlt), 0);
+        let took = cpu::tsc().wrapping_sub(from);
+        check_eq!(
+            (exit.reason, get(field::ACTIVITY)),
+            (52, 1),
+            "it ends HLT, entered with activity state {activity}"
+        );
+        let least = (ticks - 1) << rate;
+        check!(
+            took >= least,
+            "after {took} ticks of the TSC, {least} at least"
+        );
+        vm.fill();
+    }
 }
 
 /// Injection and another exit at once: the event is delivered first (27.6.1), then the exit comes.

@@ -155,7 +155,7 @@ impl Guest<'_> {
             if let Some(vector) = self.platform.acknowledge_interrupt() {
                 return Some(vector);
             }
-            if self.platform.idle(self.retired) == Wake::Stop {
+            if self.platform.idle(self.retired, None) == Wake::Stop {
                 return None;
             }
         }

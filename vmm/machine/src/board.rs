@@ -87,10 +87,11 @@ impl Board {
         }
     }
 
-    /// The earliest thing that is to happen, on the bus or in any local APIC.
+    /// The earliest thing that is to happen: on the bus, in any local APIC, or what an idle vCPU waits for itself.
     pub(crate) fn earliest_deadline(&self) -> Option<VirtualTime> {
         let timers = self.fabric.as_ref().and_then(|f| f.earliest_deadline());
-        earlier(self.bus.deadline(), timers)
+        let alarms = self.lines.iter().filter_map(|l| l.alarm()).min();
+        earlier(earlier(self.bus.deadline(), timers), alarms)
     }
 
     /// Lets every device and local APIC act that is due.
@@ -124,14 +125,20 @@ impl Board {
             return Jump::Never;
         };
         self.clock.advance_to(deadline);
-        self.advance_all(self.now());
+        let now = self.now();
+        self.advance_all(now);
+        for line in self.lines.iter().filter(|l| l.is_due(now)) {
+            line.nudge();
+        }
         Jump::Jumped
     }
 
-    /// Whether no vCPU runs or is about to. A vCPU first counts as busy, then takes its attention down; so these are
-    /// looked at in the other order.
+    /// Whether no vCPU runs or is about to. A vCPU first counts as busy, then takes its attention or its alarm down;
+    /// so these are looked at in the other order.
     fn all_idle(&self) -> bool {
-        let rests = |l: &Arc<VcpuLine>| l.attention().get() & Attention::WAKES == 0;
+        let now = self.now();
+        let rests =
+            |l: &Arc<VcpuLine>| l.attention().get() & Attention::WAKES == 0 && !l.is_due(now);
         let all_rest = self.lines.iter().all(rests);
         fence(Ordering::SeqCst);
         all_rest && self.busy.load(Ordering::SeqCst) == 0

@@ -4,7 +4,7 @@
 //!
 //! *Host mode*: virtual time is real time. [`Platform::poll`] compares it with the deadlines and gives the
 //! vCPU a slice of instructions, shorter when something is due soon; an idle vCPU sleeps until the earliest
-//! deadline or until its attention word is set.
+//! deadline, its engine's own included, or until its attention word is set.
 //!
 //! *Virtual mode*: one executed instruction is one nanosecond. A slice ends exactly at the next deadline, so
 //! that with one vCPU every timer interrupt comes at the same instruction in every run. When all vCPUs are
@@ -116,10 +116,11 @@ impl SoftPlatform {
     }
 
     /// One step of waiting in host mode.
-    fn sleep(&self) {
+    fn sleep(&self, until: Option<VirtualTime>) {
         self.advance_own(self.now());
         if self.line.attention().get() & Attention::WAKES == 0 {
-            let timeout = self.own_deadline().map(|d| self.board.until(d));
+            let deadline = earlier(self.own_deadline(), until);
+            let timeout = deadline.map(|d| self.board.until(d));
             self.line.park(timeout);
         }
     }
@@ -139,7 +140,7 @@ impl SoftPlatform {
         }
     }
 
-    fn wait(&self) -> Wake {
+    fn wait(&self, until: Option<VirtualTime>) -> Wake {
         loop {
             let attention = self.line.attention().get() & Attention::WAKES;
             if attention & Attention::STOP != 0 {
@@ -148,8 +149,11 @@ impl SoftPlatform {
             if attention != 0 {
                 return Wake::Event;
             }
+            if until.is_some_and(|until| until <= self.now()) {
+                return Wake::Event;
+            }
             match self.board.clock.mode() {
-                ClockMode::Host => self.sleep(),
+                ClockMode::Host => self.sleep(until),
                 ClockMode::Virtual => self.jump(),
             }
         }
@@ -274,15 +278,18 @@ impl Platform for SoftPlatform {
         }
     }
 
-    fn idle(&mut self, retired: u64) -> Wake {
+    fn idle(&mut self, retired: u64, until_tsc: Option<u64>) -> Wake {
         self.now_at(retired);
         if self.fabric.has_pending(self.index) && self.refused_at != Some(retired) {
             self.refused_at = Some(retired);
             return Wake::Event;
         }
+        let until = until_tsc.map(|tsc| VirtualTime::from_ticks(tsc, self.tsc_hz));
+        self.line.set_alarm(until);
         self.board.enter_idle();
-        let wake = self.wait();
+        let wake = self.wait(until);
         self.board.leave_idle();
+        self.line.set_alarm(None);
         self.rebase(retired, self.now());
         wake
     }

@@ -3,6 +3,7 @@
 //! It counts down by one whenever bit X of the TSC changes, X being [`PREEMPTION_TIMER_SHIFT`]: kept as the
 //! TSC at which it reaches zero.
 
+use vcpu::MpState;
 use x86defs::vmx::control::{exit, pin};
 use x86defs::vmx::{ExitReason, VmcsField as F};
 
@@ -35,11 +36,16 @@ impl PreemptionTimer {
         Some(left as u32)
     }
 
+    /// The TSC at which it expires; `None` if it is not active.
+    #[must_use]
+    pub fn expires_tsc(&self) -> Option<u64> {
+        Some(self.expires?.saturating_mul(1 << PREEMPTION_TIMER_SHIFT))
+    }
+
     /// TSC ticks until it expires; `None` if it is not active.
     #[must_use]
     pub fn remaining_tsc(&self, tsc: u64) -> Option<u64> {
-        let at = self.expires?.saturating_mul(1 << PREEMPTION_TIMER_SHIFT);
-        Some(at.saturating_sub(tsc))
+        Some(self.expires_tsc()?.saturating_sub(tsc))
     }
 }
 
@@ -103,8 +109,18 @@ impl Cpu {
         }
     }
 
-    /// TSC ticks until the timer expires, for waits in an inactive state; `None` if it is not active.
-    pub fn vmx_timer_remaining(&mut self) -> Option<u64> {
+    /// The platform's TSC at which the timer ends an inactive state: it counts in the states HLT, MWAIT and shutdown
+    /// too, and not in wait-for-SIPI (SDM Vol 3 26.5.1).
+    #[must_use]
+    pub fn vmx_timer_wakes_at(&self) -> Option<u64> {
+        if self.activity == MpState::WaitForSipi {
+            return None;
+        }
+        self.vmx.timer.expires_tsc()
+    }
+
+    /// TSC ticks until the timer expires; `None` if it is not active.
+    fn vmx_timer_remaining(&mut self) -> Option<u64> {
         self.vmx.timer.expires?;
         let tsc = self.platform_tsc();
         self.vmx.timer.remaining_tsc(tsc)

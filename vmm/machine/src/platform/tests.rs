@@ -88,7 +88,7 @@ fn in_virtual_mode_idle_jumps_to_the_deadline_and_time_goes_on_from_there() {
     let begin = Instant::now();
     // 100 s of guest time.
     start_timer(&mut p, 2_500_000_000);
-    assert_eq!(p.idle(500), Wake::Event);
+    assert_eq!(p.idle(500, None), Wake::Event);
     assert!(begin.elapsed() < Duration::from_secs(10));
     assert!(p.interrupt_pending());
     let now = p.tsc(500);
@@ -103,9 +103,64 @@ fn in_host_mode_idle_sleeps_until_the_timer() {
     let begin = Instant::now();
     // 20 ms.
     start_timer(&mut p, 500_000);
-    assert_eq!(p.idle(0), Wake::Event);
+    assert_eq!(p.idle(0, None), Wake::Event);
     assert!(begin.elapsed() >= Duration::from_millis(20));
     assert_eq!(p.acknowledge_interrupt(), Some(0x40));
+}
+
+/// What an engine waits for itself, at a time of the TSC, ends idle like a deadline of the board.
+#[test]
+fn idle_ends_at_a_time_of_the_tsc() {
+    let mut p = platform(ClockMode::Host);
+    // 20 ms.
+    let until = p.tsc(0) + 20_000_000;
+    assert_eq!(p.idle(0, Some(until)), Wake::Event);
+    assert!(p.tsc(0) >= until);
+    let mut p = platform(ClockMode::Virtual);
+    p.tsc_hz = 3_000_000_000;
+    start_timer(&mut p, 4_000_000_000);
+    let begin = Instant::now();
+    // 100 s of guest time, and a third of a nanosecond.
+    assert_eq!(p.idle(500, Some(300_000_000_001)), Wake::Event);
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    assert_eq!(p.tsc(500), 300_000_000_003, "the first nanosecond after it");
+    assert!(!p.interrupt_pending(), "the timer is due later");
+    // One that is over does not wait at all.
+    assert_eq!(p.idle(500, Some(5)), Wake::Event);
+    assert_eq!(p.tsc(500), 300_000_000_003);
+    assert_eq!(p.idle(500, None), Wake::Event);
+    assert!(p.interrupt_pending());
+}
+
+/// Virtual time stops at what any idle vCPU waits for, whichever moves it.
+#[test]
+fn idle_vcpus_wait_for_times_of_their_own() {
+    let pair = platforms(ClockMode::Virtual, 2);
+    let first = Arc::clone(&pair[0].line);
+    // 1 s apart, in turn.
+    let threads: Vec<_> = pair
+        .into_iter()
+        .map(|mut p| {
+            let first = Arc::clone(&first);
+            thread::spawn(move || {
+                for round in 1..=50 {
+                    let until = (2 * round + p.index as u64) * 1_000_000_000;
+                    while p.tsc(0) < until {
+                        assert_eq!(p.idle(0, Some(until)), Wake::Event);
+                    }
+                    assert_eq!(p.tsc(0), until, "vCPU {} in round {round}", p.index);
+                }
+                // The first one waits for the last one's end: time stands still while one runs.
+                match p.index {
+                    0 => assert_eq!(p.idle(0, None), Wake::Stop),
+                    _ => first.stop(),
+                }
+            })
+        })
+        .collect();
+    for t in threads {
+        t.join().expect("no panic");
+    }
 }
 
 #[test]
@@ -191,16 +246,16 @@ fn an_access_beside_the_apic_page_reads_as_an_empty_bus() {
 fn what_cannot_be_taken_wakes_once() {
     let mut p = platform(ClockMode::Host);
     start_timer(&mut p, 1);
-    assert_eq!(p.idle(10), Wake::Event);
+    assert_eq!(p.idle(10, None), Wake::Event);
     p.line.attention().clear(Attention::INTERRUPT);
-    assert_eq!(p.idle(10), Wake::Event);
+    assert_eq!(p.idle(10, None), Wake::Event);
     let line = Arc::clone(&p.line);
     let stopper = thread::spawn(move || {
         thread::sleep(Duration::from_millis(20));
         line.stop();
     });
     let begin = Instant::now();
-    assert_eq!(p.idle(10), Wake::Stop);
+    assert_eq!(p.idle(10, None), Wake::Stop);
     assert!(begin.elapsed() >= Duration::from_millis(10));
     stopper.join().expect("no panic");
 }
@@ -228,7 +283,9 @@ fn no_ipi_is_lost_between_check_and_sleep() {
                             p.line.attention().clear(Attention::INTERRUPT);
                             match p.acknowledge_interrupt() {
                                 Some(vector) => break vector,
-                                None if p.idle(u64::from(round)) == Wake::Stop => return false,
+                                None if p.idle(u64::from(round), None) == Wake::Stop => {
+                                    return false;
+                                }
                                 None => {}
                             }
                         };

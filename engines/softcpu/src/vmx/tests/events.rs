@@ -1,7 +1,7 @@
 //! Injection, exceptions, interrupts, NMIs, windows, timers (SDM Vol 3 26.2, 26.5, 27.6, 27.7, 28.2).
 
 use guestmem::RamOffset;
-use vcpu::Attention;
+use vcpu::{Attention, RunExit};
 use x86defs::exception::{DB, DF, NMI, PF, UD};
 use x86defs::vmx::VmcsField as F;
 use x86defs::vmx::control::{entry, exit, pin, primary as p};
@@ -431,6 +431,50 @@ fn preemption_timer() {
     r.set(F::PreemptionTimer, 1000);
     assert_eq!(r.run_guest(VMCALL), 18);
     assert!((990..=1000).contains(&r.get(F::PreemptionTimer)));
+}
+
+/// 26.5.1: the timer counts in HLT and shutdown, and ends them: the processor waits for that time, it does not pass
+/// it by looking again and again.
+#[test]
+fn preemption_timer_while_inactive() {
+    // Timer ticks of 32 TSC ticks each.
+    const TICKS: u64 = 1 << 31;
+    for activity in [0, 1, 2] {
+        let mut r = Rig::root();
+        r.or(F::PinControls, pin::PREEMPTION_TIMER);
+        r.set(F::PreemptionTimer, TICKS);
+        r.set(F::GuestActivity, activity);
+        let retired = r.cpu().retired_now();
+        // HLT, which does not exit.
+        assert_eq!(r.run_guest(&[0xf4]), 52, "activity state {activity}");
+        assert_eq!(r.get(F::GuestActivity), activity.max(1));
+        let executed = r.cpu().retired_now() - retired;
+        assert!(executed < 10, "{executed} in activity state {activity}");
+        let lines = r.lines.lock().unwrap();
+        let [Some(until)] = lines.waits[..] else {
+            panic!("{:x?} in activity state {activity}", lines.waits);
+        };
+        // At most a timer tick and the TSC's 16 for each of the instructions around it are between.
+        let from = until - 32 * TICKS;
+        assert!(
+            (16 * retired - 32..16 * (retired + 10)).contains(&from),
+            "{from}"
+        );
+    }
+    // Wait-for-SIPI: nothing but a SIPI.
+    let mut r = Rig::root();
+    r.or(F::PinControls, pin::PREEMPTION_TIMER);
+    r.set(F::PreemptionTimer, 0);
+    r.set(F::GuestActivity, 3);
+    r.enter();
+    let mut ended = None;
+    for _ in 0..20 {
+        ended = ended.or_else(|| r.runner.single_step());
+    }
+    assert_eq!(ended, Some(RunExit::Stopped), "it waits");
+    assert!(r.cpu().vmx.in_guest);
+    let lines = r.lines.lock().unwrap();
+    assert!(lines.waits.iter().all(Option::is_none), "{:?}", lines.waits);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use guestmem::{Gpa, GuestRam, RamOffset};
 use hostexec::HostExec;
 use vcpu::cpuid::{CpuidLeaf, CpuidResult, CpuidTable};
 use vcpu::{
-    Attention, DescriptorTable, NestedVirt, Platform, SegmentRegister, VcpuState, VmConfig,
+    Attention, DescriptorTable, NestedVirt, Platform, SegmentRegister, VcpuState, VmConfig, Wake,
 };
 use x86defs::segment::{Access, Selector};
 use x86defs::vmx::control::entry;
@@ -73,6 +73,10 @@ pub struct Lines {
     pub nmi: bool,
     pub cr8: u8,
     pub ports: Vec<(u16, u32)>,
+    /// What the processor was idle for: times of the TSC, `None` for an event only.
+    pub waits: Vec<Option<u64>>,
+    /// How far idle time has brought the TSC.
+    pub idle_tsc: u64,
 }
 
 struct Board(Arc<Mutex<Lines>>);
@@ -106,10 +110,22 @@ impl Platform for Board {
         std::mem::take(&mut self.lines().nmi)
     }
     fn tsc(&mut self, retired: u64) -> u64 {
-        16 * retired
+        16 * retired + self.lines().idle_tsc
     }
     fn poll(&mut self, _: u64) -> u64 {
         10_000
+    }
+    fn idle(&mut self, retired: u64, until_tsc: Option<u64>) -> Wake {
+        let tsc = self.tsc(retired);
+        let mut lines = self.lines();
+        lines.waits.push(until_tsc);
+        match until_tsc {
+            Some(until) => {
+                lines.idle_tsc += until.saturating_sub(tsc);
+                Wake::Event
+            }
+            None => Wake::Stop,
+        }
     }
 }
 
