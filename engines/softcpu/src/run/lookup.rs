@@ -10,10 +10,18 @@ use crate::cpu::{Cpu, Fault, RIP, Trap, canonical, pending, sreg};
 use crate::insn::HostSide;
 use crate::mem::STALE_LIMIT;
 
+/// Why there is no block to execute.
+pub(super) enum NoBlock {
+    /// The fetch faulted, and what that led to was delivered.
+    Delivered,
+    /// The code changed while it was decoded: nothing has happened, and it is to be read again.
+    Changed,
+}
+
 impl Runner {
     /// Finds or decodes the block at RIP; a fault of the fetch is delivered here.
     #[inline]
-    pub(super) fn find(&mut self, single: bool) -> Option<u32> {
+    pub(super) fn find(&mut self, single: bool) -> Result<u32, NoBlock> {
         let cpu = &mut self.cpu;
         let va = fetch_address(cpu);
         let mode = mode_of(cpu, single);
@@ -22,7 +30,7 @@ impl Runner {
             None => fetch_page(cpu, va)?,
         };
         match self.cache.find(BlockKey::new(at, mode.code())) {
-            Some(i) if !self.cache.block(i).crosses => Some(i),
+            Some(i) if !self.cache.block(i).crosses => Ok(i),
             found => self.find_slow(va, at, mode, found),
         }
     }
@@ -30,12 +38,18 @@ impl Runner {
     /// The slow half of finding a block: crossing instructions, then decoding.
     #[cold]
     #[inline(never)]
-    fn find_slow(&mut self, va: u64, at: RamOffset, mode: Mode, found: Option<u32>) -> Option<u32> {
+    fn find_slow(
+        &mut self,
+        va: u64,
+        at: RamOffset,
+        mode: Mode,
+        found: Option<u32>,
+    ) -> Result<u32, NoBlock> {
         if let Some(i) = found {
             // The second page may be mapped elsewhere than when the block was decoded.
             let second = fetch_page_quiet(&mut self.cpu, (va & !0xfff).wrapping_add(4096));
             match second {
-                Some(s) if s.0 == self.cache.second_page(i) => return Some(i),
+                Some(s) if s.0 == self.cache.second_page(i) => return Ok(i),
                 Some(_) => {
                     let start = RamOffset(self.cache.block(i).start);
                     self.cache.invalidate(start, 1, &mut self.cpu.code_pages);
@@ -92,7 +106,7 @@ impl Runner {
         index
     }
 
-    /// Caches a block decoded from `bytes`. Nothing if they are no longer what RAM holds: another vCPU has stored
+    /// Caches a block decoded from `bytes`. [`NoBlock::Changed`] if they are no longer what RAM holds: another vCPU has stored
     /// there before it could know that they were decoded. Then they are to be read again.
     fn insert(
         &mut self,
@@ -101,7 +115,7 @@ impl Runner {
         bytes: &[u8],
         second: Option<RamOffset>,
         ops: &[Op],
-    ) -> Option<u32> {
+    ) -> Result<u32, NoBlock> {
         let in_page = (4096 - (at.0 & 0xfff)) as usize;
         let (first_bytes, rest) = bytes.split_at(bytes.len().min(in_page));
         self.now_code(at, first_bytes);
@@ -115,12 +129,16 @@ impl Runner {
             second,
             ops,
         );
+        #[cfg(test)]
+        if let Some(store) = self.decoded.take() {
+            store(&self.cpu.ram);
+        }
         let still = |at, bytes| !self.cpu.shared || holds(&self.cpu.ram, at, bytes);
         if still(at, first_bytes) && second.is_none_or(|s| still(s, rest)) {
-            return Some(index);
+            return Ok(index);
         }
         self.cache.invalidate(at, 1, &mut self.cpu.code_pages);
-        None
+        Err(NoBlock::Changed)
     }
 
     /// Says that bytes of one page are decoded.
@@ -137,11 +155,11 @@ impl Runner {
         va: u64,
         at: RamOffset,
         out: &mut [u8; 15],
-    ) -> Option<(usize, Option<RamOffset>)> {
+    ) -> Result<(usize, Option<RamOffset>), NoBlock> {
         let in_page = (4096 - (at.0 & 0xfff) as usize).min(15);
         self.cpu.ram.read_at(at, &mut out[..in_page]);
         if in_page == 15 {
-            return Some((15, None));
+            return Ok((15, None));
         }
         // Only an instruction that really reaches the next page may fault there, and CS's limit comes before it.
         let mode = mode_of(&self.cpu, true);
@@ -152,10 +170,11 @@ impl Runner {
             table: &mut cpu.vectors,
         };
         if let Decoded::Block(_) = decode_block(&out[..in_page], mode, &mut side, &mut ops) {
-            return Some((in_page, None));
+            return Ok((in_page, None));
         }
         if self.cpu.regs[RIP].wrapping_add(in_page as u64) > self.cpu.fetch_limit {
-            return fault_outside(&mut self.cpu);
+            fault_outside(&mut self.cpu);
+            return Err(NoBlock::Delivered);
         }
         let next = (va & !0xfff).wrapping_add(4096);
         let next = if self.cpu.long64 {
@@ -165,7 +184,7 @@ impl Runner {
         };
         let second = fetch_page(&mut self.cpu, next)?;
         self.cpu.ram.read_at(second, &mut out[in_page..]);
-        Some((15, Some(second)))
+        Ok((15, Some(second)))
     }
 
     /// Drops blocks whose bytes were stored to.
@@ -236,15 +255,16 @@ pub(super) fn mode_of(cpu: &Cpu, single: bool) -> Mode {
     }
 }
 
-/// Translates an instruction fetch; on a fault delivers it and gives nothing.
+/// Translates an instruction fetch; a fault is delivered.
 #[cold]
 #[inline(never)]
-pub(super) fn fetch_page(cpu: &mut Cpu, va: u64) -> Option<RamOffset> {
+pub(super) fn fetch_page(cpu: &mut Cpu, va: u64) -> Result<RamOffset, NoBlock> {
     if cpu.long64 && !canonical(va) || cpu.regs[RIP] > cpu.fetch_limit {
-        return fault_outside(cpu);
+        fault_outside(cpu);
+        return Err(NoBlock::Delivered);
     }
     match cpu.fetch_target(va) {
-        Ok(Some(at)) => Some(at),
+        Ok(Some(at)) => return Ok(at),
         Ok(None) => {
             // Nothing to execute outside RAM: unclaimed addresses read as ones, FFh FFh is #UD.
             cpu.fault = Fault {
@@ -253,24 +273,20 @@ pub(super) fn fetch_page(cpu: &mut Cpu, va: u64) -> Option<RamOffset> {
                 detail: 0,
             };
             fault_at_fetch(cpu, Trap::Exception);
-            None
         }
-        Err(trap) => {
-            fault_at_fetch(cpu, trap);
-            None
-        }
+        Err(trap) => fault_at_fetch(cpu, trap),
     }
+    Err(NoBlock::Delivered)
 }
 
 /// #GP(0) for a fetch from a non-canonical address or beyond CS's limit.
-fn fault_outside<T>(cpu: &mut Cpu) -> Option<T> {
+fn fault_outside(cpu: &mut Cpu) {
     cpu.fault = Fault {
         vector: exception::GP,
         error_code: 0,
         detail: 0,
     };
     fault_at_fetch(cpu, Trap::Exception);
-    None
 }
 
 fn fetch_page_quiet(cpu: &mut Cpu, va: u64) -> Option<RamOffset> {

@@ -9,6 +9,8 @@ mod event;
 mod idle;
 mod lookup;
 mod step;
+#[cfg(test)]
+mod tests;
 
 use vcpu::{MpState, RunExit};
 use x86defs::exception;
@@ -18,6 +20,10 @@ use self::lookup::{code_tag, fetch_address, fetch_page, mode_of};
 use crate::code::{BlockCache, Decoded, Op, decode_block};
 use crate::cpu::{Cpu, Fault, RIP, Shadow, Trap, pending, sreg};
 use crate::insn::HostSide;
+
+/// A store of another vCPU's.
+#[cfg(test)]
+type Store = Box<dyn FnOnce(&guestmem::GuestRam) + Send>;
 
 /// Runs blocks on a [`Cpu`].
 pub struct Runner {
@@ -31,6 +37,9 @@ pub struct Runner {
     inside: bool,
     /// A repeated string instruction gave way after an iteration.
     gave_way: bool,
+    /// What another vCPU stores after the next block was decoded and before it is looked whether it still holds.
+    #[cfg(test)]
+    pub decoded: Option<Store>,
 }
 
 impl Runner {
@@ -47,6 +56,8 @@ impl Runner {
             buffer: Vec::with_capacity(64),
             alone_ops: Vec::new(),
             gave_way: false,
+            #[cfg(test)]
+            decoded: None,
         }
     }
 
@@ -78,7 +89,7 @@ impl Runner {
             }
             match self.boundary() {
                 Boundary::Go => {
-                    if let Some(index) = self.find(false) {
+                    if let Ok(index) = self.find(false) {
                         self.execute(index);
                     }
                 }
@@ -93,7 +104,7 @@ impl Runner {
     #[inline(always)]
     fn blocks(&mut self) {
         self.gave_way = false;
-        let Some(mut index) = self.find(false) else {
+        let Ok(mut index) = self.find(false) else {
             return;
         };
         loop {
@@ -109,11 +120,11 @@ impl Runner {
             index = match self.cache.follow(index, va, tag) {
                 Some(next) => next,
                 None => match self.find(false) {
-                    Some(next) => {
+                    Ok(next) => {
                         self.cache.link(index, va, tag, next);
                         next
                     }
-                    None => return,
+                    Err(_) => return,
                 },
             };
         }
@@ -176,7 +187,7 @@ impl Runner {
             self.take(Trap::Exception, &Op::default());
             return false;
         }
-        self.find(true).is_some_and(|single| self.execute(single))
+        self.find(true).is_ok_and(|single| self.execute(single))
     }
 
     /// A handler did not complete.
@@ -233,12 +244,12 @@ impl Runner {
         }
         let cpu = &mut self.cpu;
         let va = fetch_address(cpu);
-        let Some(at) = fetch_page(cpu, va) else {
+        let Ok(at) = fetch_page(cpu, va) else {
             return;
         };
         let mode = mode_of(cpu, true);
         let mut bytes = [0u8; 15];
-        let Some((n, _)) = self.gather(va, at, &mut bytes) else {
+        let Ok((n, _)) = self.gather(va, at, &mut bytes) else {
             return;
         };
         let cpu = &mut self.cpu;

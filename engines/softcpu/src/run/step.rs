@@ -7,7 +7,7 @@ use x86defs::rflags;
 
 use super::Runner;
 use super::boundary::Boundary;
-use super::lookup::fetch_address;
+use super::lookup::{NoBlock, fetch_address};
 use crate::code::Op;
 use crate::cpu::{Fault, Shadow, Trap, pending};
 
@@ -41,8 +41,13 @@ impl Runner {
         let held = cpu.pending_debug;
         self.gave_way = false;
         self.cpu.step_cancelled = false;
-        if let Some(index) = self.find(true) {
-            self.execute(index);
+        match self.find(true) {
+            Ok(index) => {
+                self.execute(index);
+            }
+            Err(NoBlock::Delivered) => {}
+            // What holds for the next instruction still does.
+            Err(NoBlock::Changed) => return self.cpu.vmx_no_instruction(),
         }
         let cpu = &mut self.cpu;
         // An iteration of a repeated string instruction counts as an instruction (18.3.1.4).

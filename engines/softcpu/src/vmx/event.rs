@@ -148,6 +148,13 @@ impl Cpu {
         }
     }
 
+    /// No instruction followed the last boundary: the monitor trap flag still waits for one.
+    pub fn vmx_no_instruction(&mut self) {
+        if self.vmx.mtf == Mtf::Pending {
+            self.vmx.mtf = Mtf::AfterNext;
+        }
+    }
+
     /// At an instruction boundary, after debug traps and before NMIs: preemption timer, NMI window.
     #[must_use]
     pub fn vmx_before_nmi(&mut self) -> bool {

@@ -477,6 +477,28 @@ fn preemption_timer_while_inactive() {
     assert!(lines.waits.iter().all(Option::is_none), "{:?}", lines.waits);
 }
 
+/// 26.5.2: the exit follows an instruction, also where that was decoded twice because another vCPU changed it.
+#[test]
+fn monitor_trap_flag_waits_for_code_that_changes() {
+    let mut r = Rig::root();
+    r.or(F::PrimaryControls, p::MONITOR_TRAP_FLAG);
+    // MOV AL, 1, which becomes MOV AL, 2.
+    r.bytes(GUEST_CODE, &[0xb0, 1]);
+    r.enter();
+    r.cpu().shared = true;
+    r.runner.decoded = Some(Box::new(|ram| ram.store(RamOffset(GUEST_CODE + 1), 2_u8)));
+    r.step();
+    assert!(r.runner.decoded.is_none() && r.cpu().vmx.in_guest);
+    assert_eq!(r.rip(), GUEST_CODE, "nothing was executed");
+    r.step();
+    r.step();
+    assert_eq!(
+        (r.get(F::ExitReason), r.get(F::GuestRip)),
+        (37, GUEST_CODE + 2)
+    );
+    assert_eq!(r.cpu().regs[gpr::RAX] & 0xff, 2);
+}
+
 #[test]
 fn tpr_shadow() {
     let mut r = Rig::root();
