@@ -238,9 +238,38 @@ fn character(c: char) -> Option<Vec<Key>> {
     })
 }
 
-/// The keys of a name.
+/// The keys of a name: modifiers, each with a dash behind it, and a character or a named key.
 fn named(name: &str) -> Result<Vec<Key>, KeysError> {
     let unknown = || KeysError::Name(name.to_owned());
+    let mut keys = Vec::new();
+    let mut rest = name;
+    // A single character is itself, also the dash.
+    while let Some((modifier, after)) = rest.split_once('-')
+        && rest.len() > 1
+    {
+        let usage = match modifier {
+            "ctrl" => 0xe0,
+            "shift" => 0xe1,
+            "alt" => 0xe2,
+            _ => return Err(unknown()),
+        };
+        keys.extend(Key::from_usage(usage));
+        rest = after;
+    }
+    let mut letters = rest.chars();
+    match (letters.next(), letters.next()) {
+        // Without a modifier it stands for itself, not in brackets.
+        (Some(c), None) if !keys.is_empty() => {
+            keys.extend(character(c).ok_or_else(unknown)?);
+        }
+        _ if rest == "lt" => keys.extend(character('<').ok_or_else(unknown)?),
+        _ => keys.push(single(rest).ok_or_else(unknown)?),
+    }
+    Ok(keys)
+}
+
+/// The key of a name without modifiers.
+fn single(name: &str) -> Option<Key> {
     let usage = match name {
         "ret" => 0x28,
         "esc" => 0x29,
@@ -257,31 +286,10 @@ fn named(name: &str) -> Result<Vec<Key>, KeysError> {
         "left" => 0x50,
         "down" => 0x51,
         "up" => 0x52,
-        "lt" => return character('<').ok_or_else(unknown),
-        _ => {
-            if let Some((modifier, rest)) = name.split_once('-') {
-                let usage = match modifier {
-                    "ctrl" => 0xe0,
-                    "shift" => 0xe1,
-                    "alt" => 0xe2,
-                    _ => return Err(unknown()),
-                };
-                let mut keys: Vec<Key> = Key::from_usage(usage).into_iter().collect();
-                let mut letters = rest.chars();
-                keys.extend(match (letters.next(), letters.next()) {
-                    (Some(c), None) => character(c).ok_or_else(unknown)?,
-                    _ => named(rest).map_err(|_| unknown())?,
-                });
-                return Ok(keys);
-            }
-            let number = name.strip_prefix('f').and_then(|n| n.parse().ok());
-            match number {
-                Some(n @ 1..=12u8) => 0x39 + n,
-                _ => return Err(unknown()),
-            }
-        }
+        _ => match name.strip_prefix('f')?.parse() {
+            Ok(n @ 1..=12u8) => 0x39 + n,
+            _ => return None,
+        },
     };
     Key::from_usage(usage)
-        .map(|key| vec![key])
-        .ok_or_else(unknown)
 }

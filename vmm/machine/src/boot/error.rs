@@ -21,6 +21,9 @@ pub enum ImageError {
     /// Not a bzImage, with firmware.
     #[error("firmware starts only a Linux bzImage, which it is not; leave out --firmware")]
     NotForFirmware,
+    /// An entry point where nothing was loaded.
+    #[error("its entry point {0:#x} is in no segment that it loads; link it again")]
+    EntryOutside(u32),
     /// A file that is not of the protocol asked for.
     #[error("it cannot be booted by the protocol {0}; leave out --boot-protocol")]
     Protocol(BootProtocol),

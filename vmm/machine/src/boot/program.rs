@@ -5,7 +5,7 @@ use guestmem::{Gpa, GuestRam, PAGE_SIZE};
 use super::blob::Blob;
 use super::elf::Segment;
 use super::place::Room;
-use super::{BootError, BootRequest, Kernel};
+use super::{BootError, BootRequest, ImageError, Kernel};
 
 /// Where modules go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,18 @@ pub(super) fn load_segments(
         end = end.max(s.physical + s.memory_bytes);
     }
     Ok(end)
+}
+
+/// Checks that a kernel is entered where one of its segments is.
+pub(super) fn check_entry(entry: u32, segments: &[Segment<'_>]) -> Result<(), ImageError> {
+    let inside = |s: &Segment<'_>| {
+        let into = u64::from(entry).checked_sub(s.physical);
+        into.is_some_and(|into| into < s.memory_bytes)
+    };
+    match segments.iter().any(inside) {
+        true => Ok(()),
+        false => Err(ImageError::EntryOutside(entry)),
+    }
 }
 
 /// Copies the initial RAM disk and the modules to guest RAM.

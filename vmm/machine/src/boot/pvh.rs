@@ -30,6 +30,7 @@ pub(super) fn load(
         .ok_or_else(|| BootError::image(kernel.name, ImageError::NoEntry))?;
     let mut room = Room::new(map);
     program::load_segments(ram, &mut room, kernel, &elf.segments)?;
+    program::check_entry(entry, &elf.segments).map_err(|e| BootError::image(kernel.name, e))?;
     let modules = program::load_modules(ram, &mut room, boot, Placement::High)?;
     let start_info = tell(
         &mut Information::new(ram, &mut room),

@@ -86,6 +86,7 @@ pub(super) fn load(
     let program = header.program(kernel.bytes).map_err(not_a_kernel)?;
     let mut room = Room::new(map);
     let end = program::load_segments(ram, &mut room, kernel, &program.segments)?;
+    program::check_entry(program.entry, &program.segments).map_err(not_a_kernel)?;
     let modules = program::load_modules(ram, &mut room, boot, Placement::From(end))?;
     let told = Told {
         boot,

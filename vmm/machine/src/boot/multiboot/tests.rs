@@ -299,6 +299,21 @@ fn an_entry_beyond_32_bits_is_refused() {
     );
 }
 
+/// Also just before and behind the one segment.
+#[test]
+fn an_entry_outside_the_segments_is_refused() {
+    for (entry, good) in [(0xf_ffff, false), (0x10_0fff, true), (0x10_1000, false)] {
+        let mut maker = Maker::new(false);
+        maker.segments[0].2 = header(0, &[]);
+        maker.entry = entry;
+        let run = boot(maker.file(), &[], "");
+        match good {
+            true => assert_eq!(run.state().rip, entry),
+            false => assert_eq!(run.error(), ImageError::EntryOutside(entry as u32)),
+        }
+    }
+}
+
 #[test]
 fn no_changed_byte_makes_it_panic() {
     let load = 0x20_0000;

@@ -157,3 +157,17 @@ fn what_does_not_fit_is_refused() {
         Err(BootError::NoRoomForInformation(_))
     ));
 }
+
+#[test]
+fn an_entry_outside_the_segments_is_refused() {
+    let mut maker = kernel();
+    maker.segments[0].1 += 0x10_0000;
+    let refusal = boot(&maker, None, &[], "").result;
+    assert!(matches!(
+        refusal,
+        Err(BootError::NotAKernel {
+            source: ImageError::EntryOutside(0x10_0020),
+            ..
+        })
+    ));
+}
