@@ -8,6 +8,7 @@ use acpi_tables::{Aml, AmlSink};
 
 use pci::IntxRouter;
 
+use super::osc::HostBridge;
 use super::{AcpiConfig, new_table};
 use crate::memory::{ECAM_SIZE_BYTES, HPET_BASE, LEGACY_START};
 use crate::ports;
@@ -188,6 +189,8 @@ fn pci_root(config: &AcpiConfig, sink: &mut dyn AmlSink) {
         ECAM_SIZE_BYTES as u32,
     );
     sink.vec(&Scope::raw("_SB_".into(), [root, board].concat()));
+    let control = super::bytes_of(&HostBridge);
+    sink.vec(&Scope::raw("_SB_.PCI0".into(), control));
 }
 
 /// A device that is nothing but a range of memory.

@@ -7,6 +7,7 @@
 mod dsdt;
 mod fixed;
 pub mod loader;
+mod osc;
 
 use std::ops::Range;
 
