@@ -1,6 +1,10 @@
 //! Paging and its invalidation (SDM Vol 3 chapter 4).
 
+use vcpu::cpuid::CpuModel;
+use x86defs::exception::PF;
+
 use crate::cpu::gpr::*;
+use crate::mem::Access;
 use crate::testing::*;
 
 /// SDM Vol 3 4.10.4.1: INVLPG takes the whole page away, also when its size is more than 4 KByte.
@@ -46,7 +50,7 @@ fn ins_checks_both_pages() {
     let mut b = Bench::long();
     b.put::<u64>(PT + 8, 0);
     b.set(RDI, SMALL + 0xffe);
-    assert_eq!(b.fault(&[0x6d], x86defs::exception::PF), 2);
+    assert_eq!(b.fault(&[0x6d], PF), 2);
     assert_eq!(b.cpu().cr2, SMALL + 0x1000);
     assert_eq!(b.get(RDI), SMALL + 0xffe);
 }
@@ -66,5 +70,105 @@ fn code_that_crosses_into_its_own_page_can_change() {
         b.cpu().regs[crate::cpu::RIP] = SMALL + 0xfff;
         b.runner.single_step();
         assert_eq!(b.get(RAX), u64::from(value));
+    }
+}
+
+/// Where a read of `va` by privilege level 0 leads, or the error code of its page fault.
+fn walk(b: &mut Bench, va: u64) -> Result<u64, u32> {
+    let cpu = b.cpu();
+    match cpu.translate_as(va, Access::Read, false) {
+        Ok(t) => Ok(t.gpa.0),
+        Err(_) => {
+            assert_eq!((cpu.fault.vector, cpu.fault.detail), (PF, va));
+            Err(cpu.fault.error_code)
+        }
+    }
+}
+
+/// 32-bit paging with CR4.PSE set by a processor with addresses of `maxphyaddr` bits, if they are not the model's.
+fn pse36(maxphyaddr: Option<u32>) -> Bench {
+    let mut model = model_of(CpuModel::NestlingIntel);
+    model.maxphyaddr = maxphyaddr.unwrap_or(model.maxphyaddr);
+    let mut b = Bench::protected_with(model);
+    let cpu = b.cpu();
+    cpu.cr3 = PD32;
+    cpu.cr4 |= 1 << 4;
+    cpu.cr0 |= 1 << 31;
+    cpu.select_view();
+    b
+}
+
+/// The linear address that the tests look up, by the directory's entry 5.
+const VA: u64 = 5 << 22 | 0x2_3456;
+const PDE: u64 = PD32 + 4 * 5;
+
+/// SDM Vol 3 4.3, Table 4-4: bits 20:13 of an entry for a 4-MByte page are bits 39:32 of the physical address, bits
+/// 31:22 those of the same number; bit 12 is PAT. Bit 21 is reserved; the error code has P and RSVD (4.7).
+#[test]
+fn large_pages_of_32_bit_paging_reach_40_bits() {
+    let mut b = pse36(None);
+    b.put::<u32>(PDE, 0x0140_0083);
+    assert_eq!(walk(&mut b, VA), Ok(0x0142_3456));
+    for bit in 0..8 {
+        b.put::<u32>(PDE, 0x0140_0083 | 1 << (13 + bit));
+        let high = 1u64 << (32 + bit);
+        assert_eq!(walk(&mut b, VA), Ok(high | 0x0142_3456), "bit {bit}");
+    }
+    b.put::<u32>(PDE, 0xffdf_f083);
+    assert_eq!(walk(&mut b, VA), Ok(0xff_ffc2_3456));
+    b.put::<u32>(PDE, 0x0160_0083);
+    assert_eq!(walk(&mut b, VA), Err(9));
+    // mov eax, [ebx] delivers the same; address and error code arrive.
+    b.set(RBX, VA);
+    assert_eq!(b.run(&[0x8b, 0x03]), Outcome::Vector(PF));
+    assert_eq!(b.cpu().cr2, VA);
+    assert_eq!(b.at::<u32>(b.get(RSP)), 9);
+    // Of an entry that is not present nothing else counts.
+    b.put::<u32>(PDE, 0x0160_0082);
+    assert_eq!(walk(&mut b, VA), Err(0));
+}
+
+/// Table 4-4: M is the smaller of 40 and MAXPHYADDR; bits 21:(M - 19) are reserved.
+#[test]
+fn large_pages_of_32_bit_paging_end_at_maxphyaddr() {
+    for (maxphyaddr, m) in [(32, 32), (36, 36), (39, 39), (40, 40), (46, 40), (52, 40)] {
+        let mut b = pse36(Some(maxphyaddr));
+        for bit in 13..=21 {
+            b.put::<u32>(PDE, 0x0140_0083 | 1 << bit);
+            let expected = if bit >= m - 19 {
+                Err(9)
+            } else {
+                Ok(1u64 << (bit + 19) | 0x0142_3456)
+            };
+            assert_eq!(walk(&mut b, VA), expected, "{maxphyaddr}, bit {bit}");
+        }
+        // PAT is not reserved.
+        b.put::<u32>(PDE, 0x0140_1083);
+        assert_eq!(walk(&mut b, VA), Ok(0x0142_3456), "{maxphyaddr}");
+    }
+}
+
+/// SDM Vol 3 4.3: with CR4.PSE clear, bit 7 is ignored and the entry refers to a page table (Table 4-5), whose address
+/// are all its bits 31:12.
+#[test]
+fn without_pse_every_directory_entry_refers_to_a_table() {
+    let mut b = pse36(None);
+    b.cpu().cr4 &= !(1 << 4);
+    b.cpu().select_view();
+    // Bit 21 as an address bit: the table lies at 20_0000H.
+    b.put::<u32>(PDE, 0x0020_0083);
+    b.put::<u32>(0x20_0000 + 4 * 0x23, 0x0076_5003);
+    assert_eq!(walk(&mut b, VA), Ok(0x0076_5456));
+    // In the last level bit 7 is PAT, and there are no reserved bits.
+    b.put::<u32>(0x20_0000 + 4 * 0x23, 0xffff_f083);
+    assert_eq!(walk(&mut b, VA), Ok(0xffff_f456));
+}
+
+/// SDM Vol 3 4.1.4: the mechanism is there where CPUID.01H:EDX.PSE-36 says so, and every model does.
+#[test]
+fn every_model_shows_pse36() {
+    for cpu in CpuModel::ALL {
+        let leaf = model_of(cpu).cpuid.get(1, 0).unwrap();
+        assert_eq!(leaf.edx >> 17 & 1, 1, "{cpu}");
     }
 }
