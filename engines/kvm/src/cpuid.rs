@@ -6,7 +6,7 @@
 //! TSC of the host and KVM's APIC timer clock of 1 GHz.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
-use vcpu::cpuid::feature::{leaf1_ecx, leaf7_ecx, xstate};
+use vcpu::cpuid::feature::{ext8_ebx, ext21, leaf1_ecx, leaf7_ecx, xstate};
 use vcpu::cpuid::{CpuidLeaf, CpuidResult, CpuidTable, NAMES, timing_leaves};
 
 /// KVM's leaves are in this block.
@@ -97,10 +97,12 @@ fn restrict(leaf: &CpuidLeaf, host: &HostCpuid, deadline_timer: bool) -> CpuidRe
         (0x8000_0008, _) => {
             let physical = (r.eax & 0xff).min(h.eax & 0xff);
             r.eax = r.eax & !0xff | physical;
-            r.ebx &= h.ebx;
+            // KVM lets nobody set EFER.LMSLE who has no SVM; not every version says so.
+            r.ebx &= h.ebx | ext8_ebx::NO_LMSLE;
         }
         (0x8000_0021, _) => {
-            r.eax &= h.eax;
+            // Nor has any version SMM_CTL.
+            r.eax &= h.eax | ext21::NO_SMM_CTL;
             r.ecx &= h.ecx;
         }
         _ => {}

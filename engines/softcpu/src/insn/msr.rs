@@ -133,6 +133,9 @@ impl Cpu {
             IA32_BIOS_SIGN_ID if !self.amd() => {}
             IA32_MCG_STATUS => {}
             IA32_SYSENTER_CS => self.msr.sysenter_cs = value,
+            // AMD's have 32 bits, as SYSENTER is not there in long mode (APM Vol 2 6.1.2): the rest is dropped.
+            IA32_SYSENTER_ESP if self.amd() => self.msr.sysenter_esp = value & 0xffff_ffff,
+            IA32_SYSENTER_EIP if self.amd() => self.msr.sysenter_eip = value & 0xffff_ffff,
             IA32_SYSENTER_ESP => self.canonical_msr(value, |m| &mut m.sysenter_esp)?,
             IA32_SYSENTER_EIP => self.canonical_msr(value, |m| &mut m.sysenter_eip)?,
             IA32_MISC_ENABLE if !self.amd() => self.write_misc_enable(value)?,
@@ -190,6 +193,8 @@ impl Cpu {
                 self.ea_base[seg] = value;
             }
             IA32_KERNEL_GS_BASE => self.canonical_msr(value, |m| &mut m.kernel_gs_base)?,
+            // AMD processors drop the upper half without a fault; Intel's reserve it (SDM Vol 4 Table 2-2).
+            IA32_TSC_AUX if self.amd() => self.msr.tsc_aux = value & 0xffff_ffff,
             IA32_TSC_AUX => self.checked(value, 0xffff_ffff, |m| &mut m.tsc_aux)?,
             _ => {
                 if !self.write_amd_msr(msr, value)? {

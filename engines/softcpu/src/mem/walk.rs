@@ -3,7 +3,7 @@
 use guestmem::{Gpa, RamOffset};
 use x86defs::cr::{cr0, cr4, efer};
 use x86defs::exception::{self, pf};
-use x86defs::paging::{A, D, KEY_SHIFT, P, PS, RW, US, XD, address_mask, pkru};
+use x86defs::paging::{A, D, G, KEY_SHIFT, P, PS, RW, US, XD, address_mask, pkru};
 use x86defs::rflags;
 
 use super::ept::Via;
@@ -292,11 +292,13 @@ impl Cpu {
         }
     }
 
-    /// Reserved bits of a 4-level entry (SDM Vol 3 Tables 4-15 to 4-20).
+    /// Reserved bits of a 4-level entry (SDM Vol 3 Tables 4-15 to 4-20). AMD reserves bit 8 of a PML4 entry too,
+    /// which is G elsewhere (APM Vol 2 5.3.3).
     fn reserved64(&self, level: u32, large: bool) -> u64 {
         let high = ((1u64 << 52) - 1) & !((1u64 << self.model.maxphyaddr) - 1);
         let xd = if self.efer & efer::NXE == 0 { XD } else { 0 };
         let low = match (level, large) {
+            (3, _) if self.amd() => PS | G,
             (3, _) => PS,
             (2, true) => 0x3fff_e000,
             (1, true) => 0x1f_e000,

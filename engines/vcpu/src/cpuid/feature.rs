@@ -267,6 +267,8 @@ pub mod ext8_ebx {
     pub const IBRS: u32 = 1 << 14;
     /// STIBP.
     pub const STIBP: u32 = 1 << 15;
+    /// EFER.LMSLE, limits of segments in 64-bit mode, is not there.
+    pub const NO_LMSLE: u32 = 1 << 20;
     /// Not affected by speculative store bypass.
     pub const SSB_NO: u32 = 1 << 26;
     /// Not affected by branch type confusion.
@@ -281,6 +283,8 @@ pub mod ext21 {
     pub const NULL_CLEARS_BASE: u32 = 1 << 6;
     /// EAX: EFER.AIBRSE.
     pub const AUTOMATIC_IBRS: u32 = 1 << 8;
+    /// EAX: the MSR SMM_CTL is not there.
+    pub const NO_SMM_CTL: u32 = 1 << 9;
     /// EAX: not affected by speculative return stack overflow.
     pub const SRSO_NO: u32 = 1 << 29;
     /// ECX: not affected by transient scheduler attacks on the store queue.

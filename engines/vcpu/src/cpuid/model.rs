@@ -326,11 +326,13 @@ fn amd_words() -> Words {
             | e::IBPB
             | e::IBRS
             | e::STIBP
+            | e::NO_LMSLE
             | e::SSB_NO
             | e::BTC_NO,
         ext21_eax: ext21::LFENCE_SERIALIZES
             | ext21::NULL_CLEARS_BASE
             | ext21::AUTOMATIC_IBRS
+            | ext21::NO_SMM_CTL
             | ext21::SRSO_NO,
         ext21_ecx: ext21::TSA_SQ_NO | ext21::TSA_L1_NO,
     }

@@ -113,11 +113,12 @@ pub const NAMES: &[Named] = names! {
     (0x8000_0008, 0, EBX) {
         "clzero" = ext8_ebx::CLZERO, "x87_pointers" = ext8_ebx::X87_POINTERS, "wbnoinvd" = ext8_ebx::WBNOINVD,
         "ibpb" = ext8_ebx::IBPB, "ibrs" = ext8_ebx::IBRS, "stibp" = ext8_ebx::STIBP,
-        "ssb_no" = ext8_ebx::SSB_NO, "btc_no" = ext8_ebx::BTC_NO,
+        "no_lmsle" = ext8_ebx::NO_LMSLE, "ssb_no" = ext8_ebx::SSB_NO, "btc_no" = ext8_ebx::BTC_NO,
     }
     (0x8000_0021, 0, EAX) {
         "lfence_serializes" = ext21::LFENCE_SERIALIZES, "null_clears_base" = ext21::NULL_CLEARS_BASE,
-        "automatic_ibrs" = ext21::AUTOMATIC_IBRS, "srso_no" = ext21::SRSO_NO,
+        "automatic_ibrs" = ext21::AUTOMATIC_IBRS, "no_smm_ctl" = ext21::NO_SMM_CTL,
+        "srso_no" = ext21::SRSO_NO,
     }
     (0x8000_0021, 0, ECX) { "tsa_sq_no" = ext21::TSA_SQ_NO, "tsa_l1_no" = ext21::TSA_L1_NO }
 };

@@ -331,3 +331,119 @@ fn reset_shows_the_signature() {
         assert_eq!(b.get(RIP), 0xfff0);
     }
 }
+
+/// SYSENTER's target and stack pointer have 32 bits on AMD, which has no SYSENTER in long mode (APM Vol 2 6.1.2), and
+/// 64 on Intel, where they must be canonical (SDM Vol 2, WRMSR). The upper half of TSC_AUX is dropped on AMD and
+/// reserved on Intel (SDM Vol 4 Table 2-2).
+#[test]
+fn msrs_of_32_bits() {
+    const HOLE: u64 = 0x1234_5678_9abc_def0;
+    for msr in [IA32_SYSENTER_ESP, IA32_SYSENTER_EIP, IA32_TSC_AUX] {
+        let mut b = amd();
+        assert_eq!(b.cpu().write_msr(msr, HOLE), Ok(()), "{msr:#x}");
+        assert_eq!(b.cpu().read_msr(msr), Ok(0x9abc_def0), "{msr:#x}");
+        let mut b = Bench::long();
+        assert!(b.cpu().write_msr(msr, HOLE).is_err(), "{msr:#x}");
+    }
+    let kernel = 0xffff_8000_1234_5678;
+    let mut b = Bench::long();
+    assert_eq!(b.cpu().write_msr(IA32_SYSENTER_EIP, kernel), Ok(()));
+    assert_eq!(b.cpu().read_msr(IA32_SYSENTER_EIP), Ok(kernel));
+    // rdtscp; rdpid rdx
+    let mut b = amd();
+    assert_eq!(b.cpu().write_msr(IA32_TSC_AUX, 7 << 32 | 5), Ok(()));
+    b.ok(&[0x0f, 0x01, 0xf9]);
+    b.ok(&[0xf3, 0x0f, 0xc7, 0xfa]);
+    assert_eq!((b.get(RCX), b.get(RDX)), (5, 5));
+}
+
+/// APM Vol 2 5.3.3: bits 8 and 7 of a PML4 entry must be zero; SDM Vol 3 Table 4-15: bit 8 is ignored. In an entry of
+/// the next level that refers to a page directory, both ignore bit 8.
+#[test]
+fn bit_8_of_pml4_entries() {
+    for (mut b, reserved) in [(Bench::long(), false), (amd(), true)] {
+        let cpu = b.cpu();
+        let read = |cpu: &mut crate::cpu::Cpu| {
+            let t = cpu.translate_as(DATA, crate::mem::Access::Read, false);
+            t.map(|t| t.gpa.0).map_err(|_| cpu.fault.error_code)
+        };
+        let (pml4e, pdpte) = (guestmem::RamOffset(PML4), guestmem::RamOffset(0x2000));
+        let old = cpu.ram.load::<u64>(pdpte);
+        cpu.ram.store::<u64>(pdpte, old | 1 << 8);
+        assert_eq!(read(cpu), Ok(DATA), "AMD: {reserved}");
+        let old = cpu.ram.load::<u64>(pml4e);
+        cpu.ram.store::<u64>(pml4e, old | 1 << 8);
+        let expected = if reserved { Err(9) } else { Ok(DATA) };
+        assert_eq!(read(cpu), expected, "AMD: {reserved}");
+        cpu.ram.store::<u64>(pml4e, old | 1 << 7);
+        assert_eq!(read(cpu), Err(9), "AMD: {reserved}");
+    }
+}
+
+/// What is not there is said not to be: EFER.LMSLE (APM Vol 2 3.1.7; CPUID 80000008h, EBX[20]) and SMM_CTL (APM Vol 3,
+/// CPUID 80000021h, EAX[9]).
+#[test]
+fn what_amd_models_say_is_missing() {
+    const SMM_CTL: u32 = 0xc001_0116;
+    let mut b = amd();
+    assert!(b.cpu().write_msr(IA32_EFER, 0x2d01).is_err());
+    assert!(b.cpu().read_msr(SMM_CTL).is_err());
+    let cpuid = &b.cpu().model.cpuid;
+    assert_eq!(cpuid.answer(0x8000_0008, 0).ebx >> 20 & 1, 1);
+    assert_eq!(cpuid.answer(0x8000_0021, 0).eax >> 9 & 1, 1);
+}
+
+/// The other near branches that an operand-size prefix makes 16 bits wide on AMD: RET, and JMP and CALL through a
+/// register (APM Vol 3).
+#[test]
+fn operand_size_of_returns_and_indirect_branches() {
+    for bytes in [&[0x66, 0xc3][..], &[0x66, 0xff, 0xe3], &[0x66, 0xff, 0xd3]] {
+        let prepare = |mut b: Bench| {
+            b.set(RBX, 0x5_1234);
+            b.put::<u64>(STACK, 0x5_1234);
+            b
+        };
+        let mut b = prepare(Bench::long());
+        assert_eq!(b.run(bytes), Outcome::Next(0x5_1234), "{bytes:02x?}");
+        let mut b = prepare(amd());
+        assert_eq!(b.run(bytes), Outcome::Next(0x1234), "{bytes:02x?}");
+        let moved = match bytes[1] {
+            0xc3 => STACK + 2,
+            _ if bytes[2] == 0xd3 => STACK - 2,
+            _ => STACK,
+        };
+        assert_eq!(b.get(RSP), moved, "{bytes:02x?}");
+    }
+}
+
+/// Far pointers in memory have at most 32 bits of offset on AMD, also with REX.W (APM Vol 3, JMP far, LSS); on Intel
+/// REX.W makes them 64 bits (SDM Vol 2).
+#[test]
+fn rex_w_of_far_pointers() {
+    let prepare = |mut b: Bench| {
+        b.set(RBX, DATA);
+        // The selector behind 32 bits is CODE64; the one behind 64 bits is that of data or code.
+        b.put::<u32>(DATA, 0x5_1234);
+        b.put::<u16>(DATA + 4, sel::CODE64);
+        b
+    };
+    // rex.w jmp far [rbx]: the Intel one reads an address that is not canonical.
+    let jump = [0x48, 0xff, 0x2b];
+    let mut b = prepare(amd());
+    assert_eq!(b.run(&jump), Outcome::Next(0x5_1234));
+    let mut b = prepare(Bench::long());
+    b.put::<u16>(DATA + 6, 0x1234);
+    b.put::<u16>(DATA + 8, sel::CODE64);
+    assert_eq!(b.run(&jump), Outcome::Vector(GP));
+    // rex.w lfs rax, [rbx]
+    let load = [0x48, 0x0f, 0xb4, 0x03];
+    let mut b = prepare(amd());
+    b.put::<u16>(DATA + 4, sel::DATA);
+    b.set(RAX, u64::MAX);
+    b.ok(&load);
+    assert_eq!(b.get(RAX), 0x5_1234);
+    let mut b = prepare(Bench::long());
+    b.put::<u16>(DATA + 8, sel::DATA);
+    b.ok(&load);
+    assert_eq!(b.get(RAX), 0x8_0005_1234);
+}
