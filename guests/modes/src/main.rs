@@ -1,5 +1,5 @@
 //! The processor's other modes against the manual: real-address and virtual-8086 mode, gates of 16 and 32 bits,
-//! hardware task switches, numeric errors without CR0.NE.
+//! hardware task switches, 32-bit and PAE paging, numeric errors without CR0.NE.
 //!
 //! References are to volume 3 of the Intel SDM where nothing else is said.
 
@@ -8,9 +8,11 @@
 
 mod ferr;
 mod gates;
+mod paging;
 mod real;
 mod tasks;
 mod v8086;
+mod vme;
 
 use runtime::legacy::{self, Record, State};
 use runtime::memory::write_bytes;
@@ -30,8 +32,10 @@ const END_VECTOR: u32 = 0x40;
 fn run() {
     real::run();
     v8086::run();
+    vme::run();
     gates::run();
     tasks::run();
+    paging::run();
     ferr::run();
 }
 

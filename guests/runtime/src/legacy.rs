@@ -1,5 +1,6 @@
 //! Legacy modes: out of IA-32e mode into 32-bit protected mode without paging, virtual-8086 or real-address mode, and
-//! back by whatever exception or interrupt comes first.
+//! back by whatever exception or interrupt comes first. A state may switch paging on, with tables that map everything
+//! but the test's own addresses to itself.
 //!
 //! [`protected`] enters by IRETD, so that a state of any privilege, or of virtual-8086 mode, can be started; [`real`]
 //! enters real-address mode. Both have tables of their own, which tests may change. What ends the state is recorded
@@ -221,6 +222,13 @@ legacy_leave:
     mov $0x10, %eax
     mov %ax, %ss
     mov $legacy_stack_top, %esp
+    # What pages a test made map this code to itself.
+    mov %cr0, %eax
+    and $0x7fffffff, %eax
+    mov %eax, %cr0
+    mov %cr4, %eax
+    or $0x20, %eax
+    mov %eax, %cr4
     andb $0xfd, LEGACY_GDT+0x18+5
     mov $0x18, %eax
     ltr %ax
