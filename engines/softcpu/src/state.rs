@@ -298,6 +298,8 @@ impl Cpu {
         }
         self.restore_extended(&s.extended);
         self.end_mwait();
+        // A trap that waited belongs to what was executed before.
+        self.pending_debug = 0;
         self.activity = s.mp_state;
         self.shadow = match s.interruptibility {
             Interruptibility { mov_ss: true, .. } => Shadow::MovSs,

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use guestmem::{Gpa, GuestRam};
-use softcpu::SoftEngine;
+use hostexec::HostExec;
+use softcpu::cpu::Cpu;
+use softcpu::run::Runner;
 use vcpu::cpuid::{CpuModel, CpuidTable, HostVector, ModelConfig, model};
-use vcpu::{
-    Attention, Engine, InterruptFault, NestedVirt, Platform, RunExit, Vcpu, VcpuState, VmConfig,
-};
+use vcpu::{Attention, InterruptFault, NestedVirt, Platform, RunExit, VcpuState, VmConfig};
 
 /// RAM from address zero on.
 pub const RAM_BYTES: u64 = 128 << 10;
@@ -141,7 +141,7 @@ pub struct Events {
 
 /// The machine.
 pub struct Machine {
-    vcpu: Box<dyn Vcpu>,
+    runner: Runner,
     /// Its memory.
     pub ram: Arc<GuestRam>,
     lines: Arc<Lines>,
@@ -169,20 +169,24 @@ impl Machine {
         ram.write(Gpa(0), &image).expect("it is RAM");
         ram.write(FAR, &[FAR_FILL; FAR_BYTES as usize])
             .expect("it is RAM");
-        let vm = SoftEngine::new()
-            .create_vm(&vm_config(), Arc::clone(&ram))
-            .expect("the engine makes a VM");
         let (attention, lines) = (Attention::new(), Arc::new(Lines::default()));
         let board = Board {
             attention: attention.clone(),
             lines: Arc::clone(&lines),
         };
-        let mut vcpu = vm
-            .create_vcpu(0, Box::new(board), attention.clone())
-            .expect("the engine makes a vCPU");
-        let reset = vcpu.state().expect("it has one");
+        let cpu = Cpu::new(
+            Arc::new(softcpu::model(&vm_config())),
+            Arc::clone(&ram),
+            Box::new(board),
+            attention.clone(),
+            0,
+            HostExec::new().expect("memory for vector instructions"),
+            Arc::default(),
+        );
+        let mut runner = Runner::new(cpu, 1);
+        let reset = runner.cpu.save();
         Self {
-            vcpu,
+            runner,
             ram,
             lines,
             attention,
@@ -214,10 +218,36 @@ impl Machine {
 
     /// Runs from `start` for about a hundred instructions at most, or until HLT. Gives how the run ended, the state
     /// then, and the instructions executed.
-    ///
-    /// # Panics
-    /// The engine fails.
     pub fn execute(&mut self, start: &VcpuState, events: Events) -> (RunExit, VcpuState, u64) {
+        let before = self.begin(start, events);
+        let exit = self.runner.run();
+        let state = self.runner.cpu.save();
+        (exit, state, self.retired_since(before))
+    }
+
+    /// Runs from `start` one instruction after the other, until so many are executed or the run ends. Gives how it ended,
+    /// the state then, and the instructions executed.
+    pub fn execute_singly(
+        &mut self,
+        start: &VcpuState,
+        most: u64,
+    ) -> (Option<RunExit>, VcpuState, u64) {
+        let before = self.begin(start, Events::default());
+        let mut exit = None;
+        let mut looks = 0;
+        while exit.is_none() && self.retired_since(before) < most && looks < 4 * most + 64 {
+            exit = self.runner.single_step();
+            looks += 1;
+        }
+        let state = self.runner.cpu.save();
+        (exit, state, self.retired_since(before))
+    }
+
+    fn retired_since(&self, before: u64) -> u64 {
+        self.runner.cpu.retired_now().wrapping_sub(before)
+    }
+
+    fn begin(&mut self, start: &VcpuState, events: Events) -> u64 {
         let lines = &self.lines;
         lines.polls.store(0, Ordering::Relaxed);
         lines.nmi.store(events.nmi, Ordering::Relaxed);
@@ -233,12 +263,8 @@ impl Machine {
         if events.nmi || interrupt.is_some() {
             self.attention.raise(Attention::INTERRUPT);
         }
-        self.vcpu.set_state(start).expect("the state fits");
-        let before = self.vcpu.retired().unwrap_or(0);
-        let exit = self.vcpu.run().expect("the engine goes on");
-        let after = self.vcpu.retired().unwrap_or(0);
-        let state = self.vcpu.state().expect("it has one");
-        (exit, state, after.wrapping_sub(before))
+        self.runner.cpu.restore(start);
+        self.runner.cpu.retired_now()
     }
 
     /// Has reads of [`STOP`] end runs.
@@ -247,14 +273,11 @@ impl Machine {
     }
 
     /// Goes on where the last run ended, under the same bounds.
-    ///
-    /// # Panics
-    /// The engine fails.
     pub fn go_on(&mut self) -> (RunExit, VcpuState) {
         self.lines.polls.store(0, Ordering::Relaxed);
         self.attention.clear(Attention::STOP);
-        let exit = self.vcpu.run().expect("the engine goes on");
-        (exit, self.vcpu.state().expect("it has one"))
+        let exit = self.runner.run();
+        (exit, self.runner.cpu.save())
     }
 
     /// Whether nobody wrote to RAM beyond 4 GByte since the last case.

@@ -8,13 +8,16 @@
 //! A target keeps no state from one case to the next but for speed and for what RDRAND gives next: nearly always the
 //! same bytes give the same case; else the cases before it have to be run as well.
 
+pub mod board;
 pub mod boot;
 pub mod campaign;
 pub mod code;
 pub mod cpu;
 pub mod devices;
+pub mod firmware;
 pub mod input;
 pub mod paging;
+pub mod text;
 pub mod vmentry;
 
 pub use campaign::{Campaign, Random};
@@ -36,7 +39,9 @@ pub trait Target {
 }
 
 /// The names of the targets.
-pub const NAMES: [&str; 5] = ["code", "paging", "vmentry", "devices", "boot"];
+pub const NAMES: [&str; 7] = [
+    "code", "paging", "vmentry", "devices", "boot", "firmware", "text",
+];
 
 /// The target of that name.
 #[must_use]
@@ -47,6 +52,8 @@ pub fn target(name: &str) -> Option<Box<dyn Target>> {
         "vmentry" => Box::new(vmentry::VmEntry::new()),
         "devices" => Box::new(devices::Devices::new()),
         "boot" => Box::new(boot::Boot::new()),
+        "firmware" => Box::new(firmware::FirmwareTarget::new()),
+        "text" => Box::new(text::Text::new()),
         _ => return None,
     })
 }

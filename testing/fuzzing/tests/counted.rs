@@ -2,14 +2,19 @@
 
 use fuzzing::{Campaign, target};
 
+const SEED: u64 = 0x6e65_7374;
+
 /// Runs `count` cases and gives the figures.
 fn run(name: &str, count: u64) -> Vec<(&'static str, u64)> {
     let mut target = target(name).expect("there is one");
     let campaign = Campaign {
-        seed: 0x6e65_7374,
+        seed: SEED,
         first: 0,
         count,
     };
+    println!(
+        "{name}: to repeat case N of these: cargo run --release -p fuzzing -- {name} 1 {SEED:#x} N"
+    );
     campaign.run(&mut *target);
     let figures = target.figures();
     println!("{name}: {count} cases, {figures:?}");
@@ -61,8 +66,31 @@ fn devices() {
 
 #[test]
 fn boot() {
-    const COUNT: u64 = 20_000;
+    const COUNT: u64 = 3_000;
     let figures = run("boot", COUNT);
-    reaches(&figures, "built", COUNT, 20);
-    reaches(&figures, "refused", COUNT, 20);
+    reaches(&figures, "built", COUNT, 5);
+    reaches(&figures, "refused", COUNT, 5);
+    reaches(&figures, "sound", COUNT, 10);
+    reaches(&figures, "linux", COUNT, 40);
+    reaches(&figures, "multiboot", COUNT, 10);
+    reaches(&figures, "pvh", COUNT, 25);
+}
+
+#[test]
+fn firmware() {
+    const COUNT: u64 = 500;
+    let figures = run("firmware", COUNT);
+    reaches(&figures, "scripts", COUNT, 2);
+    reaches(&figures, "refused", COUNT, 5);
+    reaches(&figures, "operations", 5 * COUNT, 1);
+    reaches(&figures, "errors", COUNT, 1);
+    reaches(&figures, "flash", COUNT, 5);
+}
+
+#[test]
+fn text() {
+    const COUNT: u64 = 50_000;
+    let figures = run("text", COUNT);
+    reaches(&figures, "typed", COUNT, 20);
+    reaches(&figures, "refused", COUNT, 2);
 }

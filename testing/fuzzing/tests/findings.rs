@@ -106,3 +106,39 @@ fn cases_execute_their_own_code() {
     let (_, after, _) = machine.execute(&state, Events::default());
     assert_eq!(after.gpr[0], 2);
 }
+
+/// An interrupt instruction that ends in shutdown stops there, also behind others of its block.
+#[test]
+fn a_shutdown_stops_at_its_instruction() {
+    // JMP to the next; MOV ECX, EAX twice; INT3, without an IDT.
+    let (mut machine, mut state) =
+        machine(Mode::Protected32, &[0xeb, 0, 0x89, 0xc1, 0x89, 0xc1, 0xcc]);
+    state.idtr.limit = 0;
+    let (exit, after, _) = machine.execute(&state, Events::default());
+    assert_eq!((exit, after.rip), (RunExit::Shutdown, CODE + 6));
+}
+
+/// A debug trap that waited is gone with the state it belonged to.
+#[test]
+fn a_state_that_is_set_has_no_old_trap() {
+    let (mut machine, mut state) = machine(Mode::Long, &[0x90, 0xf4]);
+    let untraced = state.clone();
+    state.rflags |= 1 << 8;
+    let (exit, after, count) = machine.execute_singly(&state, 1);
+    assert_eq!((exit, after.rip, count), (None, CODE + 1, 1));
+    let (_, after, _) = machine.execute(&untraced, Events::default());
+    assert_eq!((after.rip, after.system.dr6 >> 14 & 1), (CODE + 2, 0));
+}
+
+/// The longest key name an argument of a program can hold is refused or typed.
+#[test]
+fn long_names_of_keys_end() {
+    let long = "ctrl-".repeat(26_000);
+    let typed: Result<machine::Typed, _> = format!("<{long}a>").parse();
+    assert!(typed.is_ok_and(|typed| typed.0.len() == 2 * 26_001));
+    assert!(
+        format!("<{long}nothing>")
+            .parse::<machine::Typed>()
+            .is_err()
+    );
+}

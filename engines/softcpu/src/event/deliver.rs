@@ -134,6 +134,8 @@ impl Cpu {
         self.intercept_triple_fault()?;
         self.activity = MpState::Shutdown;
         self.pending |= pending::INACTIVE;
+        // It stops at what it was executing, also where that was INT n, which goes on at `next_rip` otherwise.
+        self.next_rip = self.regs[RIP];
         Ok(())
     }
 
