@@ -308,6 +308,37 @@ mod tests {
         assert_eq!(lost(&without), ["bmi2"]);
     }
 
+    /// What no version of KVM gives is said to be missing, whether or not the host says so.
+    #[test]
+    fn what_kvm_never_has_is_no_loss() {
+        let config = ModelConfig {
+            vcpus: 2,
+            nested: NestedVirt::Off,
+            tsc_hz: 1_000_000_000,
+            crystal_hz: 25_000_000,
+            host: HostVector::ALL,
+        };
+        let t = model(CpuModel::NestlingAmd, &config);
+        let mut host = HostCpuid {
+            entries: t
+                .leaves
+                .iter()
+                .map(|l| entry(l.leaf, l.subleaf, l.result))
+                .collect(),
+        };
+        for e in &mut host.entries {
+            match e.function {
+                0x8000_0008 => e.ebx &= !(1 << 20 | 1 << 9),
+                0x8000_0021 => e.eax &= !(1 << 9),
+                _ => {}
+            }
+        }
+        let got = guest_cpuid(&t, &host, true, 0, 0);
+        assert_eq!(lacking(&t, &got), ["wbnoinvd"]);
+        assert_eq!(find(&got, 0x8000_0008, 0).ebx >> 20 & 1, 1);
+        assert_eq!(find(&got, 0x8000_0021, 0).eax >> 9 & 1, 1);
+    }
+
     #[test]
     fn kvms_leaves_replace_ours() {
         let got = guest_cpuid(&table(NestedVirt::Off), &everything(), true, 0, 0);

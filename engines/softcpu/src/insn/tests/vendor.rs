@@ -447,3 +447,76 @@ fn rex_w_of_far_pointers() {
     b.ok(&load);
     assert_eq!(b.get(RAX), 0x8_0005_1234);
 }
+
+/// A null selector in FS clears base and limit, which AMD models say they do (APM Vol 3, CPUID 80000021h, EAX[6]).
+#[test]
+fn null_selectors_clear_the_base() {
+    let mut b = amd();
+    assert_eq!(
+        b.cpu().model.cpuid.answer(0x8000_0021, 0).eax >> 6 & 1,
+        1,
+        "shown"
+    );
+    let cpu = b.cpu();
+    assert_eq!(cpu.write_msr(IA32_FS_BASE, 0x1234_5000), Ok(()));
+    // mov fs, eax, with a null selector whose RPL is 2
+    b.set(RAX, 2);
+    b.ok(&[0x8e, 0xe0]);
+    let fs = b.cpu().seg[crate::cpu::sreg::FS];
+    assert_eq!((fs.selector.0, fs.base, fs.limit), (2, 0, 0));
+    assert_eq!(b.cpu().read_msr(IA32_FS_BASE), Ok(0));
+}
+
+/// APM Vol 3, LAR: the descriptor's second doubleword masked with 00FF_FF00h, also with a 64-bit operand; 16 bits of it
+/// with a 16-bit one. LSL: the limit in bytes. TSS and LDT by their types in long mode.
+#[test]
+fn access_rights_and_limits() {
+    let mut b = amd();
+    for (selector, rights, limit) in [
+        (sel::CODE64, 0x00af_9b00, 0xffff_ffff),
+        (sel::DATA, 0x00cf_9300, 0xffff_ffff),
+        (sel::TSS, 0x0000_8900, 0x67),
+    ] {
+        b.set(RCX, 0xabcd_0000 | u64::from(selector));
+        b.set(RAX, u64::MAX);
+        // lar eax, ecx; lsl edx, ecx
+        b.ok(&[0x0f, 0x02, 0xc1]);
+        b.ok(&[0x0f, 0x03, 0xd1]);
+        assert_eq!((b.get(RAX), b.get(RDX)), (rights, limit), "{selector:#x}");
+        // rex.w lar rax, rcx; lar bx, cx
+        b.set(RAX, u64::MAX);
+        b.set(RBX, u64::MAX);
+        b.ok(&[0x48, 0x0f, 0x02, 0xc1]);
+        b.ok(&[0x66, 0x0f, 0x02, 0xd9]);
+        assert_eq!(b.get(RAX), rights, "{selector:#x}");
+        let low = rights & 0xff00;
+        assert_eq!(b.get(RBX), !0xffff | low, "{selector:#x}");
+        assert_ne!(b.cpu().rflags() & 0x40, 0, "ZF, {selector:#x}");
+    }
+}
+
+/// What CPUID does not show is #UD (APM Vol 3 appendix D): SVM, MONITORX, RDPRU, MCOMMIT, INVLPGB, 3DNow!, XOP and
+/// FMA4; Intel's VMX too.
+#[test]
+fn what_amd_models_do_not_have() {
+    let mut list: Vec<Vec<u8>> = (0xd8..=0xdf).map(|last| vec![0x0f, 0x01, last]).collect();
+    list.extend([
+        // vmcall; monitorx; mwaitx; rdpru; mcommit; invlpgb; tlbsync
+        vec![0x0f, 0x01, 0xc1],
+        vec![0x0f, 0x01, 0xfa],
+        vec![0x0f, 0x01, 0xfb],
+        vec![0x0f, 0x01, 0xfd],
+        vec![0xf3, 0x0f, 0x01, 0xfa],
+        vec![0x0f, 0x01, 0xfe],
+        vec![0x0f, 0x01, 0xff],
+        // femms; pfadd mm0, mm1
+        vec![0x0f, 0x0e],
+        vec![0x0f, 0x0f, 0xc1, 0x9e],
+        // vpcmov xmm0, xmm1, xmm2, xmm3; vfmaddps xmm0, xmm1, xmm2, xmm3
+        vec![0x8f, 0xe8, 0x70, 0xa2, 0xc2, 0x30],
+        vec![0xc4, 0xe3, 0x71, 0x68, 0xc2, 0x30],
+    ]);
+    for bytes in list {
+        assert_eq!(amd().run(&bytes), Outcome::Vector(UD), "{bytes:02x?}");
+    }
+}
