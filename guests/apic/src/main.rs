@@ -1,10 +1,12 @@
 //! The local APIC against chapter 11 of volume 3: registers, priorities, IPIs, the timer in its three
-//! modes, x2APIC, and when the processor takes an interrupt (6.8).
+//! modes, x2APIC, and when the processor takes an interrupt (6.8) and which (6.9); the board's other timers.
 
 #![no_std]
 #![no_main]
 
+mod board;
 mod ipi;
+mod priority;
 mod registers;
 mod shadows;
 mod timer;
@@ -22,7 +24,9 @@ fn run() {
     runtime::apic::enable();
     ipi::run();
     shadows::run();
+    priority::run();
     timer::run();
+    board::run();
     x2apic::run();
 }
 

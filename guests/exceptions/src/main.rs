@@ -6,6 +6,7 @@
 #![no_std]
 #![no_main]
 
+mod callgates;
 mod control;
 mod debug;
 mod delivery;
@@ -23,6 +24,7 @@ fn run() {
     faults::run();
     delivery::run();
     segments::run();
+    callgates::run();
     returns::run();
     syscalls::run();
     debug::run();

@@ -1,5 +1,5 @@
 //! The processor's other modes against the manual: real-address and virtual-8086 mode, gates of 16 and 32 bits,
-//! hardware task switches, 32-bit and PAE paging, numeric errors without CR0.NE.
+//! segments, hardware task switches, 32-bit and PAE paging, numeric errors without CR0.NE.
 //!
 //! References are to volume 3 of the Intel SDM where nothing else is said.
 
@@ -10,6 +10,7 @@ mod ferr;
 mod gates;
 mod paging;
 mod real;
+mod segments;
 mod tasks;
 mod v8086;
 mod vme;
@@ -33,6 +34,7 @@ fn run() {
     real::run();
     v8086::run();
     vme::run();
+    segments::run();
     gates::run();
     tasks::run();
     paging::run();
