@@ -179,6 +179,8 @@ impl Cpu {
             IA32_STAR => self.msr.star = value,
             IA32_LSTAR => self.canonical_msr(value, |m| &mut m.lstar)?,
             IA32_CSTAR => self.canonical_msr(value, |m| &mut m.cstar)?,
+            // The upper half reads as zero on AMD (APM Vol 2 Figure 6-1).
+            IA32_FMASK if self.amd() => self.msr.fmask = value & 0xffff_ffff,
             IA32_FMASK => self.checked(value, 0xffff_ffff, |m| &mut m.fmask)?,
             IA32_FS_BASE | IA32_GS_BASE => {
                 if !canonical(value) {
@@ -262,10 +264,16 @@ impl Cpu {
         self.gp0()
     }
 
-    /// IA32_EFER (SDM Vol 3 2.2.1): LMA is read-only, LME cannot change while paging.
+    /// IA32_EFER (SDM Vol 3 2.2.1): LMA is read-only, LME cannot change while paging. On AMD processors another LMA
+    /// than there is is a fault, and bits 7:1 read as zero whatever is written (APM Vol 2 3.1.7).
     pub fn write_efer(&mut self, value: u64) -> Flow {
         let allowed = self.model.efer_allowed;
+        let amd = self.amd();
+        let value = if amd { value & !0xfe } else { value };
         let changed = self.efer ^ value;
+        if amd && changed & efer::LMA != 0 {
+            return self.gp0();
+        }
         if value & !allowed != 0 || (changed & efer::LME != 0 && self.cr0 & cr0::PG != 0) {
             return self.gp0();
         }

@@ -293,7 +293,7 @@ impl Cpu {
     }
 
     /// Reserved bits of a 4-level entry (SDM Vol 3 Tables 4-15 to 4-20). AMD reserves bit 8 of a PML4 entry too,
-    /// which is G elsewhere (APM Vol 2 5.3.3).
+    /// which is G elsewhere (APM Vol 2 5.3.3, Figure 5-20).
     fn reserved64(&self, level: u32, large: bool) -> u64 {
         let high = ((1u64 << 52) - 1) & !((1u64 << self.model.maxphyaddr) - 1);
         let xd = if self.efer & efer::NXE == 0 { XD } else { 0 };

@@ -333,12 +333,17 @@ fn reset_shows_the_signature() {
 }
 
 /// SYSENTER's target and stack pointer have 32 bits on AMD, which has no SYSENTER in long mode (APM Vol 2 6.1.2), and
-/// 64 on Intel, where they must be canonical (SDM Vol 2, WRMSR). The upper half of TSC_AUX is dropped on AMD and
-/// reserved on Intel (SDM Vol 4 Table 2-2).
+/// 64 on Intel, where they must be canonical (SDM Vol 2, WRMSR). The upper half of SFMASK (APM Vol 2 Figure 6-1) and of
+/// TSC_AUX is dropped on AMD and reserved on Intel (SDM Vol 4 Table 2-2).
 #[test]
 fn msrs_of_32_bits() {
     const HOLE: u64 = 0x1234_5678_9abc_def0;
-    for msr in [IA32_SYSENTER_ESP, IA32_SYSENTER_EIP, IA32_TSC_AUX] {
+    for msr in [
+        IA32_SYSENTER_ESP,
+        IA32_SYSENTER_EIP,
+        IA32_FMASK,
+        IA32_TSC_AUX,
+    ] {
         let mut b = amd();
         assert_eq!(b.cpu().write_msr(msr, HOLE), Ok(()), "{msr:#x}");
         assert_eq!(b.cpu().read_msr(msr), Ok(0x9abc_def0), "{msr:#x}");
@@ -518,5 +523,28 @@ fn what_amd_models_do_not_have() {
     ]);
     for bytes in list {
         assert_eq!(amd().run(&bytes), Outcome::Vector(UD), "{bytes:02x?}");
+    }
+}
+
+/// EFER.LMA is read-only; AMD raises #GP where it is written as it is not, Intel ignores it. Bits 7:1 are reserved, on
+/// AMD as zero (APM Vol 2 3.1.7), on Intel with a fault (SDM Vol 2, WRMSR).
+#[test]
+fn read_only_bits_of_efer() {
+    for (mut b, faults) in [(Bench::long(), false), (amd(), true)] {
+        let cpu = b.cpu();
+        let before = cpu.read_msr(IA32_EFER).unwrap();
+        assert_eq!(before & 0x400, 0x400);
+        let clear = cpu.write_msr(IA32_EFER, before & !0x400);
+        assert_eq!(clear.is_err(), faults);
+        let reserved = cpu.write_msr(IA32_EFER, before | 0xfe);
+        assert_eq!(reserved.is_err(), !faults);
+        assert_eq!(cpu.read_msr(IA32_EFER), Ok(before));
+    }
+    // Without paging it cannot be set.
+    for (model, faults) in [(model(), false), (model_of(CpuModel::NestlingAmd), true)] {
+        let mut b = Bench::protected_with(model);
+        let set = b.cpu().write_msr(IA32_EFER, 0x400);
+        assert_eq!(set.is_err(), faults);
+        assert_eq!(b.cpu().read_msr(IA32_EFER), Ok(0));
     }
 }
