@@ -11,6 +11,7 @@ mod gates;
 mod paging;
 mod real;
 mod segments;
+mod sixteen;
 mod tasks;
 mod v8086;
 mod vme;
@@ -35,6 +36,7 @@ fn run() {
     v8086::run();
     vme::run();
     segments::run();
+    sixteen::run();
     gates::run();
     tasks::run();
     paging::run();
