@@ -15,6 +15,9 @@ pub const FEATURE_CONTROL_LOCKED_VMX: u64 = 5;
 /// IA32_DEBUGCTL bits that can be set: LBR and BTF, which do nothing here but be kept.
 pub const DEBUGCTL_ALLOWED: u64 = 3;
 
+/// Bits of AMD's DebugCtl that read as zero whatever is written: 63:13 and 10:7 (APM Vol 2 Figure 13-4).
+const AMD_DEBUGCTL_ZERO: u64 = !0x1fff | 0x780;
+
 impl Cpu {
     /// The TSC as the running guest sees it.
     pub fn guest_tsc(&mut self) -> u64 {
@@ -139,6 +142,12 @@ impl Cpu {
             IA32_SYSENTER_ESP => self.canonical_msr(value, |m| &mut m.sysenter_esp)?,
             IA32_SYSENTER_EIP => self.canonical_msr(value, |m| &mut m.sysenter_eip)?,
             IA32_MISC_ENABLE if !self.amd() => self.write_misc_enable(value)?,
+            // Bits that AMD has as zero are dropped; bits 6:3, and those of features that are not shown, are checked.
+            IA32_DEBUGCTL if self.amd() => {
+                self.checked(value & !AMD_DEBUGCTL_ZERO, DEBUGCTL_ALLOWED, |m| {
+                    &mut m.debugctl
+                })?;
+            }
             IA32_DEBUGCTL => self.checked(value, DEBUGCTL_ALLOWED, |m| &mut m.debugctl)?,
             0x200..=0x20f => {
                 let reserved = self.variable_mtrr_reserved(msr & 1 != 0);

@@ -548,3 +548,19 @@ fn read_only_bits_of_efer() {
         assert_eq!(b.cpu().read_msr(IA32_EFER), Ok(0));
     }
 }
+
+/// DebugCtl on AMD (APM Vol 2 Figure 13-4): bits 63:13 and 10:7 read as zero, bits 6:3 must be zero; bits 12:11 and 2
+/// are of features that are not shown. On Intel all but LBR and BTF is reserved here (SDM Vol 4 Table 2-2).
+#[test]
+fn reserved_bits_of_debugctl() {
+    for (mut b, dropped) in [(Bench::long(), 0), (amd(), 0xffff_ffff_ffff_e780u64)] {
+        let cpu = b.cpu();
+        for bit in 2..64 {
+            let wrote = cpu.write_msr(IA32_DEBUGCTL, 1 << bit | 2);
+            assert_eq!(wrote.is_ok(), dropped >> bit & 1 != 0, "bit {bit}");
+        }
+        assert_eq!(cpu.write_msr(IA32_DEBUGCTL, 3), Ok(()));
+        assert_eq!(cpu.write_msr(IA32_DEBUGCTL, dropped | 1), Ok(()));
+        assert_eq!(cpu.read_msr(IA32_DEBUGCTL), Ok(1));
+    }
+}
