@@ -7,6 +7,7 @@
 #![no_main]
 
 mod callgates;
+mod compatibility;
 mod control;
 mod debug;
 mod delivery;
@@ -25,6 +26,7 @@ fn run() {
     delivery::run();
     segments::run();
     callgates::run();
+    compatibility::run();
     returns::run();
     syscalls::run();
     debug::run();
