@@ -12,7 +12,7 @@ mod line;
 mod turn;
 
 pub use block::{BlockBackend, BlockError, SECTOR_BYTES, check_range};
-pub use clock::{Clock, ClockMode, VirtualTime};
+pub use clock::{Clock, ClockMode, RealTime, VirtualTime};
 pub use decode::{Bus, BusBuilder, BusError, Device, Region, SharedDevice};
 pub use line::{IrqLine, LineSink, Msi, MsiSink};
 pub use turn::{TURN_BYTES, TURN_NS, Turn};

@@ -46,32 +46,32 @@ impl Board {
 }
 
 impl Platform for Board {
-    fn pio_read(&mut self, port: u16, size_bytes: u8) -> u32 {
+    fn pio_read(&mut self, port: u16, size_bytes: u8, _: u64) -> u32 {
         self.note(Access::In(port, size_bytes));
         if port == STOP_PORT {
             self.attention.raise(Attention::STOP);
         }
         u32::from(port) | 0xabcd_0000
     }
-    fn pio_write(&mut self, port: u16, size_bytes: u8, value: u32) {
+    fn pio_write(&mut self, port: u16, size_bytes: u8, value: u32, _: u64) {
         self.note(Access::Out(port, size_bytes, value));
         if port == STOP_PORT {
             self.attention.raise(Attention::STOP);
         }
     }
-    fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8]) {
+    fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8], _: u64) {
         self.note(Access::Read(gpa.0, data.len()));
         for (byte, n) in data.iter_mut().zip(1..) {
             *byte = 0x11 * n;
         }
     }
-    fn mmio_write(&mut self, gpa: Gpa, data: &[u8]) {
+    fn mmio_write(&mut self, gpa: Gpa, data: &[u8], _: u64) {
         self.note(Access::Write(gpa.0, data.to_vec()));
     }
-    fn apic_msr_read(&mut self, _: u32) -> Result<u64, InterruptFault> {
+    fn apic_msr_read(&mut self, _: u32, _: u64) -> Result<u64, InterruptFault> {
         unreachable!("KVM has an APIC of its own")
     }
-    fn apic_msr_write(&mut self, _: u32, _: u64) -> Result<(), InterruptFault> {
+    fn apic_msr_write(&mut self, _: u32, _: u64, _: u64) -> Result<(), InterruptFault> {
         unreachable!("KVM has an APIC of its own")
     }
     fn cr8(&mut self) -> u8 {

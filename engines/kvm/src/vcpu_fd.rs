@@ -14,6 +14,9 @@ use crate::kick::Kick;
 use crate::run_page::{RunPage, kvm_run};
 use crate::{host, msrs, state, unsupported};
 
+/// Instructions executed, as [`Platform`] is told: KVM counts none.
+const UNCOUNTED: u64 = 0;
+
 /// A vCPU of KVM. The descriptor is closed before the VM is let go.
 pub(crate) struct KvmVcpu {
     index: u32,
@@ -175,9 +178,9 @@ impl KvmVcpu {
         for n in 0..access.count {
             if access.out {
                 let value = page.port_item(&access, n);
-                self.platform.pio_write(access.port, size, value);
+                self.platform.pio_write(access.port, size, value, UNCOUNTED);
             } else {
-                let value = self.platform.pio_read(access.port, size);
+                let value = self.platform.pio_read(access.port, size, UNCOUNTED);
                 page.set_port_item(&access, n, value);
             }
         }
@@ -193,10 +196,10 @@ impl KvmVcpu {
         if access.write {
             // Where the legacy area reads ROM and writes RAM, KVM has the ROM.
             if self.vm.ram.write(Gpa(access.gpa), data).is_err() {
-                self.platform.mmio_write(Gpa(access.gpa), data);
+                self.platform.mmio_write(Gpa(access.gpa), data, UNCOUNTED);
             }
         } else {
-            self.platform.mmio_read(Gpa(access.gpa), data);
+            self.platform.mmio_read(Gpa(access.gpa), data, UNCOUNTED);
             self.kick.page.set_mmio_data(access.data);
         }
         Ok(ControlFlow::Continue(()))

@@ -82,7 +82,7 @@ pub struct Signals {
 struct Board(Arc<Signals>);
 
 impl Platform for Board {
-    fn pio_read(&mut self, _: u16, _: u8) -> u32 {
+    fn pio_read(&mut self, _: u16, _: u8, _: u64) -> u32 {
         0x5a
     }
     fn interrupt_pending(&mut self) -> bool {

@@ -32,37 +32,43 @@ pub enum Wake {
 ///
 /// The machine implements it; an engine owns it for the vCPU's life. `retired` is the number of
 /// instructions the vCPU has executed since it was made: in virtual-time mode it is what moves the clock,
-/// in host mode it is ignored. An engine with an interrupt controller of its own (KVM) uses only the port
-/// and memory accesses.
+/// in host mode it tells how much time they can have taken. At accesses it may count those of the running block
+/// that are still to come. An engine with an interrupt controller of its own (KVM) uses only the port and memory
+/// accesses, and counts nothing.
 ///
 /// What is not implemented is not there: ports and memory read as all ones, as on an empty bus, there is no local
 /// APIC, so no interrupt ever comes, and nothing is ever due.
 pub trait Platform: Send {
     /// Port input of 1, 2 or 4 bytes, zero-extended.
-    fn pio_read(&mut self, _port: u16, size_bytes: u8) -> u32 {
+    fn pio_read(&mut self, _port: u16, size_bytes: u8, _retired: u64) -> u32 {
         u32::MAX >> (32 - 8 * u32::from(size_bytes.clamp(1, 4)))
     }
     /// Port output of 1, 2 or 4 bytes.
-    fn pio_write(&mut self, _port: u16, _size_bytes: u8, _value: u32) {}
+    fn pio_write(&mut self, _port: u16, _size_bytes: u8, _value: u32, _retired: u64) {}
     /// A read outside RAM of up to 8 bytes (inside one page).
-    fn mmio_read(&mut self, _gpa: Gpa, data: &mut [u8]) {
+    fn mmio_read(&mut self, _gpa: Gpa, data: &mut [u8], _retired: u64) {
         data.fill(0xff);
     }
     /// A write outside RAM of up to 8 bytes (inside one page).
-    fn mmio_write(&mut self, _gpa: Gpa, _data: &[u8]) {}
+    fn mmio_write(&mut self, _gpa: Gpa, _data: &[u8], _retired: u64) {}
 
     /// RDMSR of an APIC register (1Bh, 800h to 8FFh, 6E0h).
     ///
     /// # Errors
     /// [`InterruptFault`] where the access raises #GP(0).
-    fn apic_msr_read(&mut self, _msr: u32) -> Result<u64, InterruptFault> {
+    fn apic_msr_read(&mut self, _msr: u32, _retired: u64) -> Result<u64, InterruptFault> {
         Err(InterruptFault)
     }
     /// WRMSR of an APIC register.
     ///
     /// # Errors
     /// [`InterruptFault`] where the access raises #GP(0).
-    fn apic_msr_write(&mut self, _msr: u32, _value: u64) -> Result<(), InterruptFault> {
+    fn apic_msr_write(
+        &mut self,
+        _msr: u32,
+        _value: u64,
+        _retired: u64,
+    ) -> Result<(), InterruptFault> {
         Err(InterruptFault)
     }
     /// CR8: bits 7:4 of the TPR.

@@ -103,7 +103,7 @@ struct Board {
 }
 
 impl Platform for Board {
-    fn pio_write(&mut self, _: u16, _: u8, _: u32) {
+    fn pio_write(&mut self, _: u16, _: u8, _: u32, _: u64) {
         self.attention.raise(Attention::STOP);
     }
 

@@ -69,11 +69,11 @@ struct Board {
 }
 
 impl Platform for Board {
-    fn pio_read(&mut self, port: u16, _: u8) -> u32 {
+    fn pio_read(&mut self, port: u16, _: u8, _: u64) -> u32 {
         u32::from(port).wrapping_mul(0x9e37_79b1)
     }
 
-    fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8]) {
+    fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8], _: u64) {
         assert!(data.len() <= 8, "at most 8 bytes at a time");
         assert!(
             (gpa.0 & 0xfff) as usize + data.len() <= 0x1000,
@@ -85,7 +85,7 @@ impl Platform for Board {
         }
     }
 
-    fn mmio_write(&mut self, gpa: Gpa, data: &[u8]) {
+    fn mmio_write(&mut self, gpa: Gpa, data: &[u8], _: u64) {
         assert!(data.len() <= 8, "at most 8 bytes at a time");
         assert!(
             (gpa.0 & 0xfff) as usize + data.len() <= 0x1000,
@@ -93,7 +93,7 @@ impl Platform for Board {
         );
     }
 
-    fn apic_msr_read(&mut self, msr: u32) -> Result<u64, InterruptFault> {
+    fn apic_msr_read(&mut self, msr: u32, _: u64) -> Result<u64, InterruptFault> {
         if msr == x86defs::msr::IA32_APIC_BASE {
             return Ok(0xfee0_0900);
         }

@@ -195,28 +195,28 @@ impl Devices {
         };
         match input.below(11) {
             0 | 1 => {
-                let answer = platform.pio_read(port(input), size);
+                let answer = platform.pio_read(port(input), size, 0);
                 let mask = u32::MAX >> (32 - 8 * u32::from(size));
                 assert!(answer & !mask == 0, "{answer:#x} in {size} bytes");
                 self.claimed += u64::from(answer & mask != mask);
             }
-            2 | 3 => platform.pio_write(port(input), size, value),
+            2 | 3 => platform.pio_write(port(input), size, value, 0),
             4 => {
                 let mut data = [0xa5; 8];
                 let wide = usize::from(size) * 2;
-                platform.mmio_read(place(input), &mut data[..wide.min(8)]);
+                platform.mmio_read(place(input), &mut data[..wide.min(8)], 0);
             }
             5 | 6 => {
                 let data = (u64::from(value) | u64::from(value.rotate_left(7)) << 32).to_le_bytes();
                 let wide = usize::from(size) * if input.once_in(4) { 2 } else { 1 };
-                platform.mmio_write(place(input), &data[..wide.min(8)]);
+                platform.mmio_write(place(input), &data[..wide.min(8)], 0);
             }
             7 => {
                 let msr = input.pick(&APIC_MSRS) + u32::from(input.any::<u8>() & 0x3f);
                 // A refusal is a #GP, which is an answer.
                 let _ = match input.once_in(2) {
-                    true => platform.apic_msr_write(msr, value.into()),
-                    false => platform.apic_msr_read(msr).map(|_| ()),
+                    true => platform.apic_msr_write(msr, value.into(), 0),
+                    false => platform.apic_msr_read(msr, 0).map(|_| ()),
                 };
             }
             8 | 9 => {
@@ -252,8 +252,8 @@ impl Devices {
 fn start_functions(platform: &mut dyn Platform) {
     let mut config = |device: u32, function: u32, register: u32, value: u64| {
         let address = 1 << 31 | device << 11 | function << 8 | register;
-        platform.pio_write(0xcf8, 4, address);
-        platform.pio_write(0xcfc, 4, value as u32);
+        platform.pio_write(0xcf8, 4, address, 0);
+        platform.pio_write(0xcfc, 4, value as u32, 0);
     };
     for (device, function, bars) in [
         (2, 0, [(1, DISK + 0x8000), (4, DISK)]),
@@ -265,21 +265,21 @@ fn start_functions(platform: &mut dyn Platform) {
         config(device, function, 4, 7);
     }
     let rings = [0u64, 0x1000, 0x2000].map(|at| STRUCTURES + at);
-    platform.mmio_write(Gpa(DISK + 0x14), &[3]);
+    platform.mmio_write(Gpa(DISK + 0x14), &[3], 0);
     for half in 0..2u32 {
         let mut features = [0; 4];
         for select in [0x00, 0x08] {
-            platform.mmio_write(Gpa(DISK + select), &half.to_le_bytes());
+            platform.mmio_write(Gpa(DISK + select), &half.to_le_bytes(), 0);
         }
-        platform.mmio_read(Gpa(DISK + 0x04), &mut features);
-        platform.mmio_write(Gpa(DISK + 0x0c), &features);
+        platform.mmio_read(Gpa(DISK + 0x04), &mut features, 0);
+        platform.mmio_write(Gpa(DISK + 0x0c), &features, 0);
     }
-    platform.mmio_write(Gpa(DISK + 0x14), &[0x0b]);
+    platform.mmio_write(Gpa(DISK + 0x14), &[0x0b], 0);
     for (offset, at) in [0x20, 0x28, 0x30].into_iter().zip(rings) {
-        platform.mmio_write(Gpa(DISK + offset), &at.to_le_bytes());
+        platform.mmio_write(Gpa(DISK + offset), &at.to_le_bytes(), 0);
     }
-    platform.mmio_write(Gpa(DISK + 0x1c), &1u16.to_le_bytes());
-    platform.mmio_write(Gpa(DISK + 0x14), &[0x0f]);
+    platform.mmio_write(Gpa(DISK + 0x1c), &1u16.to_le_bytes(), 0);
+    platform.mmio_write(Gpa(DISK + 0x14), &[0x0f], 0);
     for (offset, value) in [
         (0x00, STRUCTURES + 0x4000),
         (0x08, STRUCTURES + 0x5000),
@@ -288,7 +288,7 @@ fn start_functions(platform: &mut dyn Platform) {
         (0x18, 0x11),
     ] {
         let value = (value as u32).to_le_bytes();
-        platform.mmio_write(Gpa(SATA + 0x100 + offset), &value);
+        platform.mmio_write(Gpa(SATA + 0x100 + offset), &value, 0);
     }
 }
 
@@ -356,10 +356,10 @@ mod tests {
         let devices = Devices::new();
         let (_machine, mut platform, ram) = devices.board();
         let mut status = [0; 1];
-        platform.mmio_read(Gpa(DISK + 0x14), &mut status);
+        platform.mmio_read(Gpa(DISK + 0x14), &mut status, 0);
         assert_eq!(status, [0x0f], "DRIVER_OK, no reset is needed");
         let mut command = [0; 4];
-        platform.mmio_read(Gpa(SATA + 0x118), &mut command);
+        platform.mmio_read(Gpa(SATA + 0x118), &mut command, 0);
         assert_eq!(u32::from_le_bytes(command) & 0xc011, 0xc011, "running");
         // A read of the first sector.
         let descriptor = |n: u64, at: u64, len: u32, flags: u16| {
@@ -375,7 +375,7 @@ mod tests {
         ram.write(Gpa(at), &[0xee]).expect("RAM");
         ram.write(Gpa(STRUCTURES + 0x1000), &[0, 0, 1, 0, 0, 0])
             .expect("RAM");
-        platform.mmio_write(Gpa(DISK + 0x1000), &[0, 0]);
+        platform.mmio_write(Gpa(DISK + 0x1000), &[0, 0], 0);
         let mut done = [0xff];
         ram.read(Gpa(at), &mut done).expect("RAM");
         assert_eq!(done, [0]);

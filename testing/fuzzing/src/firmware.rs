@@ -189,7 +189,7 @@ impl FirmwareTarget {
             let at = Gpa(base + (input.any::<u32>() as u64) % size as u64 / 8 * 8);
             let wide = input.pick(&[1, 1, 1, 2, 4, 8]);
             if input.once_in(3) {
-                platform.mmio_read(at, &mut [0; 8][..wide]);
+                platform.mmio_read(at, &mut [0; 8][..wide], 0);
                 continue;
             }
             const COMMANDS: [u8; 12] = [
@@ -199,29 +199,29 @@ impl FirmwareTarget {
             if input.once_in(4) {
                 data = input.any::<u64>().to_le_bytes();
             }
-            platform.mmio_write(at, &data[..wide]);
+            platform.mmio_write(at, &data[..wide], 0);
         }
         // Read array, until a buffered write that was under way has all its data and is refused.
         for _ in 0..2052 {
-            platform.mmio_write(Gpa(base), &[0xff]);
+            platform.mmio_write(Gpa(base), &[0xff], 0);
         }
         let at = base + (input.any::<u32>() as u64) % size as u64;
         let program = input.any::<u8>();
         let read = |platform: &mut dyn Platform| {
             let mut byte = [0];
-            platform.mmio_read(Gpa(at), &mut byte);
+            platform.mmio_read(Gpa(at), &mut byte, 0);
             byte[0]
         };
-        platform.mmio_write(Gpa(at), &[0x10]);
-        platform.mmio_write(Gpa(at), &[program]);
-        platform.mmio_write(Gpa(base), &[0x50]);
-        platform.mmio_write(Gpa(base), &[0xff]);
+        platform.mmio_write(Gpa(at), &[0x10], 0);
+        platform.mmio_write(Gpa(at), &[program], 0);
+        platform.mmio_write(Gpa(base), &[0x50], 0);
+        platform.mmio_write(Gpa(base), &[0xff], 0);
         let first = read(platform);
         assert_eq!(first & !program, 0, "programming sets no bit");
-        platform.mmio_write(Gpa(at), &[0x20]);
-        platform.mmio_write(Gpa(at), &[0xd0]);
-        platform.mmio_write(Gpa(base), &[0x50]);
-        platform.mmio_write(Gpa(base), &[0xff]);
+        platform.mmio_write(Gpa(at), &[0x20], 0);
+        platform.mmio_write(Gpa(at), &[0xd0], 0);
+        platform.mmio_write(Gpa(base), &[0x50], 0);
+        platform.mmio_write(Gpa(base), &[0xff], 0);
         assert_eq!(read(platform), 0xff, "an erased byte");
         self.flash += 1;
     }
@@ -233,8 +233,8 @@ impl FirmwareTarget {
             // Firmware moves ECAM, or what it takes for that; with 256, 128 or 64 buses, or off.
             let address =
                 u32::from(input.any::<u8>()) << 24 | u32::from(input.any::<u8>() & 0xe) << 24;
-            platform.pio_write(0xcf8, 4, PCIEXBAR);
-            platform.pio_write(0xcfc, 4, address | u32::from(input.any::<u8>() & 7));
+            platform.pio_write(0xcf8, 4, PCIEXBAR, 0);
+            platform.pio_write(0xcfc, 4, address | u32::from(input.any::<u8>() & 7), 0);
         }
         let mut guest = Guest::new(platform, &ram, config.memory_bytes);
         for _ in 0..input.below(32) {
@@ -379,7 +379,7 @@ impl Target for FirmwareTarget {
             let base = rom - size as u64;
             self.flash(&mut *built.platform, base, size, &mut input);
         }
-        built.platform.mmio_write(Gpa(rom), &[0x10, 0]);
+        built.platform.mmio_write(Gpa(rom), &[0x10, 0], 0);
         assert!(bytes(&built.ram, rom, code.len()) == code, "ROM changed");
     }
 

@@ -129,11 +129,11 @@ impl Vcpu for FakeVcpu {
 impl Guest<'_> {
     fn out(&mut self, port: u16, value: u8) {
         self.retired += 1;
-        self.platform.pio_write(port, 1, u32::from(value));
+        self.platform.pio_write(port, 1, u32::from(value), 0);
     }
     fn input(&mut self, port: u16) -> u8 {
         self.retired += 1;
-        self.platform.pio_read(port, 1) as u8
+        self.platform.pio_read(port, 1, 0) as u8
     }
     fn print(&mut self, text: &str) {
         text.bytes().for_each(|b| self.out(0x3f8, b));
@@ -300,7 +300,7 @@ fn a_guest_that_powers_off_stops_the_other_vcpus() {
         |g| match g.index {
             // SLP_TYP 7 with SLP_EN in PM1a_CNT.
             0 => {
-                g.platform.pio_write(0x604, 2, 7 << 10 | 1 << 13);
+                g.platform.pio_write(0x604, 2, 7 << 10 | 1 << 13, 0);
                 g.spin()
             }
             1 => g.spin(),

@@ -11,6 +11,10 @@ use vcpu::Attention;
 use crate::parking::Parking;
 use crate::signal::VcpuLine;
 
+/// How long an idle vCPU waits in host mode for those that run to show a time that has come: somewhat less than they
+/// run between two looks.
+const IDLE_STEP: Duration = Duration::from_micros(100);
+
 /// What came of [`Board::jump`].
 pub(crate) enum Jump {
     /// Time is that of the next deadline.
@@ -65,7 +69,7 @@ impl Board {
         &self.lines
     }
 
-    /// Virtual time now.
+    /// Virtual time now, as the guest has seen it.
     #[must_use]
     pub fn now(&self) -> VirtualTime {
         self.clock.now()
@@ -141,7 +145,7 @@ impl Board {
             |l: &Arc<VcpuLine>| l.attention().get() & Attention::WAKES == 0 && !l.is_due(now);
         let all_rest = self.lines.iter().all(rests);
         fence(Ordering::SeqCst);
-        all_rest && self.busy.load(Ordering::SeqCst) == 0
+        all_rest && self.busy() == 0
     }
 
     /// Whether devices need a thread that lives through [`Board::keep_time`]: with an engine whose idle
@@ -183,10 +187,35 @@ impl Board {
         }
     }
 
-    /// Real time until `deadline`, in host mode.
+    /// The time for an idle vCPU, in host mode. Where no other runs, nobody has reads that a leap could tear apart.
+    pub(crate) fn idle_time(&self) -> VirtualTime {
+        debug_assert_eq!(self.clock.mode(), ClockMode::Host);
+        if self.anybody_runs() {
+            self.clock.watch()
+        } else {
+            self.clock.catch_up()
+        }
+    }
+
+    /// How long an idle vCPU is to sleep for what is due at `deadline`, in host mode: until real time is there. Where
+    /// that has come and is not shown yet, the vCPUs that run are about to.
     pub(crate) fn until(&self, deadline: VirtualTime) -> Duration {
         debug_assert_eq!(self.clock.mode(), ClockMode::Host);
-        Duration::from_nanos(deadline - self.clock.now())
+        let left = deadline - self.clock.real();
+        if left == 0 && self.anybody_runs() {
+            IDLE_STEP
+        } else {
+            Duration::from_nanos(left)
+        }
+    }
+
+    fn anybody_runs(&self) -> bool {
+        self.busy() != 0
+    }
+
+    /// How many vCPUs are not idle.
+    pub(crate) fn busy(&self) -> usize {
+        self.busy.load(Ordering::SeqCst)
     }
 }
 

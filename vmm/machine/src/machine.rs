@@ -226,7 +226,11 @@ impl Machine {
                 .epoch_s
                 .unwrap_or_else(|| default_epoch_s(config.clock)),
         });
-        let board = Arc::new(Board::new(bus, Clock::new(config.clock), fabric, lines));
+        let clock = match own_controllers {
+            true => Clock::real_time(),
+            false => Clock::new(config.clock),
+        };
+        let board = Arc::new(Board::new(bus, clock, fabric, lines));
         let mut vcpus = create_vcpus(&*vm, &board, config)?;
         vcpus[0].set_state(&entry)?;
         Ok(Self {

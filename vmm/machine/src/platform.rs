@@ -2,9 +2,12 @@
 //!
 //! # Time
 //!
-//! *Host mode*: virtual time is real time. [`Platform::poll`] compares it with the deadlines and gives the
-//! vCPU a slice of instructions, shorter when something is due soon; an idle vCPU sleeps until the earliest
-//! deadline, its engine's own included, or until its attention word is set.
+//! *Host mode*: virtual time is real time, less the lag of [`bus::Clock`] where the host has taken the processor away
+//! in the middle of what the guest executes: RDTSC, device accesses and [`Platform::poll`] are looks, which move the
+//! shown time by no more than the instructions since the last one can have taken. [`Platform::poll`] compares it with
+//! the deadlines and gives the vCPU a slice of instructions, shorter when something is due soon; an idle vCPU sleeps
+//! until real time has come to the earliest deadline, its engine's own included, or until its attention word is set.
+//! Once all are idle there is no lag; as long as one runs, the others wait for time to be shown by those that run.
 //!
 //! *Virtual mode*: one executed instruction is one nanosecond. A slice ends exactly at the next deadline, so
 //! that with one vCPU every timer interrupt comes at the same instruction in every run. When all vCPUs are
@@ -30,6 +33,10 @@ const HOST_SLICE_MIN: u64 = 1_024;
 /// log2 of the nanoseconds the software engine is taken to need for an instruction, for slices that end near
 /// a deadline.
 const NS_PER_INSTRUCTION_SHIFT: u32 = 3;
+/// The same while lag is made up, when an instruction moves time by up to 128 ns.
+const NS_PER_LAGGING_SHIFT: u32 = 7;
+/// Nanoseconds of lag that are taken for none: a deadline may be missed by so much.
+const NEGLIGIBLE_LAG: u64 = 100_000;
 /// Most instructions between two looks in virtual mode. Device accesses see the time of the last look, so
 /// this is how far, in nanoseconds, their time may lag.
 const VIRTUAL_SLICE: u64 = 1_000;
@@ -46,7 +53,7 @@ pub(crate) struct SoftPlatform {
     line: Arc<VcpuLine>,
     tsc_hz: u64,
     apic_page: Option<Gpa>,
-    /// Virtual mode: the time at which this vCPU had executed `base_retired` instructions.
+    /// The time at which this vCPU had executed `base_retired` instructions; in host mode, at its last look.
     base_time: VirtualTime,
     base_retired: u64,
     /// `retired` of the last idle that ended because of something pending. The engine comes back with the same
@@ -87,17 +94,35 @@ impl SoftPlatform {
         (offset < APIC_PAGE_SIZE).then_some(offset)
     }
 
+    /// The time as it was shown last.
     fn now(&self) -> VirtualTime {
         self.board.clock.now()
     }
 
-    /// The time after `retired` instructions; moves the clock there in virtual mode.
-    fn now_at(&self, retired: u64) -> VirtualTime {
-        if self.board.clock.mode() == ClockMode::Virtual {
-            let executed = retired.saturating_sub(self.base_retired);
-            self.board.clock.advance_to(self.base_time + executed);
+    /// The time after `retired` instructions; moves the clock there.
+    fn now_at(&mut self, retired: u64) -> VirtualTime {
+        let executed = retired.saturating_sub(self.base_retired);
+        let clock = &self.board.clock;
+        match clock.mode() {
+            ClockMode::Host => {
+                let now = clock.look(self.base_time, executed);
+                // It may have counted some that were not executed after all.
+                self.rebase(retired.max(self.base_retired), now);
+                now
+            }
+            ClockMode::Virtual => {
+                clock.advance_to(self.base_time + executed);
+                clock.now()
+            }
         }
-        self.now()
+    }
+
+    /// The time at an access to a device. In virtual mode devices see that of the last poll.
+    fn access_time(&mut self, retired: u64) -> VirtualTime {
+        match self.board.clock.mode() {
+            ClockMode::Host => self.now_at(retired),
+            ClockMode::Virtual => self.now(),
+        }
     }
 
     /// Counts on from the clock's time, which others or an idle jump may have moved.
@@ -117,7 +142,7 @@ impl SoftPlatform {
 
     /// One step of waiting in host mode.
     fn sleep(&self, until: Option<VirtualTime>) {
-        self.advance_own(self.now());
+        self.advance_own(self.board.idle_time());
         if self.line.attention().get() & Attention::WAKES == 0 {
             let deadline = earlier(self.own_deadline(), until);
             let timeout = deadline.map(|d| self.board.until(d));
@@ -140,6 +165,14 @@ impl SoftPlatform {
         }
     }
 
+    /// The time for this vCPU while it is idle.
+    fn idle_time(&self) -> VirtualTime {
+        match self.board.clock.mode() {
+            ClockMode::Host => self.board.idle_time(),
+            ClockMode::Virtual => self.now(),
+        }
+    }
+
     fn wait(&self, until: Option<VirtualTime>) -> Wake {
         loop {
             let attention = self.line.attention().get() & Attention::WAKES;
@@ -149,7 +182,7 @@ impl SoftPlatform {
             if attention != 0 {
                 return Wake::Event;
             }
-            if until.is_some_and(|until| until <= self.now()) {
+            if until.is_some_and(|until| until <= self.idle_time()) {
                 return Wake::Event;
             }
             match self.board.clock.mode() {
@@ -169,44 +202,47 @@ impl Platform for SoftPlatform {
         }
     }
 
-    fn pio_read(&mut self, port: u16, size_bytes: u8) -> u32 {
+    fn pio_read(&mut self, port: u16, size_bytes: u8, retired: u64) -> u32 {
         let mut data = [0; 4];
         let size = usize::from(size_bytes).min(data.len());
-        let now = self.now();
+        let now = self.access_time(retired);
         self.board.bus.pio_read(port, &mut data[..size], now);
         u32::from_le_bytes(data)
     }
 
-    fn pio_write(&mut self, port: u16, size_bytes: u8, value: u32) {
+    fn pio_write(&mut self, port: u16, size_bytes: u8, value: u32, retired: u64) {
         let data = value.to_le_bytes();
         let size = usize::from(size_bytes).min(data.len());
-        self.board.bus.pio_write(port, &data[..size], self.now());
+        let now = self.access_time(retired);
+        self.board.bus.pio_write(port, &data[..size], now);
     }
 
-    fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8]) {
-        let now = self.now();
+    fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8], retired: u64) {
+        let now = self.access_time(retired);
         match self.apic_offset(gpa) {
             Some(offset) => self.fabric.mmio_read(self.index, offset, data, now),
             None => self.board.bus.mmio_read(gpa, data, now),
         }
     }
 
-    fn mmio_write(&mut self, gpa: Gpa, data: &[u8]) {
-        let now = self.now();
+    fn mmio_write(&mut self, gpa: Gpa, data: &[u8], retired: u64) {
+        let now = self.access_time(retired);
         match self.apic_offset(gpa) {
             Some(offset) => self.fabric.mmio_write(self.index, offset, data, now),
             None => self.board.bus.mmio_write(gpa, data, now),
         }
     }
 
-    fn apic_msr_read(&mut self, msr: u32) -> Result<u64, InterruptFault> {
+    fn apic_msr_read(&mut self, msr: u32, retired: u64) -> Result<u64, InterruptFault> {
+        let now = self.access_time(retired);
         self.fabric
-            .msr_read(self.index, msr, self.now())
+            .msr_read(self.index, msr, now)
             .map_err(|_| InterruptFault)
     }
 
-    fn apic_msr_write(&mut self, msr: u32, value: u64) -> Result<(), InterruptFault> {
-        let result = self.fabric.msr_write(self.index, msr, value, self.now());
+    fn apic_msr_write(&mut self, msr: u32, value: u64, retired: u64) -> Result<(), InterruptFault> {
+        let now = self.access_time(retired);
+        let result = self.fabric.msr_write(self.index, msr, value, now);
         if msr == x86defs::msr::IA32_APIC_BASE {
             self.find_apic_page();
         }
@@ -270,7 +306,13 @@ impl Platform for SoftPlatform {
         self.advance_own(now);
         let left = self.own_deadline().map_or(u64::MAX, |d| d - now);
         match self.board.clock.mode() {
-            ClockMode::Host => (left >> NS_PER_INSTRUCTION_SHIFT).clamp(HOST_SLICE_MIN, HOST_SLICE),
+            ClockMode::Host => {
+                let shift = match self.board.clock.lag() {
+                    0..NEGLIGIBLE_LAG => NS_PER_INSTRUCTION_SHIFT,
+                    _ => NS_PER_LAGGING_SHIFT,
+                };
+                (left >> shift).clamp(HOST_SLICE_MIN, HOST_SLICE)
+            }
             ClockMode::Virtual => {
                 self.rebase(retired, now);
                 left.clamp(1, VIRTUAL_SLICE)
@@ -288,9 +330,10 @@ impl Platform for SoftPlatform {
         self.line.set_alarm(until);
         self.board.enter_idle();
         let wake = self.wait(until);
+        let now = self.idle_time();
         self.board.leave_idle();
         self.line.set_alarm(None);
-        self.rebase(retired, self.now());
+        self.rebase(retired, now);
         wake
     }
 }

@@ -20,7 +20,7 @@ impl PortsPlatform {
 }
 
 impl Platform for PortsPlatform {
-    fn pio_read(&mut self, port: u16, size_bytes: u8) -> u32 {
+    fn pio_read(&mut self, port: u16, size_bytes: u8, _retired: u64) -> u32 {
         let mut data = [0; 4];
         let size = usize::from(size_bytes).min(data.len());
         let now = self.board.now();
@@ -29,7 +29,7 @@ impl Platform for PortsPlatform {
         u32::from_le_bytes(data)
     }
 
-    fn pio_write(&mut self, port: u16, size_bytes: u8, value: u32) {
+    fn pio_write(&mut self, port: u16, size_bytes: u8, value: u32, _retired: u64) {
         let data = value.to_le_bytes();
         let size = usize::from(size_bytes).min(data.len());
         let now = self.board.now();
@@ -37,12 +37,12 @@ impl Platform for PortsPlatform {
         self.board.deadlines_changed();
     }
 
-    fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8]) {
+    fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8], _retired: u64) {
         self.board.bus.mmio_read(gpa, data, self.board.now());
         self.board.deadlines_changed();
     }
 
-    fn mmio_write(&mut self, gpa: Gpa, data: &[u8]) {
+    fn mmio_write(&mut self, gpa: Gpa, data: &[u8], _retired: u64) {
         self.board.bus.mmio_write(gpa, data, self.board.now());
         self.board.deadlines_changed();
     }

@@ -14,9 +14,10 @@ impl Cpu {
     /// vector again, others wait for a start-up IPI (9.4.3).
     pub fn init(&mut self) {
         self.platform.init_accepted();
+        let retired = self.retired_now();
         let bootstrap = self
             .platform
-            .apic_msr_read(x86defs::msr::IA32_APIC_BASE)
+            .apic_msr_read(x86defs::msr::IA32_APIC_BASE, retired)
             .is_ok_and(|base| base & APIC_BASE_BSP != 0);
         let mut state = vcpu::reset(bootstrap);
         let kept = cr0::CD | cr0::NW;

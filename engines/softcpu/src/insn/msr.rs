@@ -48,7 +48,8 @@ impl Cpu {
             IA32_TSC => self.guest_tsc(),
             IA32_PLATFORM_ID if !self.amd() => 0,
             IA32_APIC_BASE | IA32_TSC_DEADLINE | IA32_X2APIC_FIRST..=IA32_X2APIC_LAST => {
-                match self.platform.apic_msr_read(msr) {
+                let retired = self.retired_now();
+                match self.platform.apic_msr_read(msr, retired) {
                     Ok(v) => v,
                     Err(_) => return self.gp0(),
                 }
@@ -108,7 +109,8 @@ impl Cpu {
                 self.platform.set_tsc_offset(self.tsc_offset);
             }
             IA32_APIC_BASE | IA32_TSC_DEADLINE | IA32_X2APIC_FIRST..=IA32_X2APIC_LAST => {
-                if self.platform.apic_msr_write(msr, value).is_err() {
+                let retired = self.retired_now();
+                if self.platform.apic_msr_write(msr, value, retired).is_err() {
                     return self.gp0();
                 }
                 if msr == IA32_APIC_BASE {

@@ -57,7 +57,8 @@ fn port<T: Int>(cpu: &mut Cpu, op: &Op, input: bool) -> Result<u16, Trap> {
 
 fn input<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     let port = port::<T>(cpu, op, true)?;
-    let v = cpu.platform.pio_read(port, T::SIZE as u8);
+    let retired = cpu.retired_now();
+    let v = cpu.platform.pio_read(port, T::SIZE as u8, retired);
     T::set_reg(cpu, 0, T::from_u64(u64::from(v)));
     next(cpu, op)
 }
@@ -65,7 +66,8 @@ fn input<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
 fn output<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     let port = port::<T>(cpu, op, false)?;
     let v = T::reg(cpu, 0).to_u64() as u32;
-    cpu.platform.pio_write(port, T::SIZE as u8, v);
+    let retired = cpu.retired_now();
+    cpu.platform.pio_write(port, T::SIZE as u8, v, retired);
     cpu.follow_remap();
     next(cpu, op)
 }

@@ -314,7 +314,8 @@ fn ins<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
             cpu.probe_write(at, T::SIZE)?;
         }
         cpu.watch_io(port, T::SIZE as u8);
-        let v = cpu.platform.pio_read(port, T::SIZE as u8);
+        let retired = cpu.retired_now();
+        let v = cpu.platform.pio_read(port, T::SIZE as u8, retired);
         cpu.write_linear(at, T::from_u64(u64::from(v)))?;
         advance::<T>(cpu, op, gpr::RDI);
         Ok(true)
@@ -329,7 +330,9 @@ fn outs<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
         cpu.intercept(Intercept::Io(io_access::<T>(cpu, op, false, from)))?;
         let v = cpu.read_linear::<T>(from)?.to_u64();
         cpu.watch_io(port, T::SIZE as u8);
-        cpu.platform.pio_write(port, T::SIZE as u8, v as u32);
+        let retired = cpu.retired_now();
+        cpu.platform
+            .pio_write(port, T::SIZE as u8, v as u32, retired);
         cpu.follow_remap();
         advance::<T>(cpu, op, gpr::RSI);
         Ok(true)

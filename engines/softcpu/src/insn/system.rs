@@ -31,9 +31,10 @@ fn cpuid(cpu: &mut Cpu, _: &Op) -> Flow {
 impl Cpu {
     /// CPUID with what depends on this vCPU and its mode.
     pub fn cpuid(&mut self, leaf: u32, subleaf: u32) -> vcpu::cpuid::CpuidResult {
+        let retired = self.retired_now();
         let base = self
             .platform
-            .apic_msr_read(x86defs::msr::IA32_APIC_BASE)
+            .apic_msr_read(x86defs::msr::IA32_APIC_BASE, retired)
             .unwrap_or(0);
         let fields = vcpu::cpuid::VcpuFields {
             apic_id: self.index,

@@ -385,8 +385,10 @@ impl Cpu {
             Target::Device(gpa) => match self.ram.find(gpa, data.len() as u64) {
                 Some(at) => self.ram.read_at(at, data),
                 None => {
+                    let retired = self.retired_now();
                     for (i, part) in data.chunks_mut(8).enumerate() {
-                        self.platform.mmio_read(gpa.offset(8 * i as u64), part);
+                        self.platform
+                            .mmio_read(gpa.offset(8 * i as u64), part, retired);
                     }
                 }
             },
@@ -401,8 +403,10 @@ impl Cpu {
             Target::Device(gpa) => match self.ram.find_write(gpa, data.len() as u64) {
                 Some(at) => self.store_ram(at, data),
                 None => {
+                    let retired = self.retired_now();
                     for (i, part) in data.chunks(8).enumerate() {
-                        self.platform.mmio_write(gpa.offset(8 * i as u64), part);
+                        self.platform
+                            .mmio_write(gpa.offset(8 * i as u64), part, retired);
                     }
                     self.follow_remap();
                 }

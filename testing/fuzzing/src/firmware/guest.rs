@@ -72,9 +72,9 @@ impl<'a> Guest<'a> {
         operation.extend(length.to_be_bytes());
         operation.extend(to.to_be_bytes());
         self.ram.write(Gpa(OPERATION), &operation).expect("RAM");
-        self.platform.pio_write(DMA_HIGH, 4, 0);
+        self.platform.pio_write(DMA_HIGH, 4, 0, 0);
         let low = (OPERATION as u32).swap_bytes();
-        self.platform.pio_write(DMA_LOW, 4, low);
+        self.platform.pio_write(DMA_LOW, 4, low, 0);
         // A long transfer goes in turns; its control word says when it is done.
         for _ in 0..10_000 {
             let left = bytes(self.ram, OPERATION, 4);
@@ -90,9 +90,9 @@ impl<'a> Guest<'a> {
 
     /// The first bytes of an item, by the data port.
     pub fn item(&mut self, key: u16, size: usize) -> Vec<u8> {
-        self.platform.pio_write(SELECTOR, 2, key.into());
+        self.platform.pio_write(SELECTOR, 2, key.into(), 0);
         (0..size)
-            .map(|_| self.platform.pio_read(DATA, 1) as u8)
+            .map(|_| self.platform.pio_read(DATA, 1, 0) as u8)
             .collect()
     }
 

@@ -41,7 +41,7 @@ fn the_timekeeper_serves_deadlines_set_while_it_sleeps() {
         .expect("an empty bus");
     let board = Arc::new(Board::new(
         bus.build(),
-        Clock::new(ClockMode::Host),
+        Clock::real_time(),
         None,
         vec![Arc::default()],
     ));
@@ -75,7 +75,7 @@ fn the_timekeeper_serves_deadlines_set_while_it_sleeps() {
 fn a_stop_before_the_timekeeper_sleeps_counts() {
     let board = Board::new(
         BusBuilder::new().build(),
-        Clock::new(ClockMode::Host),
+        Clock::real_time(),
         None,
         Vec::new(),
     );

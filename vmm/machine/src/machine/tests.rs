@@ -150,13 +150,13 @@ fn an_engine_with_interrupt_controllers_gets_the_lines_and_no_hpet() {
     let mut platform = seen.platforms.pop().expect("one vCPU");
     drop(seen);
     // No interrupt controller answers at its ports and page.
-    assert_eq!(platform.pio_read(0x21, 1), 0xff);
+    assert_eq!(platform.pio_read(0x21, 1, 0), 0xff);
     let mut data = [0; 4];
-    platform.mmio_read(Gpa(0xfec0_0000), &mut data);
+    platform.mmio_read(Gpa(0xfec0_0000), &mut data, 0);
     assert_eq!(data, [0xff; 4]);
     // The serial port's transmitter interrupt goes to GSI 4: OUT2, then IER bit 1.
-    platform.pio_write(0x3fc, 1, 8);
-    platform.pio_write(0x3f9, 1, 2);
+    platform.pio_write(0x3fc, 1, 8, 0);
+    platform.pio_write(0x3f9, 1, 2, 0);
     let seen = engine.seen.lock().expect("no panic");
     assert_eq!(seen.lines.iter().rfind(|l| l.0 == 4), Some(&(4, true)));
 }
@@ -167,10 +167,10 @@ fn the_pci_host_answers_with_the_chipsets_functions() {
     build(&engine, |_| ()).expect("it can be built");
     let mut platform = engine.seen.lock().expect("no panic").platforms.remove(0);
     // Vendor and device of 00:00.0 by mechanism 1, and of 00:1f.0 by ECAM.
-    platform.pio_write(0xcf8, 4, 0x8000_0000);
-    assert_eq!(platform.pio_read(0xcfc, 4), 0x29c0_8086);
+    platform.pio_write(0xcf8, 4, 0x8000_0000, 0);
+    assert_eq!(platform.pio_read(0xcfc, 4, 0), 0x29c0_8086);
     let mut id = [0; 4];
-    platform.mmio_read(Gpa(0xb000_0000 + (0x1f << 15)), &mut id);
+    platform.mmio_read(Gpa(0xb000_0000 + (0x1f << 15)), &mut id, 0);
     assert_eq!(u32::from_le_bytes(id), 0x2918_8086);
 }
 

@@ -1,8 +1,8 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use bus::{BusBuilder, Clock};
+use bus::{BusBuilder, Clock, RealTime};
 use chipset::fabric::FabricConfig;
 
 use super::*;
@@ -19,6 +19,10 @@ const ICR_HIGH: u64 = 0x310;
 
 /// A board of interrupt controllers only, and its vCPUs' platforms.
 fn platforms(mode: ClockMode, vcpus: u32) -> Vec<SoftPlatform> {
+    platforms_on(Clock::new(mode), vcpus)
+}
+
+fn platforms_on(clock: Clock, vcpus: u32) -> Vec<SoftPlatform> {
     let fabric = InterruptFabric::new(&FabricConfig {
         apic_ids: (0..vcpus).collect(),
         bus_hz: APIC_HZ,
@@ -33,7 +37,7 @@ fn platforms(mode: ClockMode, vcpus: u32) -> Vec<SoftPlatform> {
     }
     let board = Arc::new(Board::new(
         BusBuilder::new().build(),
-        Clock::new(mode),
+        clock,
         Some(Arc::clone(&fabric)),
         lines,
     ));
@@ -48,7 +52,7 @@ fn platform(mode: ClockMode) -> SoftPlatform {
 
 fn write_apic(p: &mut SoftPlatform, register: u64, value: u32) {
     let page = p.apic_page.expect("xAPIC mode");
-    p.mmio_write(page.offset(register), &value.to_le_bytes());
+    p.mmio_write(page.offset(register), &value.to_le_bytes(), 0);
 }
 
 /// Enables the local APIC and starts its timer, one shot, divided by 1, vector 40h.
@@ -194,7 +198,7 @@ fn the_tsc_deadline_counts_the_guests_offset() {
     write_apic(&mut p, LVT_TIMER, 0x41 | TSC_DEADLINE_MODE);
     // The guest's TSC is 1,000,000 ahead.
     p.set_tsc_offset(1_000_000);
-    p.apic_msr_write(x86defs::msr::IA32_TSC_DEADLINE, 1_005_000)
+    p.apic_msr_write(x86defs::msr::IA32_TSC_DEADLINE, 1_005_000, 0)
         .expect("the MSR is there");
     assert_eq!(run_until_interrupt(&mut p), 5_000);
 }
@@ -204,18 +208,18 @@ fn the_apic_page_follows_its_base_and_mode() {
     const APIC_BASE: u32 = x86defs::msr::IA32_APIC_BASE;
     let mut p = platform(ClockMode::Host);
     assert_eq!(p.apic_page, Some(Gpa(0xfee0_0000)));
-    let base = p.apic_msr_read(APIC_BASE).expect("always there");
-    p.apic_msr_write(APIC_BASE, (base & 0xfff) | 0xfed0_0000)
+    let base = p.apic_msr_read(APIC_BASE, 0).expect("always there");
+    p.apic_msr_write(APIC_BASE, (base & 0xfff) | 0xfed0_0000, 0)
         .expect("an aligned page");
     assert_eq!(p.apic_page, Some(Gpa(0xfed0_0000)));
     // x2APIC MSRs fault in xAPIC mode and work in x2APIC mode (SDM Vol 3 12.12.2).
-    assert_eq!(p.apic_msr_read(0x803), Err(InterruptFault));
-    p.apic_msr_write(APIC_BASE, base | 1 << 10)
+    assert_eq!(p.apic_msr_read(0x803, 0), Err(InterruptFault));
+    p.apic_msr_write(APIC_BASE, base | 1 << 10, 0)
         .expect("x2APIC mode");
     assert_eq!(p.apic_page, None);
-    assert!(p.apic_msr_read(0x803).is_ok());
+    assert!(p.apic_msr_read(0x803, 0).is_ok());
     // Back to xAPIC mode directly is #GP.
-    assert_eq!(p.apic_msr_write(APIC_BASE, base), Err(InterruptFault));
+    assert_eq!(p.apic_msr_write(APIC_BASE, base, 0), Err(InterruptFault));
     assert_eq!(p.apic_page, None);
 }
 
@@ -226,7 +230,7 @@ fn cr8_is_the_task_priority() {
     assert_eq!(p.cr8(), 9);
     let page = p.apic_page.expect("xAPIC mode");
     let mut tpr = [0; 4];
-    p.mmio_read(page.offset(0x80), &mut tpr);
+    p.mmio_read(page.offset(0x80), &mut tpr, 0);
     assert_eq!(u32::from_le_bytes(tpr), 0x90);
 }
 
@@ -234,10 +238,10 @@ fn cr8_is_the_task_priority() {
 fn an_access_beside_the_apic_page_reads_as_an_empty_bus() {
     let mut p = platform(ClockMode::Host);
     let mut data = [0; 4];
-    p.mmio_read(Gpa(0xfee0_1000), &mut data);
+    p.mmio_read(Gpa(0xfee0_1000), &mut data, 0);
     assert_eq!(data, [0xff; 4]);
-    assert_eq!(p.pio_read(0x1234, 1), 0xff);
-    assert_eq!(p.pio_read(0x1234, 4), 0xffff_ffff);
+    assert_eq!(p.pio_read(0x1234, 1, 0), 0xff);
+    assert_eq!(p.pio_read(0x1234, 4, 0), 0xffff_ffff);
 }
 
 /// Something that waits but cannot be taken (RFLAGS.IF is clear) ends the first idle and not the next, so
@@ -314,4 +318,141 @@ fn no_ipi_is_lost_between_check_and_sleep() {
     done.store(true, Ordering::SeqCst);
     watchdog.join().expect("no panic");
     assert_eq!(finished, [true, true], "a wake-up was lost");
+}
+
+const MS: u64 = 1_000_000;
+
+/// Platforms in host mode, and the real time they have.
+fn platforms_of_given_time(vcpus: u32) -> (Vec<SoftPlatform>, Arc<AtomicU64>) {
+    let real = Arc::new(AtomicU64::new(0));
+    let source = RealTime::Given(Arc::clone(&real));
+    let clock = Clock::with_real_time(ClockMode::Host, source);
+    (platforms_on(clock, vcpus), real)
+}
+
+fn leap(real: &AtomicU64, ns: u64) {
+    real.fetch_add(ns, Ordering::SeqCst);
+}
+
+/// Current count of the local APIC's timer.
+fn timer_count(p: &mut SoftPlatform, retired: u64) -> u64 {
+    let page = p.apic_page.expect("xAPIC mode");
+    let mut count = [0; 4];
+    p.mmio_read(page.offset(0x390), &mut count, retired);
+    u64::from(u32::from_le_bytes(count))
+}
+
+/// The processor is lost between reads of the TSC and of a device: neither leaps, and both tell the same time.
+#[test]
+fn a_leap_of_real_time_tears_no_reads_apart() {
+    const COUNT: u32 = 100_000_000;
+    const LEAP: u64 = 50 * MS;
+    let (mut platforms, real) = platforms_of_given_time(1);
+    let p = &mut platforms[0];
+    start_timer(p, COUNT);
+    let mut retired = 0;
+    let mut last = p.tsc(retired);
+    leap(&real, LEAP);
+    let begin = last;
+    while last < LEAP {
+        retired += 5;
+        leap(&real, 200);
+        // One tick is 40 ns.
+        let timer = 40 * (u64::from(COUNT) - timer_count(p, retired));
+        let tsc = p.tsc(retired + 5);
+        retired += 5;
+        // Twelve such reads stay below the 24.4 us that Linux bears.
+        assert!(tsc - last < 2 * 24_400 / 12, "{last} to {tsc}");
+        assert!(
+            last <= timer + begin + 40 && timer <= tsc,
+            "{last}, {timer}, {tsc}"
+        );
+        last = tsc;
+    }
+}
+
+/// It is shown at once to a vCPU that has been idle, whatever ended that.
+#[test]
+fn idle_time_is_real_time() {
+    let (mut platforms, real) = platforms_of_given_time(1);
+    let p = &mut platforms[0];
+    start_timer(p, 500_000);
+    // The timer is overdue by 10 ms.
+    leap(&real, 30 * MS);
+    assert_eq!(p.idle(10, None), Wake::Event);
+    assert_eq!(p.tsc(10), 30 * MS);
+    assert_eq!(p.acknowledge_interrupt(), Some(0x40));
+    leap(&real, 20 * MS);
+    // A wake-up by attention, before it sleeps at all.
+    p.line.attention().raise(Attention::INTERRUPT);
+    assert_eq!(p.idle(20, None), Wake::Event);
+    assert_eq!(p.tsc(20), 50 * MS);
+}
+
+/// A vCPU that is idle leaves the lag to the one that runs, and gets its timer when that has shown its time.
+#[test]
+fn an_idle_vcpu_does_not_take_the_lag_from_one_that_runs() {
+    const DUE: u64 = 20 * MS;
+    let (mut platforms, real) = platforms_of_given_time(2);
+    let mut idle = platforms.pop().expect("two");
+    let mut runs = platforms.pop().expect("two");
+    start_timer(&mut idle, (DUE / 40) as u32);
+    let sleeper = thread::spawn(move || {
+        assert_eq!(idle.idle(1, None), Wake::Event);
+        let now = idle.board.clock.now();
+        assert_eq!(idle.acknowledge_interrupt(), Some(0x40));
+        now
+    });
+    while runs.board.busy() != 1 {
+        thread::yield_now();
+    }
+    leap(&real, 90 * MS);
+    let mut shown = 0;
+    for look in 1..=1_000 {
+        // It is awake at times and would show all.
+        thread::yield_now();
+        shown = runs.tsc(look);
+        assert!(shown <= (look + 1) * 2_000, "{shown} at {look}");
+    }
+    assert!(!sleeper.is_finished(), "its timer is due at 20 ms");
+    let mut retired = 1_000;
+    while shown <= DUE {
+        retired += 100;
+        shown = runs.tsc(retired);
+    }
+    let woken = sleeper.join().expect("no panic");
+    assert!(woken.0 >= DUE && woken.0 <= runs.tsc(retired), "{woken:?}");
+}
+
+/// A vCPU beside which nobody runs is not held up by those that have not started.
+#[test]
+fn a_long_lag_does_not_wait_for_others() {
+    let (mut platforms, real) = platforms_of_given_time(2);
+    let idle = &mut platforms[1];
+    start_timer(idle, 500_000);
+    leap(&real, 101 * MS);
+    assert_eq!(idle.idle(1, None), Wake::Event);
+    assert_eq!(idle.acknowledge_interrupt(), Some(0x40));
+}
+
+/// While lag is made up time goes faster than instructions take, and slices are shorter.
+#[test]
+fn a_slice_with_lag_ends_at_the_deadline() {
+    let (mut platforms, real) = platforms_of_given_time(1);
+    let p = &mut platforms[0];
+    assert_eq!(p.poll(0), HOST_SLICE);
+    // 1 ms.
+    start_timer(p, 25_000);
+    leap(&real, 80 * MS);
+    let mut retired = 0;
+    let mut due = None;
+    while due.is_none() {
+        let slice = p.poll(retired);
+        if p.interrupt_pending() {
+            due = Some(p.now().0);
+        }
+        retired += slice;
+    }
+    let due = due.expect("the loop ends with it");
+    assert!((MS..MS + 200_000).contains(&due), "{due}");
 }

@@ -88,10 +88,10 @@ impl Board {
 }
 
 impl Platform for Board {
-    fn pio_read(&mut self, _: u16, _: u8) -> u32 {
+    fn pio_read(&mut self, _: u16, _: u8, _: u64) -> u32 {
         0x5a
     }
-    fn pio_write(&mut self, port: u16, _: u8, value: u32) {
+    fn pio_write(&mut self, port: u16, _: u8, value: u32, _: u64) {
         self.lines().ports.push((port, value));
     }
     fn cr8(&mut self) -> u8 {
