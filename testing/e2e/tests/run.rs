@@ -84,6 +84,22 @@ fn a_run_that_stood_still_goes_on_without_complaints() {
     }
 }
 
+/// A processor that does not tell its frequency, so that Linux measures the TSC against the PIT: reads that belong
+/// together are not torn apart by a host that gives the vCPU's processor to others.
+#[test]
+fn a_busy_host_does_not_spoil_the_kernels_measurements() {
+    let level = Level1::of(1).with_words("loglevel=7");
+    let options = ["--nested", "off", "--cpu", "nestling-amd"];
+    let mut load = Load::of(4);
+    let ended = level.run(&options).end();
+    assert!(load.0.iter_mut().all(|busy| !busy.has_ended()));
+    ended.expect_code(0);
+    let log = ended.text();
+    assert!(log.contains("tsc: Fast TSC calibration using PIT"), "{log}");
+    assert!(!log.contains("Unable to calibrate"), "{log}");
+    assert_no_complaint(&log);
+}
+
 /// The last time of a kernel's log, in seconds.
 fn last_stamp(log: &str) -> Option<f64> {
     log.lines().rev().find_map(|line| {
