@@ -288,6 +288,26 @@ fn a_busy_host_does_not_spoil_a_measurement() {
     }
 }
 
+/// The measurement begins just after the processor was lost, so that every read of it moves time as far as one may.
+#[test]
+fn lag_that_is_made_up_does_not_spoil_a_measurement() {
+    let (clock, real) = host();
+    for _ in 0..20 {
+        clock.catch_up();
+        real.fetch_add(MAX_LAG_NS - MS, Ordering::Relaxed);
+        let mut guest = Measuring {
+            clock: &clock,
+            real: &real,
+            last: clock.now(),
+            looks: 0,
+            away: None,
+        };
+        let hz = guest.calibrate().expect("it comes to an end");
+        assert!(hz.abs_diff(1_000_000_000) <= 500_000, "{hz}");
+        assert!(clock.lag() > 0, "all of it was");
+    }
+}
+
 /// Real time as it is spoils them, so the guest above can tell.
 #[test]
 fn bare_real_time_spoils_measurements() {
