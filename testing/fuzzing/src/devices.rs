@@ -6,15 +6,14 @@
 //! bytes that were asked for.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 
 use guestmem::{Gpa, GuestRam};
-use machine::{DiskConfig, Image, Machine, MachineConfig, SerialOutput, Wiring};
-use vcpu::{
-    Attention, Capabilities, Engine, EngineError, Platform, RunExit, Vcpu, VcpuState, Vm, VmConfig,
-};
+use machine::{DiskConfig, Image, MachineConfig};
+use vcpu::Platform;
 
+use crate::board::{Built, build};
 use crate::boot::made_up_kernel;
 use crate::{Input, Target};
 
@@ -58,66 +57,6 @@ const IMAGE_BYTES: usize = 64 << 10;
 /// x2APIC registers and what they are switched on with.
 const APIC_MSRS: [u32; 4] = [0x1b, 0x6e0, 0x800, 0x830];
 
-/// An engine whose vCPU is a hand on the board, and its RAM.
-#[derive(Clone, Default)]
-struct Hands(
-    Arc<Mutex<Option<Box<dyn Platform>>>>,
-    Arc<Mutex<Option<Arc<GuestRam>>>>,
-);
-
-impl Engine for Hands {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            name: "hands",
-            own_interrupt_controllers: false,
-            nested_intel: false,
-            nested_amd: false,
-            max_vcpus: 1,
-        }
-    }
-
-    fn create_vm(&self, _: &VmConfig, ram: Arc<GuestRam>) -> Result<Arc<dyn Vm>, EngineError> {
-        *self.1.lock().expect("one thread") = Some(ram);
-        Ok(Arc::new(self.clone()))
-    }
-}
-
-impl Vm for Hands {
-    fn create_vcpu(
-        &self,
-        _: u32,
-        platform: Box<dyn Platform>,
-        _: Attention,
-    ) -> Result<Box<dyn Vcpu>, EngineError> {
-        *self.0.lock().expect("one thread") = Some(platform);
-        Ok(Box::new(Still))
-    }
-}
-
-/// A vCPU that does nothing.
-struct Still;
-
-impl Vcpu for Still {
-    fn run(&mut self) -> Result<RunExit, EngineError> {
-        Ok(RunExit::Stopped)
-    }
-    fn kicker(&self) -> Box<dyn Fn() + Send + Sync> {
-        Box::new(|| {})
-    }
-    fn state(&mut self) -> Result<VcpuState, EngineError> {
-        Ok(VcpuState::default())
-    }
-    fn set_state(&mut self, _: &VcpuState) -> Result<(), EngineError> {
-        Ok(())
-    }
-}
-
-struct Dropped;
-
-impl SerialOutput for Dropped {
-    fn write(&mut self, _: &[u8]) {}
-}
-
 /// The target.
 pub struct Devices {
     kernel: Arc<Vec<u8>>,
@@ -151,7 +90,7 @@ impl Devices {
         }
     }
 
-    fn board(&self) -> (Machine, Box<dyn Platform>, Arc<GuestRam>) {
+    fn board(&self) -> Built {
         // Both only read it, so that each case starts with the same.
         let disk = DiskConfig {
             path: self.image.clone(),
@@ -166,18 +105,9 @@ impl Devices {
             cdrom: Some(self.image.clone()),
             ..MachineConfig::default()
         };
-        let hands = Hands::default();
-        let wiring = Wiring {
-            debug_console: None,
-            console: Box::new(Dropped),
-            requests: Box::new(|_| {}),
-        };
-        let machine = Machine::build(&hands, &config, wiring).expect("a machine");
-        let platform = hands.0.lock().expect("one thread").take();
-        let mut platform = platform.expect("a vCPU was made");
-        start_functions(&mut *platform);
-        let ram = hands.1.lock().expect("one thread").take();
-        (machine, platform, ram.expect("a VM was made"))
+        let mut built = build(&config).expect("a machine");
+        start_functions(&mut *built.platform);
+        built
     }
 
     fn access(
@@ -322,7 +252,12 @@ impl Drop for Devices {
 impl Target for Devices {
     fn run(&mut self, data: &[u8]) {
         let mut input = Input::new(data);
-        let (_machine, mut platform, ram) = self.board();
+        let Built {
+            machine: _machine,
+            mut platform,
+            ram,
+            ..
+        } = self.board();
         let mut retired = 0;
         for _ in 0..ACCESSES {
             if input.is_empty() {
@@ -354,7 +289,12 @@ mod tests {
     #[test]
     fn the_functions_are_started() {
         let devices = Devices::new();
-        let (_machine, mut platform, ram) = devices.board();
+        let Built {
+            machine: _machine,
+            mut platform,
+            ram,
+            ..
+        } = devices.board();
         let mut status = [0; 1];
         platform.mmio_read(Gpa(DISK + 0x14), &mut status, 0);
         assert_eq!(status, [0x0f], "DRIVER_OK, no reset is needed");

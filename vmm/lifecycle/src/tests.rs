@@ -444,17 +444,19 @@ fn a_blocked_reader_outside_does_not_hold_up_a_stop() {
     drop(release);
 }
 
+/// A pipe whose reader is gone.
+struct Broken;
+impl Write for Broken {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[test]
 fn output_that_cannot_be_written_is_reported_and_does_not_stop_the_guest() {
-    struct Broken;
-    impl Write for Broken {
-        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
-            Err(std::io::ErrorKind::BrokenPipe.into())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
     let console = Console {
         debug: None,
         output: Box::new(Broken),

@@ -80,15 +80,6 @@ fn a_stuck_pipe_does_not_hold_up_a_stop() {
 
 #[test]
 fn what_cannot_be_written_is_dropped_and_does_not_end_the_run() {
-    struct Broken;
-    impl Write for Broken {
-        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
-            Err(std::io::ErrorKind::BrokenPipe.into())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
     let screen = Screen::default();
     let console = Console {
         debug: Some(Box::new(Broken)),
