@@ -214,6 +214,36 @@ pub struct Model {
     pub arch_capabilities: u64,
 }
 
+/// What a [`crate::code::BlockExecutor`] keeps where its code finds it; the interpreter looks at none of it.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+pub struct Native {
+    /// Linear address of the page of the running block.
+    pub page: u64,
+    /// Address of the word of [`Attention::poll_address`].
+    pub poll: u64,
+    /// Address of the TLB's view in force.
+    pub view: u64,
+    /// The arithmetic flags as LAHF and SETO AL leave them.
+    pub flags: u64,
+    /// [`crate::run::code_tag`] of now.
+    pub tag: u64,
+    /// Address of the executor's table of blocks by linear address.
+    pub table: u64,
+    /// Address of the code to enter.
+    pub entry: u64,
+    /// Address of the processor.
+    pub this: u64,
+    /// Address of the executor's own state.
+    pub executor: u64,
+    /// What the code left with.
+    pub left: u64,
+    /// Words for values on their way.
+    pub scratch: [u64; 4],
+    /// Address of [`guestmem::CodeMap`]'s words, and RAM's address negated.
+    pub code_map: [u64; 2],
+}
+
 /// One software vCPU.
 pub struct Cpu {
     /// RAX to R15, then [`RIP`], [`ZERO`], [`TWO_GIB`]; padded so that an index of 5 bits is always in range.
@@ -349,6 +379,8 @@ pub struct Cpu {
     pub random_state: u64,
     /// VT-x.
     pub vmx: Vmx,
+    /// For a [`crate::code::BlockExecutor`].
+    pub native: Native,
 }
 
 impl Cpu {

@@ -11,6 +11,7 @@ use vcpu::{
 };
 use x86defs::cr::{cr4, efer};
 
+use crate::code::BlockExecutor;
 use crate::cpu::{Cpu, Model};
 use crate::run::Runner;
 use crate::world::World;
@@ -19,18 +20,32 @@ use crate::world::World;
 const MAX_VCPUS: u32 = 64;
 
 /// The software engine: there on every x86-64 host.
-#[derive(Debug, Default)]
-pub struct SoftEngine;
+#[derive(Default)]
+pub struct SoftEngine {
+    executors: Option<Executors>,
+}
+
+/// Makes what runs the hot blocks of a vCPU.
+pub type Executors = Arc<dyn Fn() -> std::io::Result<Box<dyn BlockExecutor>> + Send + Sync>;
 
 impl SoftEngine {
     /// The engine.
     #[must_use]
     pub fn new() -> Self {
-        Self
+        Self::default()
+    }
+
+    /// The engine with something that runs hot blocks.
+    #[must_use]
+    pub fn with_executors(executors: Executors) -> Self {
+        Self {
+            executors: Some(executors),
+        }
     }
 }
 
 struct SoftVm {
+    executors: Option<Executors>,
     model: Arc<Model>,
     ram: Arc<GuestRam>,
     world: Arc<World>,
@@ -66,6 +81,7 @@ impl Engine for SoftEngine {
             return Err(unsupported("show AMD-V yet", "use --nested intel"));
         }
         Ok(Arc::new(SoftVm {
+            executors: self.executors.clone(),
             model: Arc::new(model(config)),
             ram,
             world: Arc::default(),
@@ -171,9 +187,15 @@ impl Vm for SoftVm {
             host,
             Arc::clone(&self.world),
         );
-        Ok(Box::new(SoftVcpu {
-            runner: Runner::new(cpu, self.vcpus),
-        }))
+        let mut runner = Runner::new(cpu, self.vcpus);
+        if let Some(executors) = &self.executors {
+            let executor = executors().map_err(|source| EngineError::Host {
+                what: "cannot make memory for translated code",
+                source,
+            })?;
+            runner.set_executor(executor);
+        }
+        Ok(Box::new(SoftVcpu { runner }))
     }
 }
 

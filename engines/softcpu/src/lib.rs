@@ -18,4 +18,4 @@ mod testing;
 pub mod vmx;
 pub mod world;
 
-pub use engine::{SoftEngine, model};
+pub use engine::{Executors, SoftEngine, model};

@@ -11,7 +11,7 @@ use x86defs::cr::{cr0, cr4};
 use x86defs::msr::*;
 
 use crate::code::Op;
-use crate::cpu::{Cpu, Fault, Model, Msrs, RIP, Shadow, TWO_GIB, pending, sreg};
+use crate::cpu::{Cpu, Fault, Model, Msrs, Native, RIP, Shadow, TWO_GIB, pending, sreg};
 use crate::flags::Flags;
 use crate::insn::{DEBUGCTL_ALLOWED, FEATURE_CONTROL_LOCKED_VMX, Monitor, VectorTable};
 use crate::mem::{CodePages, LargePages, Tlb};
@@ -101,7 +101,8 @@ impl Cpu {
             next_rip: 0,
             pending: 0,
             budget: 0,
-            tlb: Tlb::default(),
+            native: Native::default(),
+            tlb: Tlb::new(ram.host_base() as u64),
             large_pages: LargePages::default(),
             ram,
             ea_base: [0; 8],

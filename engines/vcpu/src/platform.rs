@@ -1,7 +1,7 @@
 //! What a vCPU is plugged into.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use guestmem::Gpa;
@@ -137,11 +137,22 @@ pub const REPRODUCIBLE_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 #[derive(Clone, Debug, Default)]
 pub struct Attention(Arc<Word>);
 
-#[derive(Default)]
 struct Word {
     bits: AtomicU32,
+    /// [`Attention::QUIET`], or all ones: something was raised since [`Attention::arm`].
+    poll: AtomicU64,
     /// Wakes the vCPU where it sleeps.
     waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Default for Word {
+    fn default() -> Self {
+        Self {
+            bits: AtomicU32::new(0),
+            poll: AtomicU64::new(u64::MAX),
+            waker: OnceLock::new(),
+        }
+    }
 }
 
 impl fmt::Debug for Word {
@@ -167,6 +178,9 @@ impl Attention {
     /// What ends [`Platform::idle`].
     pub const WAKES: u32 = Self::INTERRUPT | Self::STOP | Self::MONITOR;
 
+    /// What the word at [`Attention::poll_address`] holds while nothing was raised: the sign bit.
+    pub const QUIET: u64 = 1 << 63;
+
     /// A word with nothing set.
     #[must_use]
     pub fn new() -> Self {
@@ -182,6 +196,7 @@ impl Attention {
     /// Sets bits, and wakes the vCPU if they are something to wake for.
     pub fn raise(&self, bits: u32) {
         self.0.bits.fetch_or(bits, Ordering::SeqCst);
+        self.trip();
         if bits & Self::WAKES != 0
             && let Some(waker) = self.0.waker.get()
         {
@@ -192,6 +207,30 @@ impl Attention {
     /// Clears bits.
     pub fn clear(&self, bits: u32) {
         self.0.bits.fetch_and(!bits, Ordering::SeqCst);
+    }
+
+    /// For generated code: the address of a word of 64 bits that is [`Attention::QUIET`] after [`Attention::arm`]
+    /// and all ones from the next [`Attention::raise`] or [`Attention::trip`] on. It lives as long as the attention.
+    #[must_use]
+    pub fn poll_address(&self) -> u64 {
+        self.0.poll.as_ptr() as u64
+    }
+
+    /// Makes the polled word quiet, unless bits are set.
+    #[inline]
+    pub fn arm(&self) {
+        if self.0.poll.load(Ordering::Relaxed) != Self::QUIET {
+            self.0.poll.store(Self::QUIET, Ordering::SeqCst);
+            if self.0.bits.load(Ordering::SeqCst) != 0 {
+                self.trip();
+            }
+        }
+    }
+
+    /// Has whoever polls the word look up.
+    #[inline]
+    pub fn trip(&self) {
+        self.0.poll.store(u64::MAX, Ordering::SeqCst);
     }
 
     /// The word now.

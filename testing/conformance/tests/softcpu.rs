@@ -44,3 +44,28 @@ fn softcpu_agrees_with_the_host() {
         .collect();
     assert!(missing.is_empty(), "not implemented: {missing:?}");
 }
+
+/// The same cases with every block translated before it is executed.
+#[test]
+fn translated_code_agrees_with_the_host() {
+    let config = Config::from_environment(1_000_000);
+    let implemented = Implemented::new();
+    let report = run(
+        config,
+        |code, bits| implemented.has(code, bits),
+        |layout, background| {
+            let executors: softcpu::Executors = std::sync::Arc::new(|| {
+                let translator = jit::Translator::new(0).map_err(std::io::Error::other)?;
+                Ok(Box::new(translator))
+            });
+            let engine = SoftEngine::with_executors(executors);
+            Some(
+                EngineSubject::new(&engine, layout, background)
+                    .expect("the software CPU runs everywhere"),
+            )
+        },
+    )
+    .expect("the host has the memory");
+    println!("{report}");
+    assert_eq!(report.failed, 0, "{} cases differ", report.failed);
+}

@@ -49,7 +49,19 @@ pub enum EngineKind {
 /// [`EngineError`] when the host does not offer it.
 pub fn open(kind: EngineKind) -> Result<Box<dyn Engine>, EngineError> {
     Ok(match kind {
-        EngineKind::Soft => Box::new(SoftEngine::new()),
+        EngineKind::Soft => match std::env::var("NESTLING_JIT")
+            .ok()
+            .and_then(|t| t.parse().ok())
+        {
+            Some(threshold) => {
+                Box::new(SoftEngine::with_executors(std::sync::Arc::new(move || {
+                    let translator =
+                        jit::Translator::new(threshold).map_err(std::io::Error::other)?;
+                    Ok(Box::new(translator))
+                })))
+            }
+            None => Box::new(SoftEngine::new()),
+        },
         EngineKind::Kvm => Box::new(KvmEngine::open()?),
     })
 }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use guestmem::RamOffset;
 
+use super::executor::Entry;
 use super::op::Op;
 use crate::mem::CodePages;
 
@@ -62,6 +63,10 @@ pub struct Block {
     /// The one instruction crosses into a second page.
     pub crosses: bool,
     replace: u8,
+    /// How often it was interpreted, until it is translated.
+    pub heat: u16,
+    /// What a translator made of it.
+    pub entry: Option<Entry>,
     links: [Link; 2],
 }
 
@@ -91,6 +96,8 @@ pub struct BlockCache {
     ops: Vec<Op>,
     pages: HashMap<u32, u32>,
     room: usize,
+    /// Translations of blocks that were dropped, for the translator to hear of.
+    pub orphans: Vec<Entry>,
     /// Blocks decoded; a statistic.
     pub decoded: u64,
     /// Blocks dropped because their bytes changed; a statistic.
@@ -108,6 +115,7 @@ impl BlockCache {
             book: Vec::new(),
             ops: Vec::new(),
             pages: HashMap::new(),
+            orphans: Vec::new(),
             decoded: 0,
             invalidated: 0,
         }
@@ -136,6 +144,11 @@ impl BlockCache {
     #[inline(always)]
     pub fn block(&self, index: u32) -> &Block {
         &self.blocks[index as usize]
+    }
+
+    /// A block by index, to be changed.
+    pub fn block_mut(&mut self, index: u32) -> &mut Block {
+        &mut self.blocks[index as usize]
     }
 
     /// A block's operations.
@@ -205,6 +218,8 @@ impl BlockCache {
             alive: true,
             crosses: second.is_some(),
             replace: 0,
+            heat: 0,
+            entry: None,
             links: [UNLINKED; 2],
         });
         self.book.push(Bookkeeping {
@@ -219,11 +234,9 @@ impl BlockCache {
         index
     }
 
-    /// Whether there is room for another block; if not, everything is dropped.
-    pub fn make_room(&mut self, pages: &mut CodePages) {
-        if self.ops.len() + 256 > self.room {
-            self.clear(pages);
-        }
+    /// Whether there is no room for another block: everything has to be dropped.
+    pub fn full(&self) -> bool {
+        self.ops.len() + 256 > self.room
     }
 
     /// Drops everything.
@@ -233,6 +246,7 @@ impl BlockCache {
         self.blocks.clear();
         self.book.clear();
         self.ops.clear();
+        self.orphans.clear();
         self.pages.clear();
         pages.clear();
     }
@@ -285,7 +299,9 @@ impl BlockCache {
 
     fn kill(&mut self, index: u32) {
         self.invalidated += 1;
-        self.blocks[index as usize].alive = false;
+        let block = &mut self.blocks[index as usize];
+        block.alive = false;
+        self.orphans.extend(block.entry.take());
         let key = self.book[index as usize].key;
         self.map.remove(&key);
         if self.slots[key.slot()].0 == key {

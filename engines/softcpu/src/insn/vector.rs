@@ -40,6 +40,11 @@ impl VectorTable {
         self.features.decoder_options
     }
 
+    /// Whether the model has what the decoder lists `code` under.
+    pub fn has(&self, code: iced_x86::Code) -> bool {
+        self.features.has(code)
+    }
+
     fn add(&mut self, p: Prepared) -> u64 {
         if self.prepared.len() >= LIMIT {
             self.full = true;

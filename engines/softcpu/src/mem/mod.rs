@@ -16,5 +16,5 @@ pub use access::NON_CANONICAL;
 pub use code_pages::{CodePages, STALE_LIMIT};
 pub use ept::EptCache;
 pub use large::LargePages;
-pub use tlb::{Space, Tlb};
+pub use tlb::{SLOTS, Space, Tlb, View};
 pub use walk::{Access, Translation};

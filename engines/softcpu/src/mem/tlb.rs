@@ -3,24 +3,25 @@
 //! One direct-mapped table per *view* of a *bank*. A bank belongs to an address space ([`Space`]: VPID, EPT
 //! pointer, PCID), so CR3 writes with PCID, VM entries and VM exits only switch banks. A view is what
 //! permissions depend on beside the page: user, supervisor with SMAP closed, supervisor with SMAP open.
-//! An entry has a tag for each kind of access, equal to `page address | generation` exactly when that access
-//! is allowed at once; flushing a bank is choosing a new generation.
 //!
-//! Invariant: a write tag exists only for RAM pages whose guest dirty bit is set and that hold no decoded
+//! For each kind of access a slot holds the negated address of the page that may be accessed at once. Added to an
+//! address it gives the offset in the page, or at least 4096: then the slot does not answer. So a check is one load,
+//! one addition and one comparison, which need not touch the arithmetic flags, and an access that crosses the page's
+//! end fails it like one to another page. A slot without a right holds a page that never comes to this slot.
+//!
+//! Invariant: a right to write exists only for RAM pages whose guest dirty bit is set and that hold no decoded
 //! code, so a hit needs no further check.
 
 use guestmem::{PAGE_MASK, RamOffset};
 
-/// Entries in a view.
-const ENTRIES: usize = 1024;
+/// Slots in a view.
+pub const SLOTS: usize = 1024;
 /// Views in a bank.
 const VIEWS: usize = 3;
 /// Banks.
 const BANKS: usize = 16;
-/// Generations of a bank, from 1, before its entries must be wiped; they fit in the page-offset bits.
-const GENERATIONS: u64 = 0xffe;
-/// The generation no entry has: with it nothing hits. (Zero would meet "no right" on linear page 0.)
-const NEVER: u64 = 0xfff;
+/// The view that answers nothing.
+const NOTHING: usize = BANKS * VIEWS;
 
 /// An address space: what distinguishes cached translations (SDM Vol 3 4.10.1, 29.4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,21 +36,69 @@ pub struct Space {
     pub rules: u16,
 }
 
-#[derive(Clone, Copy, Default)]
-#[repr(C, align(32))]
-struct Entry {
-    read: u64,
-    write: u64,
-    fetch: u64,
-    /// RAM offset of the page.
-    page: u64,
+/// What a translator finds at the address of [`Tlb::view_address`].
+#[repr(C, align(64))]
+pub struct View {
+    /// Masks for the extraction of bits: those that choose the slot, and those above the offset in a page.
+    pub masks: [u64; 2],
+    /// Masks of the bits that are clear in a multiple of 2, 4, 8, 16, 32 and 64.
+    pub alignments: [u64; 6],
+    /// Reads: negated linear address of the page.
+    pub read: [u64; SLOTS],
+    /// Writes without further bookkeeping.
+    pub write: [u64; SLOTS],
+    /// Instruction fetches.
+    pub fetch: [u64; SLOTS],
+    /// What is added to the linear address to find the byte: at the RAM's address on the host.
+    pub place: [u64; SLOTS],
+    /// RAM page of each slot that has been writable: where a page's slots are found when it turns into code.
+    writable: [u32; SLOTS],
+    /// Which slots may hold something.
+    filled: [u64; SLOTS / 64],
+}
+
+/// The negated address of a page that never comes to slot `i`, nor does its neighbour.
+const fn no_page(i: usize) -> u64 {
+    (((i as u64 + 2) % SLOTS as u64) << 12).wrapping_neg()
+}
+
+impl View {
+    fn new() -> Self {
+        let none: [u64; SLOTS] = std::array::from_fn(no_page);
+        Self {
+            masks: [(SLOTS as u64 - 1) << 12, !PAGE_MASK],
+            alignments: std::array::from_fn(|n| (2 << n) - 1),
+            read: none,
+            write: none,
+            fetch: none,
+            place: [0; SLOTS],
+            writable: [u32::MAX; SLOTS],
+            filled: [0; SLOTS / 64],
+        }
+    }
+
+    fn drop_slot(&mut self, i: usize) {
+        self.read[i] = no_page(i);
+        self.write[i] = no_page(i);
+        self.fetch[i] = no_page(i);
+        self.writable[i] = u32::MAX;
+    }
+
+    fn wipe(&mut self) {
+        for word in 0..self.filled.len() {
+            let mut left = std::mem::take(&mut self.filled[word]);
+            while left != 0 {
+                self.drop_slot(word * 64 + left.trailing_zeros() as usize);
+                left &= left - 1;
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Default)]
 struct Bank {
     space: Space,
     in_use: bool,
-    generation: u64,
     last_used: u64,
     /// Changes whenever a translation of the bank may have gone.
     stamp: u64,
@@ -68,11 +117,11 @@ pub struct Allowed {
 
 /// The software TLB of a vCPU.
 pub struct Tlb {
-    entries: Box<[Entry]>,
-    /// Page of each entry that has had a write tag: where a page's entries are found when it turns into code.
-    writable: Box<[u32]>,
-    base: usize,
-    tag: u64,
+    views: Box<[View]>,
+    /// The one in force.
+    current: usize,
+    /// Where RAM begins on the host.
+    ram: u64,
     bank: usize,
     view: usize,
     always_miss: bool,
@@ -85,13 +134,19 @@ pub struct Tlb {
     pub walks: u64,
 }
 
-impl Default for Tlb {
-    fn default() -> Self {
+#[inline(always)]
+fn slot(va: u64) -> usize {
+    (va >> 12) as usize & (SLOTS - 1)
+}
+
+impl Tlb {
+    /// An empty TLB; `ram` is the address of RAM on the host, for [`View::place`].
+    #[must_use]
+    pub fn new(ram: u64) -> Self {
         let mut tlb = Self {
-            entries: vec![Entry::default(); ENTRIES * VIEWS * BANKS].into_boxed_slice(),
-            writable: vec![u32::MAX; ENTRIES * VIEWS * BANKS].into_boxed_slice(),
-            base: 0,
-            tag: 1,
+            views: (0..=NOTHING).map(|_| View::new()).collect(),
+            current: 0,
+            ram,
             bank: 0,
             view: 1,
             always_miss: false,
@@ -104,40 +159,42 @@ impl Default for Tlb {
         tlb.select_space(Space::default());
         tlb
     }
-}
 
-impl Tlb {
-    #[inline(always)]
-    fn index(&self, va: u64) -> usize {
-        self.base + ((va >> 12) as usize & (ENTRIES - 1))
+    /// The address of the view in force.
+    #[inline]
+    #[must_use]
+    pub fn view_address(&self) -> u64 {
+        &raw const self.views[self.current] as u64
     }
 
     #[inline(always)]
-    fn tag_of(&self, va: u64) -> u64 {
-        (va & !PAGE_MASK) | self.tag
+    fn place(&self, va: u64) -> RamOffset {
+        RamOffset(
+            self.views[self.current].place[slot(va)]
+                .wrapping_add(va)
+                .wrapping_sub(self.ram),
+        )
     }
 
     /// Where a read of `size` bytes at `va` finds its RAM, on a hit inside one page.
     #[inline(always)]
     pub fn read_hit(&self, va: u64, size: u64) -> Option<RamOffset> {
-        let e = &self.entries[self.index(va)];
-        let within = va & PAGE_MASK;
-        (e.read == self.tag_of(va) && within <= 4096 - size).then_some(RamOffset(e.page + within))
+        let within = va.wrapping_add(self.views[self.current].read[slot(va)]);
+        (within <= 4096 - size).then(|| self.place(va))
     }
 
     /// Where a write of `size` bytes at `va` finds its RAM, on a hit inside one page.
     #[inline(always)]
     pub fn write_hit(&self, va: u64, size: u64) -> Option<RamOffset> {
-        let e = &self.entries[self.index(va)];
-        let within = va & PAGE_MASK;
-        (e.write == self.tag_of(va) && within <= 4096 - size).then_some(RamOffset(e.page + within))
+        let within = va.wrapping_add(self.views[self.current].write[slot(va)]);
+        (within <= 4096 - size).then(|| self.place(va))
     }
 
     /// Where the instruction byte at `va` lies, on a hit.
     #[inline(always)]
     pub fn fetch_hit(&self, va: u64) -> Option<RamOffset> {
-        let e = &self.entries[self.index(va)];
-        (e.fetch == self.tag_of(va)).then_some(RamOffset(e.page + (va & PAGE_MASK)))
+        let within = va.wrapping_add(self.views[self.current].fetch[slot(va)]);
+        (within < 4096).then(|| self.place(va))
     }
 
     /// Remembers a translation for the current space and view.
@@ -145,34 +202,42 @@ impl Tlb {
         if self.always_miss {
             return;
         }
-        let tag = self.tag_of(va);
-        let i = self.index(va);
-        let e = &mut self.entries[i];
-        let on = |yes: bool| if yes { tag } else { 0 };
-        *e = Entry {
-            read: on(allowed.read),
-            write: on(allowed.write),
-            fetch: on(allowed.fetch),
-            page: page.0 & !PAGE_MASK,
+        let i = slot(va);
+        let view = &mut self.views[self.current];
+        let linear = va & !PAGE_MASK;
+        let on = |yes: bool| {
+            if yes {
+                linear.wrapping_neg()
+            } else {
+                no_page(i)
+            }
         };
-        if allowed.write {
-            self.writable[i] = (page.0 >> 12) as u32;
-        }
+        view.read[i] = on(allowed.read);
+        view.write[i] = on(allowed.write);
+        view.fetch[i] = on(allowed.fetch);
+        let at = self.ram.wrapping_add(page.0 & !PAGE_MASK);
+        view.place[i] = at.wrapping_sub(linear);
+        view.filled[i / 64] |= 1 << (i % 64);
+        view.writable[i] = if allowed.write {
+            (page.0 >> 12) as u32
+        } else {
+            u32::MAX
+        };
     }
 
-    /// Takes every write tag to `page` (a RAM page number) away: it now holds code.
+    /// Takes every right to write to `page` (a RAM page number) away: it now holds code.
     pub fn protect_page(&mut self, page: u32) {
         // Few parts have any: each is looked through as a whole first, which the compiler makes vector compares of.
         const PART: usize = 64;
-        for (part, pages) in self.writable.chunks_mut(PART).enumerate() {
-            if !pages.iter().fold(false, |any, p| any | (*p == page)) {
-                continue;
-            }
-            for (i, p) in pages.iter_mut().enumerate().filter(|(_, p)| **p == page) {
-                *p = u32::MAX;
-                let entry = &mut self.entries[part * PART + i];
-                if (entry.page >> 12) as u32 == page {
-                    entry.write = 0;
+        for view in &mut self.views[..NOTHING] {
+            for (part, pages) in view.writable.chunks_mut(PART).enumerate() {
+                if !pages.iter().fold(false, |any, p| any | (*p == page)) {
+                    continue;
+                }
+                for (i, p) in pages.iter_mut().enumerate().filter(|(_, p)| **p == page) {
+                    *p = u32::MAX;
+                    let i = part * PART + i;
+                    view.write[i] = no_page(i);
                 }
             }
         }
@@ -214,24 +279,19 @@ impl Tlb {
     }
 
     fn refresh(&mut self) {
-        self.base = (self.bank * VIEWS + self.view) * ENTRIES;
         self.stamp = self.banks[self.bank].stamp * VIEWS as u64 + self.view as u64;
-        self.tag = if self.always_miss {
-            NEVER
+        self.current = if self.always_miss {
+            NOTHING
         } else {
-            self.banks[self.bank].generation
+            self.bank * VIEWS + self.view
         };
     }
 
     fn flush_bank(&mut self, bank: usize) {
         self.stamps += 1;
-        let b = &mut self.banks[bank];
-        b.stamp = self.stamps;
-        b.generation += 1;
-        if b.generation > GENERATIONS {
-            b.generation = 1;
-            let all = bank * VIEWS * ENTRIES..(bank + 1) * VIEWS * ENTRIES;
-            self.entries[all].fill(Entry::default());
+        self.banks[bank].stamp = self.stamps;
+        for view in &mut self.views[bank * VIEWS..(bank + 1) * VIEWS] {
+            view.wipe();
         }
     }
 
@@ -253,13 +313,12 @@ impl Tlb {
 
     /// Forgets one page in every space for which `which` holds.
     pub fn flush_page(&mut self, va: u64, which: impl Fn(&Space) -> bool) {
-        let slot = (va >> 12) as usize & (ENTRIES - 1);
         for (i, b) in self.banks.iter_mut().enumerate() {
             if b.in_use && which(&b.space) {
                 self.stamps += 1;
                 b.stamp = self.stamps;
-                for view in 0..VIEWS {
-                    self.entries[(i * VIEWS + view) * ENTRIES + slot] = Entry::default();
+                for view in &mut self.views[i * VIEWS..(i + 1) * VIEWS] {
+                    view.drop_slot(slot(va));
                 }
             }
         }
@@ -284,7 +343,7 @@ mod tests {
 
     #[test]
     fn banks_keep_their_entries_apart() {
-        let mut t = Tlb::default();
+        let mut t = Tlb::new(0x7000_0000);
         t.fill(0x5000, RamOffset(0x1000), ALL);
         assert_eq!(t.read_hit(0x5ff8, 8), Some(RamOffset(0x1ff8)));
         assert_eq!(t.read_hit(0x5ff9, 8), None, "crosses the page");
@@ -306,7 +365,7 @@ mod tests {
 
     #[test]
     fn views_flushes_and_code_pages() {
-        let mut t = Tlb::default();
+        let mut t = Tlb::new(0x7000_0000);
         t.select_view(true, false, false);
         t.fill(0x7000, RamOffset(0x3000), ALL);
         t.select_view(false, false, false);
@@ -326,7 +385,7 @@ mod tests {
 
     #[test]
     fn more_spaces_than_banks() {
-        let mut t = Tlb::default();
+        let mut t = Tlb::new(0x7000_0000);
         for pcid in 0..40 {
             t.select_space(Space {
                 pcid,
@@ -344,7 +403,7 @@ mod tests {
 
     #[test]
     fn page_zero_misses_too_while_everything_misses() {
-        let mut t = Tlb::default();
+        let mut t = Tlb::new(0x7000_0000);
         t.select_view(true, false, false);
         t.fill(
             0,

@@ -53,6 +53,7 @@ impl Runner {
                 Some(_) => {
                     let start = RamOffset(self.cache.block(i).start);
                     self.cache.invalidate(start, 1, &mut self.cpu.code_pages);
+                    self.drop_orphans();
                 }
                 None => {}
             }
@@ -60,7 +61,12 @@ impl Runner {
         if self.cpu.vectors.full {
             self.clear_code();
         }
-        self.cache.make_room(&mut self.cpu.code_pages);
+        if self.cache.full() {
+            self.cache.clear(&mut self.cpu.code_pages);
+            if let Some(executor) = &mut self.executor {
+                executor.clear();
+            }
+        }
         let in_page = 4096 - (at.0 & 0xfff) as usize;
         let mut page = [0u8; 4096];
         let bytes = &mut page[..in_page];
@@ -138,6 +144,7 @@ impl Runner {
             return Ok(index);
         }
         self.cache.invalidate(at, 1, &mut self.cpu.code_pages);
+        self.drop_orphans();
         Err(NoBlock::Changed)
     }
 
@@ -201,6 +208,7 @@ impl Runner {
                 self.cache
                     .invalidate(s.start, s.len, &mut self.cpu.code_pages);
             }
+            self.drop_orphans();
         }
     }
 
@@ -208,6 +216,9 @@ impl Runner {
     pub(super) fn clear_code(&mut self) {
         self.cache.clear(&mut self.cpu.code_pages);
         self.cpu.vectors.clear();
+        if let Some(executor) = &mut self.executor {
+            executor.clear();
+        }
         if let Err(error) = self.cpu.host.clear() {
             tracing::warn!(vcpu = self.cpu.index, %error, "the old code memory stays in use");
         }
@@ -234,7 +245,7 @@ pub(super) fn fetch_address(cpu: &Cpu) -> u64 {
 
 /// What makes a linear address mean a certain block: translations, view, mode.
 #[inline(always)]
-pub(super) fn code_tag(cpu: &Cpu) -> u64 {
+pub fn code_tag(cpu: &Cpu) -> u64 {
     cpu.tlb.stamp << 8 | u64::from(mode_of(cpu, false).code())
 }
 

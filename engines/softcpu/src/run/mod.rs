@@ -2,7 +2,7 @@
 //!
 //! [`boundary`] looks at everything that may happen between instructions, [`event`] takes what is due of it, [`idle`]
 //! waits while the processor executes nothing, [`lookup`] finds or decodes the block at RIP, [`step`] executes single
-//! instructions. The loop itself and what follows an instruction that did not complete are here.
+//! instructions, [`translated`] has hot blocks run by a translator. The loop itself and what follows an instruction that did not complete are here.
 
 mod boundary;
 mod event;
@@ -11,13 +11,15 @@ mod lookup;
 mod step;
 #[cfg(test)]
 mod tests;
+mod translated;
 
 use vcpu::{MpState, RunExit};
 use x86defs::exception;
 
 use self::boundary::Boundary;
-use self::lookup::{code_tag, fetch_address, fetch_page, mode_of};
-use crate::code::{BlockCache, Decoded, Op, decode_block};
+pub use self::lookup::code_tag;
+use self::lookup::{fetch_address, fetch_page, mode_of};
+use crate::code::{BlockCache, BlockExecutor, Decoded, Op, decode_block};
 use crate::cpu::{Cpu, Fault, RIP, Shadow, Trap, pending, sreg};
 use crate::insn::HostSide;
 
@@ -31,6 +33,8 @@ pub struct Runner {
     pub cpu: Cpu,
     /// Decoded code.
     pub cache: BlockCache,
+    /// Runs hot blocks.
+    executor: Option<Box<dyn BlockExecutor>>,
     buffer: Vec<Op>,
     alone_ops: Vec<Op>,
     /// It is inside its [`crate::world::World`].
@@ -51,6 +55,7 @@ impl Runner {
         };
         Self {
             inside: false,
+            executor: None,
             cpu,
             cache: BlockCache::new(vcpus),
             buffer: Vec::with_capacity(64),
@@ -70,6 +75,9 @@ impl Runner {
     }
 
     fn enter(&mut self) {
+        if let Some(executor) = &mut self.executor {
+            executor.attach(&mut self.cpu);
+        }
         self.cpu.world.enter();
         self.inside = true;
     }
@@ -89,7 +97,10 @@ impl Runner {
             }
             match self.boundary() {
                 Boundary::Go => {
-                    if let Ok(index) = self.find(false) {
+                    let cpu = &self.cpu;
+                    if cpu.pending == 0 && cpu.budget > 0 && cpu.attention.get() == 0 {
+                        self.blocks();
+                    } else if let Ok(index) = self.find(false) {
                         self.execute(index);
                     }
                 }
@@ -108,6 +119,17 @@ impl Runner {
             return;
         };
         loop {
+            if self.executor.is_some()
+                && let Some(entry) = self.translated(index)
+            {
+                match self.run_translated(entry) {
+                    Some(next) => {
+                        index = next;
+                        continue;
+                    }
+                    None => return,
+                }
+            }
             if !self.execute(index) {
                 return;
             }

@@ -1,0 +1,341 @@
+//! A small assembler: the few instructions the translator writes itself, and guest instructions with other operands.
+
+/// A register of the host by its encoding, 0 to 15.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reg(pub u8);
+
+/// A memory operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mem {
+    /// Base register.
+    pub base: Option<Reg>,
+    /// Index register and log2 of its scale. Never encoding 4.
+    pub index: Option<(Reg, u8)>,
+    /// Displacement.
+    pub disp: i32,
+    /// Relative to the base of GS.
+    pub gs: bool,
+}
+
+impl Mem {
+    /// `[base + disp]`.
+    pub const fn at(base: Reg, disp: i32) -> Self {
+        Self {
+            base: Some(base),
+            index: None,
+            disp,
+            gs: false,
+        }
+    }
+
+    /// `[base + index * 2^scale + disp]`.
+    pub const fn indexed(base: Reg, index: Reg, scale: u8, disp: i32) -> Self {
+        Self {
+            base: Some(base),
+            index: Some((index, scale)),
+            disp,
+            gs: false,
+        }
+    }
+
+    /// `gs:[disp]`.
+    pub const fn gs(disp: i32) -> Self {
+        Self {
+            base: None,
+            index: None,
+            disp,
+            gs: true,
+        }
+    }
+}
+
+/// What the r/m field says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rm {
+    /// A register.
+    Reg(Reg),
+    /// Memory.
+    Mem(Mem),
+}
+
+/// An instruction with legacy encoding.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Legacy<'a> {
+    /// F0h, 66h, F2h, F3h, in the order they are written.
+    pub prefixes: &'a [u8],
+    /// REX.W.
+    pub wide: bool,
+    /// Opcode with its escape bytes.
+    pub opcode: &'a [u8],
+    /// A byte register 4 to 7 is SPL, BPL, SIL or DIL: there has to be a REX prefix.
+    pub low_bytes: bool,
+}
+
+/// An instruction with VEX encoding.
+#[derive(Clone, Copy, Debug)]
+pub struct Vex {
+    /// Opcode map, 1 to 3.
+    pub map: u8,
+    /// VEX.pp.
+    pub pp: u8,
+    /// VEX.W.
+    pub wide: bool,
+    /// VEX.L.
+    pub long: bool,
+    /// VEX.vvvv as a number (0 if there is none).
+    pub vvvv: u8,
+    /// Opcode.
+    pub opcode: u8,
+}
+
+/// A place in the code that a jump's distance is still to be written to.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Short(usize);
+
+/// Code on its way.
+#[derive(Debug)]
+pub struct Asm {
+    /// The bytes.
+    pub code: Vec<u8>,
+    /// The address the first one will run at.
+    pub origin: u64,
+}
+
+impl Asm {
+    /// Nothing yet.
+    pub fn new(origin: u64) -> Self {
+        Self {
+            code: Vec::with_capacity(1024),
+            origin,
+        }
+    }
+
+    /// Offset of the next byte.
+    pub fn here(&self) -> usize {
+        self.code.len()
+    }
+
+    /// Writes bytes as they are.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.code.extend_from_slice(bytes);
+    }
+
+    fn rm_bits(rm: Rm) -> (u8, u8) {
+        match rm {
+            Rm::Reg(r) => (r.0 >> 3, 0),
+            Rm::Mem(m) => (
+                m.base.map_or(0, |r| r.0 >> 3),
+                m.index.map_or(0, |(r, _)| r.0 >> 3),
+            ),
+        }
+    }
+
+    fn modrm(&mut self, reg: u8, rm: Rm) {
+        let reg = (reg & 7) << 3;
+        let m = match rm {
+            Rm::Reg(r) => return self.code.push(0xc0 | reg | (r.0 & 7)),
+            Rm::Mem(m) => m,
+        };
+        let Some(base) = m.base else {
+            // No base: a SIB byte and 32 bits of displacement. Without SIB it would be relative to RIP.
+            let index = m.index.map_or(4 << 3, |(r, s)| (r.0 & 7) << 3 | s << 6);
+            self.raw(&[reg | 4, index | 5]);
+            return self.raw(&m.disp.to_le_bytes());
+        };
+        let short = i8::try_from(m.disp).ok();
+        // Encoding 5 with mode 0 means no base.
+        let mode = match short {
+            Some(0) if base.0 & 7 != 5 => 0,
+            Some(_) => 0x40,
+            None => 0x80,
+        };
+        match m.index {
+            Some((r, s)) => self.raw(&[mode | reg | 4, s << 6 | (r.0 & 7) << 3 | (base.0 & 7)]),
+            None if base.0 & 7 == 4 => self.raw(&[mode | reg | 4, 0x24]),
+            None => self.code.push(mode | reg | (base.0 & 7)),
+        }
+        match mode {
+            0 => {}
+            0x40 => self.code.push(m.disp as u8),
+            _ => self.raw(&m.disp.to_le_bytes()),
+        }
+    }
+
+    /// Writes an instruction without its immediate.
+    pub fn legacy(&mut self, i: &Legacy, reg: u8, rm: Rm) {
+        if matches!(rm, Rm::Mem(Mem { gs: true, .. })) {
+            self.code.push(0x65);
+        }
+        self.raw(i.prefixes);
+        let (b, x) = Self::rm_bits(rm);
+        let rex = u8::from(i.wide) << 3 | (reg >> 3 & 1) << 2 | x << 1 | b;
+        if rex != 0 || i.low_bytes {
+            self.code.push(0x40 | rex);
+        }
+        self.raw(i.opcode);
+        self.modrm(reg, rm);
+    }
+
+    /// Writes an instruction whose opcode holds a register, without its immediate.
+    pub fn in_opcode(&mut self, i: &Legacy, reg: Reg) {
+        self.raw(i.prefixes);
+        let rex = u8::from(i.wide) << 3 | reg.0 >> 3;
+        if rex != 0 || i.low_bytes {
+            self.code.push(0x40 | rex);
+        }
+        let (last, escapes) = i.opcode.split_last().expect("an opcode has a byte");
+        self.raw(escapes);
+        self.code.push(last & !7 | (reg.0 & 7));
+    }
+
+    /// Writes an instruction without its immediate.
+    pub fn vex(&mut self, i: &Vex, reg: u8, rm: Rm) {
+        if matches!(rm, Rm::Mem(Mem { gs: true, .. })) {
+            self.code.push(0x65);
+        }
+        let (b, x) = Self::rm_bits(rm);
+        let r = reg >> 3 & 1;
+        let last = (!i.vvvv & 15) << 3 | u8::from(i.long) << 2 | i.pp;
+        if i.map == 1 && !i.wide && b == 0 && x == 0 {
+            self.raw(&[0xc5, (1 - r) << 7 | last]);
+        } else {
+            self.raw(&[
+                0xc4,
+                (1 - r) << 7 | (1 - x) << 6 | (1 - b) << 5 | i.map,
+                u8::from(i.wide) << 7 | last,
+            ]);
+        }
+        self.code.push(i.opcode);
+        self.modrm(reg, rm);
+    }
+
+    fn wide(&mut self, opcode: u8, reg: Reg, rm: Rm) {
+        let i = Legacy {
+            wide: true,
+            opcode: &[opcode],
+            ..Legacy::default()
+        };
+        self.legacy(&i, reg.0, rm);
+    }
+
+    /// MOV of 64 bits between registers.
+    pub fn mov(&mut self, to: Reg, from: Reg) {
+        if to != from {
+            self.wide(0x8b, to, Rm::Reg(from));
+        }
+    }
+
+    /// MOV of 64 bits from memory.
+    pub fn load(&mut self, to: Reg, from: Mem) {
+        self.wide(0x8b, to, Rm::Mem(from));
+    }
+
+    /// MOV of 64 bits to memory.
+    pub fn store(&mut self, to: Mem, from: Reg) {
+        self.wide(0x89, from, Rm::Mem(to));
+    }
+
+    /// LEA of 64 bits.
+    pub fn lea(&mut self, to: Reg, from: Mem) {
+        self.wide(0x8d, to, Rm::Mem(from));
+    }
+
+    /// MOV of a zero-extended immediate.
+    pub fn set(&mut self, to: Reg, value: u32) {
+        let i = Legacy {
+            opcode: &[0xb8],
+            ..Legacy::default()
+        };
+        self.in_opcode(&i, to);
+        self.raw(&value.to_le_bytes());
+    }
+
+    /// MOV of a sign-extended immediate.
+    pub fn set_signed(&mut self, to: Reg, value: i32) {
+        self.wide(0xc7, Reg(0), Rm::Reg(to));
+        self.raw(&value.to_le_bytes());
+    }
+
+    /// PEXT of 64 bits: the bits of `from` that `mask` names. Leaves the flags alone.
+    pub fn extract(&mut self, to: Reg, from: Reg, mask: Mem) {
+        let i = Vex {
+            map: 2,
+            pp: 2,
+            wide: true,
+            long: false,
+            vvvv: from.0,
+            opcode: 0xf5,
+        };
+        self.vex(&i, to.0, Rm::Mem(mask));
+    }
+
+    fn distance(&self, from: usize, to: u64) -> i32 {
+        let next = self.origin.wrapping_add(from as u64 + 4);
+        to.wrapping_sub(next) as i32
+    }
+
+    /// JMP to an address. Gives the offset of its distance.
+    pub fn jump(&mut self, to: u64) -> usize {
+        self.code.push(0xe9);
+        self.near(to)
+    }
+
+    /// Jcc to an address, by its condition code. Gives the offset of its distance.
+    pub fn jump_if(&mut self, condition: u8, to: u64) -> usize {
+        self.raw(&[0x0f, 0x80 | condition]);
+        self.near(to)
+    }
+
+    /// CALL of an address.
+    pub fn call(&mut self, to: u64) {
+        self.code.push(0xe8);
+        self.near(to);
+    }
+
+    fn near(&mut self, to: u64) -> usize {
+        let at = self.here();
+        let distance = self.distance(at, to);
+        self.raw(&distance.to_le_bytes());
+        at
+    }
+
+    /// Has the jump with its distance at `at` go to offset `to`.
+    pub fn aim(&mut self, at: usize, to: usize) {
+        let distance = self.distance(at, self.origin + to as u64);
+        self.code[at..at + 4].copy_from_slice(&distance.to_le_bytes());
+    }
+
+    /// JRCXZ forward, to [`Asm::land`].
+    pub fn if_zero(&mut self) -> Short {
+        self.raw(&[0xe3, 0]);
+        Short(self.here() - 1)
+    }
+
+    /// Where a short jump goes.
+    ///
+    /// # Panics
+    /// It is too far.
+    pub fn land(&mut self, from: Short) {
+        let distance = self.here() - from.0 - 1;
+        self.code[from.0] = i8::try_from(distance).expect("a short jump is short") as u8;
+    }
+
+    /// JMP through a register.
+    pub fn jump_reg(&mut self, to: Reg) {
+        let i = Legacy {
+            opcode: &[0xff],
+            ..Legacy::default()
+        };
+        self.legacy(&i, 4, Rm::Reg(to));
+    }
+
+    /// JMP or CALL through memory.
+    pub fn through(&mut self, call: bool, to: Mem) {
+        let i = Legacy {
+            opcode: &[0xff],
+            ..Legacy::default()
+        };
+        self.legacy(&i, if call { 2 } else { 4 }, Rm::Mem(to));
+    }
+}

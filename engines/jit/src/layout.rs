@@ -1,0 +1,132 @@
+//! Where things are while translated code runs.
+//!
+//! | host register | holds |
+//! | --- | --- |
+//! | RAX, RDX, RBX, RBP, RSI, RDI, R8, R12, R13 | the guest's register of the same name |
+//! | R9 | the guest's RCX |
+//! | R14 | the guest's RSP |
+//! | R10 | the address of the TLB's view in force |
+//! | RCX, R11, R15 | values on their way; RCX because JRCXZ tests without touching the flags |
+//! | RSP | the host's stack |
+//! | OF, SF, ZF, AF, PF, CF | the guest's |
+//! | base of GS | the address of [`Cpu`] |
+//!
+//! The guest's R9, R10, R11, R14 and R15 are in [`Cpu::regs`].
+
+use std::mem::offset_of;
+
+use softcpu::cpu::{Cpu, Native};
+use softcpu::mem::View;
+
+use crate::asm::{Mem, Reg};
+
+/// Scratch, and what JRCXZ tests.
+pub const RCX: Reg = Reg(1);
+/// The host's stack.
+pub const STACK: Reg = Reg(4);
+/// Address of the TLB's view.
+pub const VIEW: Reg = Reg(10);
+/// Slot of the TLB, then what is to be added to an address.
+pub const SLOT: Reg = Reg(11);
+/// The guest's stack pointer.
+pub const RSP: Reg = Reg(14);
+/// A linear address.
+pub const ADDRESS: Reg = Reg(15);
+/// The guest's RCX.
+pub const GUEST_RCX: Reg = Reg(9);
+
+/// Guest registers by encoding and the host registers they are in.
+pub const MAPPED: [(u8, Reg); 11] = [
+    (0, Reg(0)),
+    (1, GUEST_RCX),
+    (2, Reg(2)),
+    (3, Reg(3)),
+    (4, RSP),
+    (5, Reg(5)),
+    (6, Reg(6)),
+    (7, Reg(7)),
+    (8, Reg(8)),
+    (12, Reg(12)),
+    (13, Reg(13)),
+];
+
+/// The host register a guest register is in, if it is in one.
+pub fn host(guest: u8) -> Option<Reg> {
+    match guest {
+        0 | 2 | 3 | 5..=8 | 12 | 13 => Some(Reg(guest)),
+        1 => Some(GUEST_RCX),
+        4 => Some(RSP),
+        _ => None,
+    }
+}
+
+const fn field(offset: usize) -> Mem {
+    Mem::gs(offset as i32)
+}
+
+/// A register in [`Cpu::regs`], by index.
+pub const fn register(index: usize) -> Mem {
+    field(offset_of!(Cpu, regs) + 8 * index)
+}
+
+/// A base of [`Cpu::ea_base`].
+pub const fn segment_base(segment: usize) -> Mem {
+    field(offset_of!(Cpu, ea_base) + 8 * segment)
+}
+
+const fn native(offset: usize) -> Mem {
+    field(offset_of!(Cpu, native) + offset)
+}
+
+/// [`Cpu::budget`].
+pub const BUDGET: Mem = field(offset_of!(Cpu, budget));
+/// [`Native::page`].
+pub const PAGE: Mem = native(offset_of!(Native, page));
+/// [`Native::poll`].
+pub const POLL: Mem = native(offset_of!(Native, poll));
+/// [`Native::view`].
+pub const VIEW_ADDRESS: Mem = native(offset_of!(Native, view));
+/// [`Native::flags`].
+pub const FLAGS: Mem = native(offset_of!(Native, flags));
+/// [`Native::tag`].
+pub const TAG: Mem = native(offset_of!(Native, tag));
+/// [`Native::table`].
+pub const TABLE: Mem = native(offset_of!(Native, table));
+/// [`Native::this`].
+pub const THIS: Mem = native(offset_of!(Native, this));
+/// [`Native::entry`].
+pub const ENTRY: Mem = native(offset_of!(Native, entry));
+/// [`Native::left`].
+pub const LEFT: Mem = native(offset_of!(Native, left));
+/// A word of [`Native::scratch`].
+pub const fn scratch(index: usize) -> Mem {
+    native(offset_of!(Native, scratch) + 8 * index)
+}
+/// [`Native::code_map`].
+pub const fn code_map(index: usize) -> Mem {
+    native(offset_of!(Native, code_map) + 8 * index)
+}
+
+/// A mask of [`View::masks`].
+pub const fn mask(index: usize) -> Mem {
+    Mem::at(VIEW, (offset_of!(View, masks) + 8 * index) as i32)
+}
+
+/// The mask that is clear in multiples of `1 << log2`.
+pub const fn alignment(log2: u8) -> Mem {
+    Mem::at(
+        VIEW,
+        (offset_of!(View, alignments) + 8 * (log2 as usize - 1)) as i32,
+    )
+}
+
+const fn in_slot(offset: usize) -> Mem {
+    Mem::indexed(VIEW, SLOT, 3, offset as i32)
+}
+
+/// The slot's page for reads, negated.
+pub const READ: Mem = in_slot(offset_of!(View, read));
+/// The slot's page for writes, negated.
+pub const WRITE: Mem = in_slot(offset_of!(View, write));
+/// What leads from the linear address to the byte.
+pub const PLACE: Mem = in_slot(offset_of!(View, place));

@@ -1,0 +1,294 @@
+//! The translator: hot 64-bit guest code becomes code of the host.
+//!
+//! A [`Translator`] is a [`BlockExecutor`] of the software CPU. It translates block by block, in the cuts the
+//! interpreter makes, and has each block count and look up where the interpreter would, so that both give the same
+//! instruction counts and take events between the same instructions. What it has no code for it asks the interpreter's
+//! handlers to do, one instruction at a time ([`translate`]).
+//!
+//! Guest registers are in host registers and guest flags in host flags ([`layout`]). Code does not contain the linear
+//! address it was translated for: a block serves wherever its page is mapped.
+//!
+//! # Safety
+//! Generated code reads and writes three things: the processor behind GS, its own table of blocks, and guest RAM by
+//! addresses that the TLB gave out. It calls nothing but the handlers. The processor stays where it is while it runs.
+
+mod area;
+mod asm;
+mod fields;
+mod layout;
+mod stubs;
+mod table;
+mod translate;
+
+use std::any::Any;
+use std::arch::asm;
+use std::collections::HashMap;
+use std::num::NonZeroU64;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use area::CodeArea;
+pub use area::CodeMemoryError;
+use softcpu::code::{BlockExecutor, Entry, Left, Op, Source, Way};
+use softcpu::cpu::{Cpu, RIP, Trap};
+use softcpu::run::code_tag;
+use stubs::{HANDLER, NO_WAY, Stubs};
+use table::Table;
+use translate::{Numbers, translate};
+
+/// What a handler is called with.
+#[derive(Clone, Copy)]
+pub(crate) struct Record {
+    op: Op,
+    /// RAM offset of its block.
+    start: u64,
+    /// Bytes of its block.
+    bytes: u32,
+    /// Number of its block.
+    block: u32,
+    /// It reads or writes arithmetic flags.
+    flags: bool,
+    /// It ends its block.
+    last: bool,
+}
+
+/// A way out of a block.
+#[derive(Clone, Copy)]
+struct WayOut {
+    /// Address of the distance of its jump.
+    jump: u64,
+}
+
+/// Bytes of code memory.
+const AREA: usize = 64 << 20;
+/// Most that one block can take.
+const LONGEST: usize = 32 << 10;
+
+/// What the handlers' caller works with.
+#[derive(Default)]
+struct Calls {
+    records: Vec<Record>,
+    trapped: Option<(Trap, u32)>,
+    panic: Option<Box<dyn Any + Send>>,
+}
+
+/// The translator of one vCPU.
+pub struct Translator {
+    area: CodeArea,
+    stubs: Stubs,
+    /// Where the blocks begin.
+    first: usize,
+    ways: Vec<WayOut>,
+    /// Where each block is left before it begins.
+    leaves: HashMap<Entry, u64>,
+    table: Box<Table>,
+    calls: Box<Calls>,
+    threshold: u16,
+    full: bool,
+}
+
+impl Translator {
+    /// A translator that translates what has been interpreted `threshold` times.
+    ///
+    /// # Errors
+    /// The host gives no memory for code.
+    pub fn new(threshold: u16) -> Result<Self, CodeMemoryError> {
+        let mut area = CodeArea::new(AREA)?;
+        let stubs = Stubs::new(&mut area, handler as *const () as u64);
+        Ok(Self {
+            first: area.used(),
+            area,
+            stubs,
+            ways: Vec::new(),
+            leaves: HashMap::new(),
+            table: Table::new(),
+            calls: Box::default(),
+            threshold,
+            full: false,
+        })
+    }
+}
+
+/// RFLAGS' bits from what LAHF and SETO AL leave.
+fn flags_of(image: u64) -> u64 {
+    (image >> 8 & 0xd5) | (image & 1) << 11
+}
+
+/// What LAHF and SETO AL leave of RFLAGS' bits.
+fn image_of(flags: u64) -> u64 {
+    (flags & 0xd5) << 8 | (flags >> 11 & 1)
+}
+
+/// Calls the handler of a record. 0: the block goes on.
+///
+/// # Safety
+/// `cpu` is the processor of a [`Translator::run`] under way, whose `native.executor` is its `calls`.
+unsafe extern "sysv64" fn handler(cpu: *mut Cpu, record: u32) -> u64 {
+    // SAFETY: `run` has lent the processor to the code that calls this, and uses it only when that is back.
+    let cpu = unsafe { &mut *cpu };
+    // SAFETY: `run` has put the address of its box there; nobody else uses it meanwhile.
+    let calls = unsafe { &mut *(cpu.native.executor as *mut Calls) };
+    let done = catch_unwind(AssertUnwindSafe(|| handle(cpu, calls, record)));
+    done.unwrap_or_else(|panic| {
+        calls.panic = Some(panic);
+        1
+    })
+}
+
+fn handle(cpu: &mut Cpu, calls: &mut Calls, number: u32) -> u64 {
+    let record = &calls.records[number as usize];
+    cpu.regs[RIP] = cpu.native.page + (record.start & 0xfff);
+    cpu.code_pages.running_start = record.start;
+    cpu.code_pages.running_len = u64::from(record.bytes);
+    if record.flags {
+        cpu.flags.set_bits(flags_of(cpu.native.flags));
+    }
+    let done = (record.op.run)(cpu, &record.op);
+    let goes_on = done.is_ok() && !record.last;
+    if goes_on {
+        if record.flags {
+            cpu.native.flags = image_of(cpu.flags.bits());
+        }
+        if cpu.pending != 0 {
+            cpu.attention.trip();
+        }
+        cpu.native.view = cpu.tlb.view_address();
+        cpu.native.tag = code_tag(cpu);
+        return 0;
+    }
+    if !record.flags {
+        cpu.flags.set_bits(flags_of(cpu.native.flags));
+    }
+    match done {
+        Ok(()) => cpu.regs[RIP] = cpu.next_rip,
+        Err(trap) => calls.trapped = Some((trap, number)),
+    }
+    cpu.native.left = HANDLER;
+    1
+}
+
+impl BlockExecutor for Translator {
+    fn threshold(&self) -> u16 {
+        self.threshold
+    }
+
+    fn attach(&mut self, cpu: &mut Cpu) {
+        let this = &raw const *cpu as u64;
+        cpu.native.this = this;
+        cpu.native.poll = cpu.attention.poll_address();
+        cpu.native.table = &raw const *self.table as u64;
+        cpu.native.executor = &raw mut *self.calls as u64;
+        set_gs(this);
+    }
+
+    fn translate(&mut self, cpu: &Cpu, source: &Source) -> Option<Entry> {
+        if cpu.shared {
+            return None;
+        }
+        if self.area.room() < LONGEST {
+            self.full = true;
+            return None;
+        }
+        let numbers = Numbers {
+            record: self.calls.records.len() as u32,
+            way: self.ways.len() as u32,
+        };
+        let origin = self.area.next_address();
+        let t = translate(cpu, source, &self.stubs, origin, numbers)?;
+        if t.code.len() > LONGEST || !self.area.append(&t.code) {
+            return None;
+        }
+        self.calls.records.extend(t.records);
+        self.ways.extend(t.exits.iter().map(|e| WayOut {
+            jump: origin + e.jump as u64,
+        }));
+        let entry = Entry(NonZeroU64::new(origin)?);
+        self.leaves.insert(entry, origin + t.leave as u64);
+        Some(entry)
+    }
+
+    fn full(&self) -> bool {
+        self.full
+    }
+
+    fn run(&mut self, cpu: &mut Cpu, entry: Entry) -> Left {
+        let (rip, tag) = (cpu.regs[RIP], code_tag(cpu));
+        self.table.insert(rip, tag, entry.0.get());
+        cpu.native.page = rip & !0xfff;
+        cpu.native.view = cpu.tlb.view_address();
+        cpu.native.tag = tag;
+        cpu.native.flags = image_of(cpu.flags.bits());
+        cpu.native.entry = entry.0.get();
+        cpu.attention.arm();
+        let this = &raw mut *cpu as u64;
+        debug_assert_eq!(this, cpu.native.this, "the processor has moved");
+        // SAFETY: the stub is a function of this signature in memory that lives as long as `self`. It and the code it
+        // runs keep to what the crate's documentation says under "Safety"; GS has the processor's address since
+        // `attach`, on this thread.
+        unsafe {
+            let enter: extern "sysv64" fn(u64) = std::mem::transmute(self.stubs.enter);
+            enter(this);
+        }
+        if let Some(panic) = self.calls.panic.take() {
+            resume_unwind(panic);
+        }
+        if let Some((trap, record)) = self.calls.trapped.take() {
+            let record = &self.calls.records[record as usize];
+            return Left::Trapped {
+                trap,
+                op: record.op,
+                block: record.block,
+            };
+        }
+        let way = match cpu.native.left {
+            HANDLER => None,
+            left => {
+                cpu.flags.set_bits(flags_of(cpu.native.flags));
+                (left != NO_WAY).then_some(Way(left as u32))
+            }
+        };
+        Left::Boundary { way }
+    }
+
+    fn join(&mut self, way: Way, to: Entry) {
+        let Some(way) = self.ways.get(way.0 as usize) else {
+            return;
+        };
+        let distance = to.0.get().wrapping_sub(way.jump + 4) as i32;
+        self.area.patch(way.jump, &distance.to_le_bytes());
+    }
+
+    fn drop_block(&mut self, entry: Entry) {
+        // Whoever still leads here leaves, and does not come back: the block that is there now has other code.
+        if let Some(leave) = self.leaves.remove(&entry) {
+            let at = entry.0.get();
+            let distance = leave.wrapping_sub(at + 5) as i32;
+            let mut jump = [0xe9; 5];
+            jump[1..].copy_from_slice(&distance.to_le_bytes());
+            self.area.patch(at, &jump);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.area.cut(self.first);
+        self.ways.clear();
+        self.leaves.clear();
+        self.table.clear();
+        self.calls.records.clear();
+        self.full = false;
+    }
+}
+
+/// Gives GS a base on this thread.
+fn set_gs(base: u64) {
+    const HWCAP2_FSGSBASE: u64 = 2;
+    const ARCH_SET_GS: libc::c_int = 0x1001;
+    // SAFETY: reads a number the kernel has given the program.
+    let there = unsafe { libc::getauxval(libc::AT_HWCAP2) } & HWCAP2_FSGSBASE != 0;
+    if there {
+        // SAFETY: the kernel says that programs may; nothing else in this program uses GS.
+        unsafe { asm!("wrgsbase {}", in(reg) base, options(nostack, preserves_flags)) };
+    } else {
+        // SAFETY: changes the base of GS, which nothing else in this program uses.
+        unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, base) };
+    }
+}

@@ -1,0 +1,174 @@
+//! The code every translation shares: the way in, the ways out, the call of a handler, the look-up by address.
+//!
+//! None of it touches the guest's arithmetic flags but where it has saved them.
+
+use crate::area::CodeArea;
+use crate::asm::{Asm, Legacy, Mem, Reg, Rm};
+use crate::layout::{
+    ADDRESS, ENTRY, FLAGS, LEFT, MAPPED, PAGE, RCX, SLOT, STACK, TABLE, TAG, THIS, VIEW,
+    VIEW_ADDRESS, register,
+};
+use crate::table;
+use softcpu::cpu::RIP;
+
+/// In `LEFT`: no way that could be joined.
+pub const NO_WAY: u64 = u64::MAX;
+/// In `LEFT`: a handler left; it has said why elsewhere.
+pub const HANDLER: u64 = u64::MAX - 1;
+
+const RAX: Reg = Reg(0);
+/// RBX, RBP, R12 to R15: what a called function has to keep.
+const KEPT: [u8; 6] = [3, 5, 12, 13, 14, 15];
+
+/// Addresses of the shared code.
+#[derive(Clone, Copy, Debug)]
+pub struct Stubs {
+    /// A function of the address of [`softcpu::cpu::Cpu`] that runs the code at [`ENTRY`].
+    pub enter: u64,
+    /// Leaves between two blocks; the offset of the next in the page is in [`ADDRESS`].
+    pub boundary: u64,
+    /// Leaves between two blocks; the linear address of the next is in [`ADDRESS`].
+    pub boundary_at: u64,
+    /// Like `boundary`, by the way whose number is in [`SLOT`].
+    pub way: u64,
+    /// Calls the handler of the record whose number is in ECX, and returns if the block goes on.
+    pub helper: u64,
+    /// Looks for the block at the linear address in [`ADDRESS`]. RCX is zero if it is there: then [`SLOT`] is the
+    /// address of its code, and [`ADDRESS`] its page.
+    pub lookup: u64,
+}
+
+fn save(a: &mut Asm) {
+    for (guest, host) in MAPPED {
+        a.store(register(usize::from(guest)), host);
+    }
+    // LAHF; SETO AL.
+    a.raw(&[0x9f, 0x0f, 0x90, 0xc0]);
+    a.store(FLAGS, RAX);
+}
+
+fn restore(a: &mut Asm) {
+    a.load(VIEW, VIEW_ADDRESS);
+    a.load(RAX, FLAGS);
+    // ADD AL, 7Fh sets OF if AL is 1; SAHF leaves OF alone.
+    a.raw(&[0x04, 0x7f, 0x9e]);
+    for (guest, host) in MAPPED.into_iter().rev() {
+        a.load(host, register(usize::from(guest)));
+    }
+}
+
+fn push_or_pop(a: &mut Asm, opcode: u8, reg: u8) {
+    let i = Legacy {
+        opcode: &[opcode],
+        ..Legacy::default()
+    };
+    a.in_opcode(&i, Reg(reg));
+}
+
+fn leave(a: &mut Asm) {
+    a.lea(STACK, Mem::at(STACK, 8));
+    for reg in KEPT.into_iter().rev() {
+        push_or_pop(a, 0x58, reg);
+    }
+    a.raw(&[0xc3]);
+}
+
+impl Stubs {
+    /// Writes them to an empty area. `handler` is a function of the address of the processor and the number of a
+    /// record that returns 0 if the block goes on.
+    ///
+    /// # Panics
+    /// The area is too small for them.
+    pub fn new(area: &mut CodeArea, handler: u64) -> Self {
+        let mut a = Asm::new(area.next_address());
+        let at = |a: &Asm| a.origin + a.here() as u64;
+
+        let enter = at(&a);
+        for reg in KEPT {
+            push_or_pop(&mut a, 0x50, reg);
+        }
+        a.lea(STACK, Mem::at(STACK, -8));
+        restore(&mut a);
+        a.through(false, ENTRY);
+
+        let boundary = at(&a);
+        a.load(RCX, PAGE);
+        a.lea(ADDRESS, Mem::indexed(ADDRESS, RCX, 0, 0));
+        let boundary_at = at(&a);
+        a.set_signed(SLOT, -1);
+        let out = at(&a);
+        a.store(LEFT, SLOT);
+        a.store(register(RIP), ADDRESS);
+        save(&mut a);
+        leave(&mut a);
+
+        let way = at(&a);
+        a.load(RCX, PAGE);
+        a.lea(ADDRESS, Mem::indexed(ADDRESS, RCX, 0, 0));
+        a.jump(out);
+
+        let helper = at(&a);
+        save(&mut a);
+        a.load(Reg(7), THIS);
+        a.mov(Reg(6), RCX);
+        a.lea(STACK, Mem::at(STACK, -8));
+        let wide = Legacy {
+            wide: true,
+            opcode: &[0xb8],
+            ..Legacy::default()
+        };
+        a.in_opcode(&wide, RAX);
+        a.raw(&handler.to_le_bytes());
+        let call = Legacy {
+            opcode: &[0xff],
+            ..Legacy::default()
+        };
+        a.legacy(&call, 2, Rm::Reg(RAX));
+        // For the call's alignment before, for the return address now.
+        a.mov(RCX, RAX);
+        a.lea(STACK, Mem::at(STACK, 8));
+        let goes_on = a.if_zero();
+        a.lea(STACK, Mem::at(STACK, 8));
+        leave(&mut a);
+        a.land(goes_on);
+        restore(&mut a);
+        a.raw(&[0xc3]);
+
+        let lookup = at(&a);
+        a.load(RCX, TABLE);
+        a.extract(SLOT, ADDRESS, Mem::at(RCX, table::MASK));
+        a.lea(SLOT, Mem::indexed(RCX, SLOT, 3, 0));
+        a.load(RCX, Mem::at(SLOT, table::ADDRESS));
+        a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
+        let here = a.if_zero();
+        a.raw(&[0xc3]);
+        a.land(here);
+        a.load(RCX, Mem::at(SLOT, table::TAG));
+        a.load(ADDRESS, TAG);
+        a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
+        let valid = a.if_zero();
+        a.load(ADDRESS, Mem::at(SLOT, table::ADDRESS));
+        let not = Legacy {
+            wide: true,
+            opcode: &[0xf7],
+            ..Legacy::default()
+        };
+        a.legacy(&not, 2, Rm::Reg(ADDRESS));
+        a.lea(ADDRESS, Mem::at(ADDRESS, 1));
+        a.raw(&[0xc3]);
+        a.land(valid);
+        a.load(ADDRESS, Mem::at(SLOT, table::PAGE));
+        a.load(SLOT, Mem::at(SLOT, table::CODE));
+        a.raw(&[0xc3]);
+
+        assert!(area.append(&a.code), "an empty area has room for the stubs");
+        Self {
+            enter,
+            boundary,
+            boundary_at,
+            way,
+            helper,
+            lookup,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The seam for whatever runs blocks faster than operation by operation.
+//!
+//! A [`BlockExecutor`] turns blocks into something of its own. It counts, traps and stops as the interpreter does: it
+//! looks at [`Cpu::budget`], the attention word and [`Cpu::pending`] before every block, takes a block's instructions
+//! off the budget when it begins, and leaves the processor between two blocks or before an operation that trapped.
+
+use std::num::NonZeroU64;
+
+use guestmem::RamOffset;
+
+use super::decode::Mode;
+use super::op::Op;
+use crate::cpu::{Cpu, Trap};
+
+/// A translated block, as its executor knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Entry(pub NonZeroU64);
+
+/// A block to be translated.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// Its number in the cache.
+    pub index: u32,
+    /// The mode it was decoded for.
+    pub mode: Mode,
+    /// Where its first byte is. It lies in one page.
+    pub start: RamOffset,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+    /// Its operations.
+    pub ops: &'a [Op],
+}
+
+/// A way out of a translated block that can be joined to the block it leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way(pub u32);
+
+/// How an executor left off.
+#[derive(Clone, Copy)]
+pub enum Left {
+    /// Between two blocks, with RIP at the next.
+    Boundary {
+        /// The way it came, if that is in the page of the block before.
+        way: Option<Way>,
+    },
+    /// Before an operation that trapped, with RIP at the start of its block.
+    Trapped {
+        /// What it trapped with.
+        trap: Trap,
+        /// The operation.
+        op: Op,
+        /// The number of its block.
+        block: u32,
+    },
+}
+
+/// Runs blocks.
+pub trait BlockExecutor: Send {
+    /// How many times a block is interpreted before it is translated.
+    fn threshold(&self) -> u16;
+
+    /// The processor is about to run on this thread, at this address until it has stopped.
+    fn attach(&mut self, cpu: &mut Cpu);
+
+    /// Translates a block, if it can. Nothing also if there is no room: then [`BlockExecutor::full`] says so.
+    fn translate(&mut self, cpu: &Cpu, source: &Source) -> Option<Entry>;
+
+    /// There was no room for a block: all code has to be dropped.
+    fn full(&self) -> bool;
+
+    /// Runs the block at RIP and those after it.
+    fn run(&mut self, cpu: &mut Cpu, entry: Entry) -> Left;
+
+    /// Has a way lead to a block in the same page without leaving.
+    fn join(&mut self, way: Way, to: Entry);
+
+    /// A block is no more what is in memory.
+    fn drop_block(&mut self, entry: Entry);
+
+    /// All blocks are gone.
+    fn clear(&mut self);
+}

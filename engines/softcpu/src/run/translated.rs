@@ -1,0 +1,84 @@
+//! Hot blocks, run by a [`BlockExecutor`].
+
+use guestmem::RamOffset;
+
+use super::Runner;
+use super::lookup::mode_of;
+use crate::code::{BlockExecutor, Entry, Left, Source};
+
+impl Runner {
+    /// Has hot blocks run by `executor`.
+    pub fn set_executor(&mut self, executor: Box<dyn BlockExecutor>) {
+        self.executor = Some(executor);
+    }
+
+    /// The translation of a block that is hot enough.
+    pub(super) fn translated(&mut self, index: u32) -> Option<Entry> {
+        const NEVER: u16 = u16::MAX;
+        let block = self.cache.block_mut(index);
+        if block.entry.is_some() || block.heat == NEVER {
+            return block.entry;
+        }
+        let executor = self.executor.as_mut()?;
+        block.heat += 1;
+        if block.heat <= executor.threshold() {
+            return None;
+        }
+        block.heat = NEVER;
+        let block = *block;
+        let cpu = &self.cpu;
+        let mode = mode_of(cpu, false);
+        if block.crosses || mode.bits != 64 {
+            return None;
+        }
+        let mut bytes = [0; 4096];
+        let bytes = bytes.get_mut(..usize::from(block.bytes))?;
+        let start = RamOffset(block.start);
+        cpu.ram.read_at(start, bytes);
+        let source = Source {
+            index,
+            mode,
+            start,
+            bytes,
+            ops: self.cache.ops(&block),
+        };
+        let entry = executor.translate(cpu, &source);
+        self.cache.block_mut(index).entry = entry;
+        entry
+    }
+
+    /// Runs translated code and gives the block to go on with, unless something else is to be done first.
+    pub(super) fn run_translated(&mut self, entry: Entry) -> Option<u32> {
+        let executor = self.executor.as_mut()?;
+        let way = match executor.run(&mut self.cpu, entry) {
+            Left::Boundary { way } => way,
+            Left::Trapped { trap, op, block } => {
+                self.trapped(trap, &op, block);
+                return None;
+            }
+        };
+        if executor.full() {
+            self.clear_code();
+        }
+        let cpu = &self.cpu;
+        if cpu.pending != 0 || cpu.budget <= 0 || cpu.attention.get() != 0 {
+            return None;
+        }
+        let next = self.find(false).ok()?;
+        if let (Some(way), Some(to)) = (way, self.cache.block(next).entry)
+            && let Some(executor) = &mut self.executor
+        {
+            executor.join(way, to);
+        }
+        Some(next)
+    }
+
+    /// Tells the translator of blocks that were dropped.
+    pub(super) fn drop_orphans(&mut self) {
+        for entry in self.cache.orphans.drain(..) {
+            if let Some(executor) = &mut self.executor {
+                executor.drop_block(entry);
+            }
+        }
+    }
+}
