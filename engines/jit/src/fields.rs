@@ -201,6 +201,12 @@ fn general(insn: &Instruction, operand: u32, size: u8, access: OpAccess) -> Opti
 }
 
 impl Encoding {
+    /// An operand is AH to BH.
+    pub fn any_high(&self) -> bool {
+        let high = |f: Field| matches!(f, Field::General(General { high: true, .. }));
+        high(self.reg) || high(self.rm) || self.in_opcode.is_some_and(|g| g.high)
+    }
+
     /// Reads prefixes and opcode.
     fn read_opcode(&mut self, bytes: &[u8]) -> Option<()> {
         let mut at = 0;

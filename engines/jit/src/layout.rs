@@ -102,11 +102,6 @@ pub const LEFT: Mem = native(offset_of!(Native, left));
 pub const fn scratch(index: usize) -> Mem {
     native(offset_of!(Native, scratch) + 8 * index)
 }
-/// [`Native::code_map`].
-pub const fn code_map(index: usize) -> Mem {
-    native(offset_of!(Native, code_map) + 8 * index)
-}
-
 /// A mask of [`View::masks`].
 pub const fn mask(index: usize) -> Mem {
     Mem::at(VIEW, (offset_of!(View, masks) + 8 * index) as i32)

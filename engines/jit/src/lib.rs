@@ -278,6 +278,11 @@ impl BlockExecutor for Translator {
     }
 }
 
+/// The instruction-set extension translated code needs and this host has not, if there is one.
+pub fn missing() -> Option<&'static str> {
+    (!is_x86_feature_detected!("bmi2")).then_some("BMI2")
+}
+
 /// Gives GS a base on this thread.
 fn set_gs(base: u64) {
     const HWCAP2_FSGSBASE: u64 = 2;

@@ -240,8 +240,6 @@ pub struct Native {
     pub left: u64,
     /// Words for values on their way.
     pub scratch: [u64; 4],
-    /// Address of [`guestmem::CodeMap`]'s words, and RAM's address negated.
-    pub code_map: [u64; 2],
 }
 
 /// One software vCPU.

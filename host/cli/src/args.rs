@@ -9,7 +9,9 @@ use vcpu::cpuid::CpuModel;
 use crate::artifacts::firmware::FirmwareChoice;
 use crate::artifacts::{KERNEL_PACKAGE, OwnFiles};
 use crate::initramfs::DEEPEST;
-use crate::vm::{BootProtocol, ClockMode, Confinement, Disk, EngineChoice, NestedChoice, Typed};
+use crate::vm::{
+    BootProtocol, ClockMode, Confinement, Disk, EngineChoice, Jit, NestedChoice, Typed,
+};
 
 /// A virtual machine monitor whose guests can be hypervisors.
 #[derive(Debug, Parser)]
@@ -87,6 +89,9 @@ pub struct DemoArgs {
     /// What runs level 1; the inner levels are always run by KVM in their outer level
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub engine: EngineArg,
+    /// Whether the soft engine translates what runs often to code of the host
+    #[arg(long, value_enum, default_value_t = JitArg::Off)]
+    pub jit: JitArg,
     /// How far this process gives up what a running machine does not need of the host
     #[arg(long, value_enum, default_value_t = ConfineArg::Auto, hide = true)]
     pub confine: ConfineArg,
@@ -204,6 +209,9 @@ pub struct RunArgs {
     /// What runs the guest's code
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub engine: EngineArg,
+    /// Whether the soft engine translates what runs often to code of the host
+    #[arg(long, value_enum, default_value_t = JitArg::Off)]
+    pub jit: JitArg,
     /// The virtualization the guest sees, so that it can be a hypervisor
     #[arg(long, value_enum, default_value_t = NestedArg::Auto)]
     pub nested: NestedArg,
@@ -540,6 +548,27 @@ fn module(text: &str) -> Result<ModuleArg, String> {
         path: path.into(),
         text: arguments.map_or_else(|| path.to_owned(), |more| format!("{path} {more}")),
     })
+}
+
+/// `--jit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum JitArg {
+    /// No: all code is interpreted
+    Off,
+    /// Yes, if the host's processor has what it takes
+    On,
+    /// All code, before it runs for the first time, or the machine is not started (for tests)
+    Force,
+}
+
+impl From<JitArg> for Jit {
+    fn from(arg: JitArg) -> Self {
+        match arg {
+            JitArg::Off => Self::Off,
+            JitArg::On => Self::On,
+            JitArg::Force => Self::Force,
+        }
+    }
 }
 
 /// `--clock`.

@@ -54,6 +54,27 @@ pub enum NestedChoice {
     Off,
 }
 
+/// Whether the soft engine translates what runs often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Jit {
+    /// It does not.
+    Off,
+    /// It does, if the host can run the code.
+    On,
+    /// It translates everything.
+    Force,
+}
+
+impl From<Jit> for machine::Translation {
+    fn from(jit: Jit) -> Self {
+        match jit {
+            Jit::Off => Self::Off,
+            Jit::On => Self::On,
+            Jit::Force => Self::Force,
+        }
+    }
+}
+
 /// Where the guest's time comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockMode {
@@ -164,6 +185,8 @@ pub struct RunRequest {
     pub cpus: u8,
     /// The engine that was decided on.
     pub engine: Engine,
+    /// Whether the soft engine translates.
+    pub jit: Jit,
     /// The processor the guest sees.
     pub cpu: CpuModel,
     /// The virtualization the guest sees.
@@ -286,7 +309,8 @@ impl Runner for Monitor {
         console: Box<dyn ConsoleSink>,
         input: Box<dyn Read + Send>,
     ) -> Result<RunReport, RunError> {
-        let engine = machine::engine::open(request.engine.into()).map_err(refused)?;
+        let engine =
+            machine::engine::open(request.engine.into(), request.jit.into()).map_err(refused)?;
         let interrupt = request.interrupt.clone();
         let options = RunOptions {
             timeout: request.timeout,
@@ -468,6 +492,7 @@ mod tests {
             memory_bytes: 1 << 30,
             cpus: 1,
             engine: Engine::Kvm,
+            jit: Jit::Off,
             cpu: CpuModel::Max,
             nested: NestedChoice::Auto,
             clock: ClockMode::Host,

@@ -43,27 +43,56 @@ pub enum EngineKind {
     Kvm,
 }
 
+/// What the soft engine does with code that runs often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Translation {
+    /// It is interpreted like all other.
+    #[default]
+    Off,
+    /// It is translated to code of the host, if that has what it takes.
+    On,
+    /// All code is translated before it runs for the first time.
+    Force,
+}
+
+impl Translation {
+    /// How often a block is interpreted before it is translated; `None` for ever.
+    fn threshold(self) -> Option<u16> {
+        match self {
+            Self::Off => None,
+            // A translation costs about as much as a block's interpretation some twenty times over.
+            Self::On => Some(16),
+            Self::Force => Some(0),
+        }
+    }
+}
+
 /// Opens an engine.
 ///
 /// # Errors
-/// [`EngineError`] when the host does not offer it.
-pub fn open(kind: EngineKind) -> Result<Box<dyn Engine>, EngineError> {
-    Ok(match kind {
-        EngineKind::Soft => match std::env::var("NESTLING_JIT")
-            .ok()
-            .and_then(|t| t.parse().ok())
-        {
-            Some(threshold) => {
-                Box::new(SoftEngine::with_executors(std::sync::Arc::new(move || {
-                    let translator =
-                        jit::Translator::new(threshold).map_err(std::io::Error::other)?;
-                    Ok(Box::new(translator))
-                })))
-            }
-            None => Box::new(SoftEngine::new()),
+/// [`EngineError`] when the host does not offer it, or not what translated code needs.
+pub fn open(kind: EngineKind, translation: Translation) -> Result<Box<dyn Engine>, EngineError> {
+    let threshold = match (kind, translation) {
+        (EngineKind::Kvm, _) => return Ok(Box::new(KvmEngine::open()?)),
+        (EngineKind::Soft, Translation::On) if jit::missing().is_some() => None,
+        (EngineKind::Soft, _) => translation.threshold(),
+    };
+    let Some(threshold) = threshold else {
+        return Ok(Box::new(SoftEngine::new()));
+    };
+    if let Some(missing) = jit::missing() {
+        return Err(EngineError::Unsupported {
+            engine: "soft",
+            what: format!("translate code, which needs {missing} of the host's processor"),
+            advice: "give --jit on, which does without where it must, or --jit off".into(),
+        });
+    }
+    Ok(Box::new(SoftEngine::with_executors(std::sync::Arc::new(
+        move || {
+            let translator = jit::Translator::new(threshold).map_err(std::io::Error::other)?;
+            Ok(Box::new(translator))
         },
-        EngineKind::Kvm => Box::new(KvmEngine::open()?),
-    })
+    ))))
 }
 
 /// Checks what an engine must be able to do for `config`.

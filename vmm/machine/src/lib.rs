@@ -35,7 +35,7 @@ pub use contents::MemoryContents;
 pub use control::{GuestRequest, RequestSink};
 pub use disks::{DiskConfig, MAX_DISKS};
 pub use display::{Frame, Screen};
-pub use engine::{EngineKind, UnfitEngine};
+pub use engine::{EngineKind, Translation, UnfitEngine};
 pub use firmware::{Firmware, FirmwareError, Variables};
 pub use machine::{CRYSTAL_HZ, Machine, MachineError, Wiring};
 pub use signal::VcpuLine;

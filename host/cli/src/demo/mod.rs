@@ -139,6 +139,7 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
         memory_bytes: images.memory_bytes[0],
         cpus: args.cpus,
         engine: decision.engine,
+        jit: args.jit.into(),
         cpu: vcpu::cpuid::CpuModel::Max,
         nested: NestedChoice::Intel,
         clock: clock(decision.engine),

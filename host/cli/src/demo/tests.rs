@@ -1,7 +1,7 @@
 //! The demo with a runner that plays a recorded console.
 
 use super::*;
-use crate::vm::{Confinement, RunError, Typed};
+use crate::vm::{Confinement, Jit, RunError, Typed};
 use lifecycle::Statistics;
 use std::io::Read;
 
@@ -75,6 +75,7 @@ fn play(console: &[u8], end: Result<RunOutcome, RunError>) -> (Result<u8, Failur
         memory_bytes: 1 << 30,
         cpus: 1,
         engine: Engine::Soft,
+        jit: Jit::Off,
         cpu: vcpu::cpuid::CpuModel::Max,
         nested: NestedChoice::Intel,
         clock: ClockMode::Virtual,

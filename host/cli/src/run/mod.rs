@@ -200,6 +200,7 @@ fn request(args: &RunArgs) -> Result<RunRequest, Failure> {
         memory_bytes: args.memory,
         cpus: args.cpus,
         engine: decision.engine,
+        jit: args.jit.into(),
         cpu: args.cpu,
         nested: resolve_nested(needs.nested, decision.engine, args.cpu),
         clock: needs.clock,

@@ -54,6 +54,8 @@ const W: u64 = PROT_WRITE as u64;
 const X: u64 = PROT_EXEC as u64;
 const SHARED: u64 = MAP_SHARED as u64;
 const THREAD: u64 = (CLONE_THREAD | CLONE_VM) as u64;
+/// `arch_prctl`: the base of GS of the calling thread.
+const ARCH_SET_GS: u64 = 0x1001;
 /// `AT_EMPTY_PATH` of `newfstatat` and `statx`: the descriptor itself is asked about.
 const EMPTY_PATH: u64 = libc::AT_EMPTY_PATH as u64;
 /// What may be asked of an open file.
@@ -85,6 +87,8 @@ const THREADS: &[Line] = &[
     (libc::SYS_clone, Bits(0, THREAD, THREAD)),
     (libc::SYS_set_robust_list, Any),
     (libc::SYS_rseq, Any),
+    // Where programs may not set the base of GS themselves, translated code needs this.
+    (libc::SYS_arch_prctl, Is(0, &[ARCH_SET_GS])),
     (
         libc::SYS_prctl,
         Is(0, &[PR_SET_NAME as u64, PR_SET_VMA as u64]),

@@ -1,0 +1,93 @@
+//! Addresses, and checks before memory.
+
+use iced_x86::{Instruction, Register};
+use softcpu::cpu::sreg;
+
+use super::{ByHandler, Done, Translator};
+use crate::asm::{Mem, Reg};
+use crate::layout::{
+    ADDRESS, PAGE, PLACE, RCX, READ, SLOT, WRITE, alignment, host, mask, register, segment_base,
+};
+
+impl Translator<'_> {
+    /// Computes the linear address of the memory operand into [`ADDRESS`].
+    pub(super) fn address(&mut self, insn: &Instruction) -> Done {
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        let displacement = insn.memory_displacement64() as i64;
+        let segment = match insn.memory_segment() {
+            Register::FS => Some(sreg::FS),
+            Register::GS => Some(sreg::GS),
+            _ => None,
+        };
+        if base == Register::RIP {
+            let at = i32::try_from(self.in_page(displacement)).map_err(|_| ByHandler)?;
+            self.a.load(ADDRESS, PAGE);
+            self.a.lea(ADDRESS, Mem::at(ADDRESS, at));
+        } else {
+            let at = i32::try_from(displacement).map_err(|_| ByHandler)?;
+            let wide = |r: Register| r == Register::None || r.is_gpr64();
+            if !wide(base) || !wide(index) {
+                return Err(ByHandler);
+            }
+            let in_host = |t: &mut Self, r: Register, spare: Reg| {
+                let guest = r.number() as u8;
+                host(guest).unwrap_or_else(|| {
+                    t.a.load(spare, register(usize::from(guest)));
+                    spare
+                })
+            };
+            let scale = insn.memory_index_scale().trailing_zeros() as u8;
+            let b = (base != Register::None).then(|| in_host(self, base, ADDRESS));
+            let i = (index != Register::None).then(|| in_host(self, index, SLOT));
+            match (b, i) {
+                (None, None) => self.a.set_signed(ADDRESS, at),
+                (Some(b), None) if at == 0 => self.a.mov(ADDRESS, b),
+                (base, i) => self.a.lea(
+                    ADDRESS,
+                    Mem {
+                        base,
+                        index: i.map(|i| (i, scale)),
+                        disp: at,
+                        gs: false,
+                    },
+                ),
+            }
+        }
+        if let Some(segment) = segment {
+            self.a.load(SLOT, segment_base(segment));
+            self.a.lea(ADDRESS, Mem::indexed(ADDRESS, SLOT, 0, 0));
+        }
+        Ok(())
+    }
+
+    /// Has the access of `size` bytes at [`ADDRESS`] go out of line unless the TLB allows it; [`SLOT`] is what leads
+    /// from the address to the byte then. `aligned` is log2 of what the address has to be a multiple of.
+    pub(super) fn check(&mut self, size: u8, write: bool, aligned: Option<u8>) {
+        if let Some(log2) = aligned {
+            self.a.extract(RCX, ADDRESS, alignment(log2));
+            self.found();
+        }
+        let a = &mut self.a;
+        a.extract(SLOT, ADDRESS, mask(0));
+        a.load(RCX, if write { WRITE } else { READ });
+        a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, i32::from(size) - 1));
+        a.extract(RCX, RCX, mask(1));
+        self.found();
+        self.a.load(SLOT, PLACE);
+    }
+
+    /// Goes out of line unless RCX is zero.
+    pub(super) fn found(&mut self) {
+        let found = self.a.if_zero();
+        let miss = self.a.jump(0);
+        self.a.land(found);
+        self.misses.push(miss);
+    }
+
+    pub(super) fn read_general(&mut self, to: Reg, guest: u8) {
+        match host(guest) {
+            Some(r) => self.a.mov(to, r),
+            None => self.a.load(to, register(usize::from(guest))),
+        }
+    }
+}

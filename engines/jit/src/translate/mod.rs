@@ -1,0 +1,260 @@
+//! One block: its instructions with host registers for the guest's, checks before memory, ways out.
+//!
+//! Between two guest instructions the host's arithmetic flags are the guest's. So whatever is added leaves them alone:
+//! LEA and JRCXZ instead of ADD and CMP.
+//!
+//! An instruction that cannot be written again has its handler called. So has one whose access misses the TLB, whole,
+//! from the *cold* code behind the block; it goes on behind the instruction then. Nothing of an instruction is done
+//! before its checks, so a handler always begins it anew.
+
+mod memory;
+mod plain;
+mod rewrite;
+mod transfer;
+
+use iced_x86::{Decoder, Instruction, InstructionInfoFactory};
+use softcpu::code::{Op, Source};
+use softcpu::cpu::{Cpu, RIP};
+use softcpu::insn::table::{self, Strategy};
+
+use crate::Record;
+use crate::asm::{Asm, Mem};
+use crate::layout::{ADDRESS, BUDGET, POLL, RCX, SLOT};
+use crate::stubs::Stubs;
+
+/// A way out that can be joined to a block of the same page.
+#[derive(Clone, Copy, Debug)]
+pub struct Exit {
+    /// Offset of the jump's distance in the code.
+    pub jump: usize,
+}
+
+/// A translated block.
+pub struct Translation {
+    /// The code; it is entered at its first byte.
+    pub code: Vec<u8>,
+    /// What its handlers are called with.
+    pub records: Vec<Record>,
+    /// Its ways out.
+    pub exits: Vec<Exit>,
+    /// Offset of the code that leaves before the block.
+    pub leave: usize,
+}
+
+/// Where numbers of records and ways go on.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers {
+    /// First record.
+    pub record: u32,
+    /// First way.
+    pub way: u32,
+}
+
+/// Out of line: the handler of a record, then back.
+struct Cold {
+    /// Offset of the distance of the jump that leads here.
+    from: usize,
+    /// Number of the record.
+    record: u32,
+    /// Where to go on; `None` if the handler ends the block.
+    back: Option<usize>,
+}
+
+struct Translator<'a> {
+    a: Asm,
+    stubs: &'a Stubs,
+    source: &'a Source<'a>,
+    cpu: &'a Cpu,
+    info: InstructionInfoFactory,
+    numbers: Numbers,
+    records: Vec<Record>,
+    cold: Vec<Cold>,
+    exits: Vec<Exit>,
+    /// Jumps to the code of an exit that is not joined: offset of the distance, offset in the page, number.
+    ways: Vec<(usize, i64, u32)>,
+    /// Misses of the instruction being translated.
+    misses: Vec<usize>,
+    record: u32,
+}
+
+/// What is done about a block of another page that is not at hand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Miss {
+    /// The code is left.
+    Boundary,
+    /// The instruction is left to its handler, which checks the address.
+    Handler,
+}
+
+/// Cannot be translated by itself: the handler does it.
+struct ByHandler;
+type Done = Result<(), ByHandler>;
+
+/// Translates a block to run at `origin`.
+pub fn translate(
+    cpu: &Cpu,
+    source: &Source,
+    stubs: &Stubs,
+    origin: u64,
+    numbers: Numbers,
+) -> Option<Translation> {
+    let mut t = Translator {
+        a: Asm::new(origin),
+        stubs,
+        source,
+        cpu,
+        info: InstructionInfoFactory::new(),
+        numbers,
+        records: Vec::new(),
+        cold: Vec::new(),
+        exits: Vec::new(),
+        ways: Vec::new(),
+        misses: Vec::new(),
+        record: 0,
+    };
+    t.block()?;
+    let leave = t.out_of_line();
+    Some(Translation {
+        code: t.a.code,
+        records: t.records,
+        exits: t.exits,
+        leave,
+    })
+}
+
+impl Translator<'_> {
+    /// Offset in its page of what is `at` bytes behind the block's start.
+    fn in_page(&self, at: i64) -> i64 {
+        (self.source.start.0 & 0xfff) as i64 + at
+    }
+
+    fn block(&mut self) -> Option<()> {
+        let ops = self.source.ops;
+        let pseudo = ops.last().is_some_and(|o| o.length == 0 && ops.len() > 1);
+        let instructions = ops.len() - usize::from(pseudo);
+        self.prologue(instructions as i32);
+        let mut decoder =
+            Decoder::with_ip(64, self.source.bytes, 0, self.cpu.vectors.decoder_options());
+        let mut insn = Instruction::default();
+        for op in &ops[..instructions] {
+            if decoder.position() != usize::from(op.offset) || !decoder.can_decode() {
+                // The bytes are not those the block was decoded from.
+                return None;
+            }
+            decoder.decode_out(&mut insn);
+            if insn.len() != usize::from(op.length) {
+                return None;
+            }
+            let offsets = decoder.get_constant_offsets(&insn);
+            let last = usize::from(op.offset) + usize::from(op.length) == self.source.bytes.len()
+                && !pseudo;
+            self.instruction(op, &insn, &offsets, last);
+        }
+        if pseudo {
+            let end = self.source.bytes.len() as i64;
+            self.go_to(end, Miss::Boundary);
+        }
+        Some(())
+    }
+
+    /// Leaves if anything but this block is to be done; else takes its instructions off the budget.
+    fn prologue(&mut self, instructions: i32) {
+        let a = &mut self.a;
+        a.load(SLOT, BUDGET);
+        a.load(ADDRESS, POLL);
+        // Negative if the budget is zero or less, and never zero: all bits as a mask always find something.
+        a.lea(RCX, Mem::indexed(SLOT, SLOT, 0, -1));
+        a.extract(RCX, RCX, Mem::at(ADDRESS, 0));
+        let go_on = a.if_zero();
+        let leave = a.jump(0);
+        a.land(go_on);
+        a.lea(SLOT, Mem::at(SLOT, -instructions));
+        a.store(BUDGET, SLOT);
+        let start = self.in_page(0);
+        self.ways.push((leave, start, u32::MAX));
+    }
+
+    fn instruction(
+        &mut self,
+        op: &Op,
+        insn: &Instruction,
+        offsets: &iced_x86::ConstantOffsets,
+        last: bool,
+    ) {
+        let start = self.a.here();
+        let native = table::row(insn.mnemonic()).is_some_and(|r| r.strategy == Strategy::Native)
+            && self.cpu.vectors.has(insn.code());
+        self.misses.clear();
+        self.record = self.numbers.record + self.records.len() as u32;
+        let exits = (self.exits.len(), self.ways.len());
+        let at = usize::from(op.offset);
+        let bytes = &self.source.bytes[at..at + usize::from(op.length)];
+        let done = if !native {
+            Err(ByHandler)
+        } else if last {
+            self.transfer(op, insn, bytes)
+        } else {
+            self.plain(insn, bytes, offsets)
+        };
+        let mut needs_record = !self.misses.is_empty();
+        if done.is_err() {
+            self.a.code.truncate(start);
+            self.exits.truncate(exits.0);
+            self.ways.truncate(exits.1);
+            self.misses.clear();
+            needs_record = true;
+            self.a.set(RCX, self.record);
+            self.a.call(self.stubs.helper);
+        }
+        let back = (!last).then(|| self.a.here());
+        for from in std::mem::take(&mut self.misses) {
+            self.cold.push(Cold {
+                from,
+                record: self.record,
+                back,
+            });
+        }
+        if needs_record {
+            let flags = insn.rflags_read() != 0 || insn.rflags_modified() != 0;
+            let vector = table::row(insn.mnemonic()).is_none();
+            self.records.push(Record {
+                op: *op,
+                start: self.source.start.0,
+                bytes: self.source.bytes.len() as u32,
+                block: self.source.index,
+                flags: flags || !(native || vector),
+                last,
+            });
+        }
+    }
+
+    /// Gives the offset of the code that leaves before the block.
+    fn out_of_line(&mut self) -> usize {
+        let mut leave = 0;
+        for cold in std::mem::take(&mut self.cold) {
+            let here = self.a.here();
+            self.a.aim(cold.from, here);
+            self.a.set(RCX, cold.record);
+            self.a.call(self.stubs.helper);
+            if let Some(back) = cold.back {
+                let to = self.a.origin + back as u64;
+                self.a.jump(to);
+            }
+        }
+        for (from, offset, way) in std::mem::take(&mut self.ways) {
+            let here = self.a.here();
+            self.a.aim(from, here);
+            self.a.set_signed(ADDRESS, offset as i32);
+            if way == u32::MAX {
+                leave = here;
+                self.a.jump(self.stubs.boundary);
+            } else {
+                self.a.set(SLOT, way);
+                self.a.jump(self.stubs.way);
+            }
+        }
+        leave
+    }
+}
+
+const _: () = assert!(RIP == 16);

@@ -1,0 +1,231 @@
+//! The same instruction with other operands.
+
+use iced_x86::{Instruction, Mnemonic as M, OpAccess};
+
+use super::{ByHandler, Done, Translator};
+use crate::asm::{Legacy, Mem, Reg, Rm, Vex};
+use crate::fields::{self, Encoding, Field, General};
+use crate::layout::{ADDRESS, GUEST_RCX, RCX, SLOT, host, register};
+
+impl Translator<'_> {
+    /// The same instruction with other operands.
+    pub(super) fn written_again(
+        &mut self,
+        insn: &Instruction,
+        bytes: &[u8],
+        offsets: &iced_x86::ConstantOffsets,
+    ) -> Done {
+        let access: [OpAccess; 5] = {
+            let info = self.info.info(insn);
+            std::array::from_fn(|i| info.op_access(i as u32))
+        };
+        let access = |i: u32| {
+            let access = access.get(i as usize).copied();
+            access.unwrap_or(OpAccess::ReadWrite)
+        };
+        let e = fields::read(insn, bytes, offsets, access).ok_or(ByHandler)?;
+        let mut p = Placing {
+            free: if e.reads_cl { vec![] } else { vec![RCX] },
+            ..Placing::default()
+        };
+        if let Field::Memory { size, written } = e.rm {
+            self.operand_in_memory(insn, &e, size, written, &mut p)?;
+        } else {
+            p.free.extend([SLOT, ADDRESS]);
+        }
+        if e.reads_cl {
+            self.a.mov(RCX, GUEST_RCX);
+        }
+        let reg = self.place(&e, e.reg, &mut p)?;
+        let vvvv = self.place(&e, e.vvvv, &mut p)?;
+        let in_opcode = match e.in_opcode {
+            Some(g) => Some(self.place(&e, Field::General(g), &mut p)?),
+            None => None,
+        };
+        let in_rm = match e.rm {
+            Field::Memory { .. } => None,
+            other => Some(self.place(&e, other, &mut p)?),
+        };
+        if e.any_high() && !without_rex(&e, reg, in_rm, in_opcode) {
+            return Err(ByHandler);
+        }
+        let rm = in_rm.map(|r| Rm::Reg(Reg(r))).or(p.memory);
+        let rm = rm.ok_or(ByHandler)?;
+        self.encode(&e, reg, vvvv, in_opcode, rm);
+        let (at, length) = (usize::from(e.immediate.0), usize::from(e.immediate.1));
+        self.a.raw(&bytes[at..at + length]);
+        for (slot, from) in p.stores {
+            self.a.store(slot, from);
+        }
+        Ok(())
+    }
+
+    /// Computes and checks the address of an instruction's operand in memory.
+    fn operand_in_memory(
+        &mut self,
+        insn: &Instruction,
+        e: &Encoding,
+        size: u8,
+        written: bool,
+        p: &mut Placing,
+    ) -> Done {
+        if size == 0 || size > 8 {
+            return Err(ByHandler);
+        }
+        self.address(insn)?;
+        let locked = e.locked() || (insn.mnemonic() == M::Xchg);
+        let aligned = (locked && size > 1).then(|| size.trailing_zeros() as u8);
+        self.check(size, written, aligned);
+        if !e.any_high() {
+            p.memory = Some(Rm::Mem(Mem::indexed(SLOT, ADDRESS, 0, 0)));
+            p.two_registers = true;
+            return Ok(());
+        }
+        // AH to BH go without REX, so not with the registers an address is made of.
+        if e.reads_cl {
+            return Err(ByHandler);
+        }
+        self.a.lea(RCX, Mem::indexed(SLOT, ADDRESS, 0, 0));
+        p.memory = Some(Rm::Mem(Mem::at(RCX, 0)));
+        p.free = vec![SLOT];
+        Ok(())
+    }
+
+    /// The host register for a field of the encoding.
+    fn place(&mut self, e: &Encoding, field: Field, p: &mut Placing) -> Result<u8, ByHandler> {
+        let g = match field {
+            Field::Fixed(n) => return Ok(n),
+            Field::Memory { .. } => return Err(ByHandler),
+            Field::General(g) => g,
+        };
+        if g.high {
+            // CH is not where it was.
+            return if g.number == 1 {
+                Err(ByHandler)
+            } else {
+                Ok(g.number + 4)
+            };
+        }
+        if let Some(r) = host(g.number) {
+            return Ok(r.0);
+        }
+        if let Some((_, r)) = p.placed.iter().find(|(number, _)| *number == g.number) {
+            return Ok(r.0);
+        }
+        if p.free.is_empty() && p.two_registers {
+            // One register for the address sets the other free.
+            self.a.lea(ADDRESS, Mem::indexed(SLOT, ADDRESS, 0, 0));
+            p.memory = Some(Rm::Mem(Mem::at(ADDRESS, 0)));
+            p.free.push(SLOT);
+            p.two_registers = false;
+        }
+        let at = p.free.pop().ok_or(ByHandler)?;
+        let slot = register(usize::from(g.number));
+        let (read, written) = e.uses(g.number);
+        if read {
+            self.a.load(at, slot);
+        }
+        if written {
+            p.stores.push((slot, at));
+        }
+        p.placed.push((g.number, at));
+        Ok(at.0)
+    }
+
+    pub(super) fn encode(
+        &mut self,
+        e: &Encoding,
+        reg: u8,
+        vvvv: u8,
+        opcode_reg: Option<u8>,
+        rm: Rm,
+    ) {
+        if let Some((map, pp, long)) = e.vex {
+            let i = Vex {
+                map,
+                pp,
+                wide: e.wide,
+                long,
+                vvvv,
+                opcode: e.opcode[0],
+            };
+            return self.a.vex(&i, reg, rm);
+        }
+        let i = Legacy {
+            prefixes: e.prefixes(),
+            wide: e.wide,
+            opcode: e.opcode(),
+            low_bytes: low_bytes(e),
+        };
+        match opcode_reg {
+            Some(r) => self.a.in_opcode(&i, Reg(r)),
+            None if e.modrm => self.a.legacy(&i, reg, rm),
+            None => {
+                // RAX and an immediate.
+                self.a.raw(i.prefixes);
+                if i.wide {
+                    self.a.raw(&[0x48]);
+                }
+                self.a.raw(i.opcode);
+            }
+        }
+    }
+}
+
+/// Where the operands of an instruction that is written again go.
+#[derive(Default)]
+struct Placing {
+    /// Registers for guest registers that are in memory.
+    free: Vec<Reg>,
+    /// The operand in memory, if there is one.
+    memory: Option<Rm>,
+    /// Its address is made of two registers that could be one.
+    two_registers: bool,
+    /// Guest registers that are in memory and where they are for now.
+    placed: Vec<(u8, Reg)>,
+    /// What is to be stored behind the instruction: where to, what.
+    stores: Vec<(Mem, Reg)>,
+}
+
+impl Encoding {
+    /// What all fields together do with a guest register.
+    fn uses(&self, number: u8) -> (bool, bool) {
+        let in_opcode = self.in_opcode.map(Field::General);
+        let fields = [self.reg, self.rm, self.vvvv].into_iter().chain(in_opcode);
+        fields.fold((false, false), |(read, written), f| match f {
+            Field::General(g) if g.number == number => (read | g.read, written | g.written),
+            _ => (read, written),
+        })
+    }
+}
+
+/// Whether an instruction with AH to BH can do without REX, with its operands in these registers.
+fn without_rex(e: &Encoding, reg: u8, in_rm: Option<u8>, in_opcode: Option<u8>) -> bool {
+    let low = |n: u8, field: Field| !matches!(field, Field::General(_)) || n < 8;
+    let byte = |f: Field, r: u8| match f {
+        // SPL to DIL would be AH to BH.
+        Field::General(General { size: 1, high, .. }) => high || r < 4,
+        _ => true,
+    };
+    !e.wide
+        && low(reg, e.reg)
+        && byte(e.reg, reg)
+        && in_rm.is_none_or(|r| low(r, e.rm) && byte(e.rm, r))
+        && in_opcode.is_none_or(|r| r < 8)
+}
+
+/// Whether it has SPL to DIL, which are AH to BH without REX.
+fn low_bytes(e: &Encoding) -> bool {
+    let in_opcode = e.in_opcode.map(Field::General);
+    [e.reg, e.rm].into_iter().chain(in_opcode).any(|f| {
+        matches!(
+            f,
+            Field::General(General {
+                size: 1,
+                high: false,
+                number: 4..=7,
+                ..
+            })
+        )
+    })
+}
