@@ -51,7 +51,7 @@ impl IoApic {
         }
         let rising = high && self.levels >> pin & 1 == 0;
         self.levels = self.levels & !(1 << pin) | u32::from(high) << pin;
-        if self.entries[pin] & regs::LEVEL != 0 {
+        if is_level(self.entries[pin]) {
             self.evaluate(pin, bus);
         } else if rising && self.entries[pin] & regs::MASKED == 0 {
             // An edge on a masked input is neither delivered nor held (82093AA 3.2.4, interrupt mask).
@@ -64,13 +64,9 @@ impl IoApic {
         let entry = self.entries[pin];
         let asserted = self.levels >> pin & 1 != 0;
         if asserted
-            && entry & regs::LEVEL != 0
+            && is_level(entry)
             && entry & (regs::MASKED | regs::REMOTE_IRR) == 0
             && bus_deliver(entry, bus)
-            && matches!(
-                DeliveryMode::from_bits((entry >> 8) as u32),
-                Some(DeliveryMode::Fixed | DeliveryMode::LowestPriority)
-            )
         {
             self.entries[pin] |= regs::REMOTE_IRR;
         }
@@ -170,6 +166,17 @@ impl IoApic {
     }
 }
 
+/// Whether an entry's input is a level. SMI, NMI, INIT and ExtINT are edges whatever it says, and no EOI follows them
+/// (82093AA 3.2.4, delivery mode).
+fn is_level(entry: u64) -> bool {
+    let mode = DeliveryMode::from_bits((entry >> 8) as u32);
+    let vectored = matches!(
+        mode,
+        Some(DeliveryMode::Fixed | DeliveryMode::LowestPriority)
+    );
+    vectored && entry & regs::LEVEL != 0
+}
+
 fn bus_deliver(entry: u64, bus: &mut dyn LapicBus) -> bool {
     let Some(mode) = DeliveryMode::from_bits((entry >> 8) as u32) else {
         return false;
@@ -177,9 +184,7 @@ fn bus_deliver(entry: u64, bus: &mut dyn LapicBus) -> bool {
     if mode == DeliveryMode::StartUp {
         return false;
     }
-    // SMI, NMI, INIT and ExtINT are edges whatever the entry says (82093AA 3.2.4, delivery mode).
-    let vectored = matches!(mode, DeliveryMode::Fixed | DeliveryMode::LowestPriority);
-    let trigger = if vectored && entry & regs::LEVEL != 0 {
+    let trigger = if is_level(entry) {
         Trigger::Level
     } else {
         Trigger::Edge

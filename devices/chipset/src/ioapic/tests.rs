@@ -189,6 +189,25 @@ fn nmi_is_an_edge_whatever_the_entry_says() {
     assert_eq!(read(&mut io, 0x22) & 1 << 14, 0);
 }
 
+/// 82093AA 3.2.4, delivery mode: these are edges even if the entry says level. A line that is driven high again, a
+/// write to the entry and a local APIC that comes up are none.
+#[test]
+fn what_has_no_vector_is_sent_once_an_edge() {
+    for mode in [0x400, 0x500, 0x700] {
+        let (mut io, mut sink) = (IoApic::new(), Sink::new());
+        entry(&mut io, 9, 0x8000 | mode, &mut sink);
+        io.set_line(9, true, &mut sink);
+        assert_eq!(sink.vectors().len(), 1, "{mode:#x}");
+        io.set_line(9, true, &mut sink);
+        write(&mut io, 0x23, 0, &mut sink);
+        io.retry(&mut sink);
+        assert_eq!(sink.vectors(), [], "{mode:#x}");
+        io.set_line(9, false, &mut sink);
+        io.set_line(9, true, &mut sink);
+        assert_eq!(sink.vectors().len(), 1, "{mode:#x}");
+    }
+}
+
 #[test]
 fn keeps_the_device_contract() {
     let make = || {
