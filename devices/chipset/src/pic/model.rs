@@ -123,10 +123,10 @@ impl Pic {
             // A level that is masked while in service holds nothing back (8259A datasheet, special mask mode).
             in_service &= !self.imr;
         }
-        if let (true, Some(n)) = (self.special_fully_nested, cascade) {
-            in_service &= !(1 << n);
-        }
+        // In special fully nested mode the slave's service holds back what is lower, but not the slave.
+        let nests = self.special_fully_nested && cascade == Some(request);
         match self.highest(in_service) {
+            Some(n) if n == request && nests => Some(request),
             Some(n) if self.rank(n) <= self.rank(request) => None,
             _ => Some(request),
         }

@@ -100,6 +100,32 @@ fn special_fully_nested_master_lets_the_slave_nest() {
     assert_eq!(pic.acknowledge(), 0x38);
 }
 
+/// It lets only the slave's own requests through; lower inputs of the master stay held back.
+#[test]
+fn special_fully_nested_master_holds_lower_inputs_back() {
+    let mut pic = initialized(1);
+    pic.write(false, false, 0x11);
+    for word in [0x30, 4, 0x11, 0] {
+        pic.write(false, true, word);
+    }
+    pulse(&mut pic, 14);
+    assert_eq!(pic.acknowledge(), 0x3e);
+    pulse(&mut pic, 5);
+    assert!(!pic.intr());
+    pulse(&mut pic, 1);
+    assert_eq!(pic.acknowledge(), 0x31);
+    // While a higher one is in service, the slave is held back like the others.
+    pulse(&mut pic, 8);
+    assert!(!pic.intr());
+    pic.write(false, false, 0x20);
+    assert_eq!(pic.acknowledge(), 0x38);
+    // Ends of the slave's two and of the master's one.
+    pic.write(true, false, 0x20);
+    pic.write(true, false, 0x20);
+    pic.write(false, false, 0x20);
+    assert_eq!(pic.acknowledge(), 0x35);
+}
+
 #[test]
 fn a_request_that_vanishes_gives_the_spurious_vector() {
     let mut pic = initialized(1);
