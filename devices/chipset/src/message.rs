@@ -98,7 +98,8 @@ pub struct InterruptMessage {
 }
 
 impl InterruptMessage {
-    /// Decodes a message-signalled interrupt; `None` when the address is not FEEx_xxxxh or the delivery mode is reserved.
+    /// Decodes a message-signalled interrupt; `None` when the address is not FEEx_xxxxh, the delivery mode is reserved,
+    /// or the message says that a level is no longer asserted.
     ///
     /// A set redirection hint asks for one target, so a fixed message with it is taken as lowest priority.
     #[must_use]
@@ -113,10 +114,11 @@ impl InterruptMessage {
             DeliveryMode::StartUp => return None,
             mode => mode,
         };
-        let trigger = if msi.data & (1 << 15) != 0 {
-            Trigger::Level
-        } else {
-            Trigger::Edge
+        let trigger = match (msi.data & (1 << 15) != 0, msi.data & (1 << 14) != 0) {
+            (true, true) => Trigger::Level,
+            (true, false) => return None,
+            // An edge is always an assertion.
+            (false, _) => Trigger::Edge,
         };
         Some(Self {
             destination: Destination::from_xapic((msi.address >> 12) as u8, logical),

@@ -321,10 +321,7 @@ impl Lapic {
                 self.accept_vector(vector, trigger)
             }
             DeliveryMode::Nmi => latch(&mut self.nmi),
-            DeliveryMode::Init => {
-                self.sipi = None;
-                latch(&mut self.init)
-            }
+            DeliveryMode::Init => self.request_init(),
             DeliveryMode::StartUp => {
                 let new = self.sipi.replace(vector) != Some(vector);
                 if new {
@@ -337,6 +334,12 @@ impl Lapic {
             // The board has no system management mode.
             DeliveryMode::Smi => Acceptance::Refused,
         }
+    }
+
+    /// An INIT, after which a start-up IPI that came before it is void.
+    fn request_init(&mut self) -> Acceptance {
+        self.sipi = None;
+        latch(&mut self.init)
     }
 
     fn accept_vector(&mut self, vector: u8, trigger: Trigger) -> Acceptance {
@@ -395,7 +398,9 @@ impl Lapic {
                 self.accept_vector(entry as u8, Trigger::Edge);
             }
             Some(DeliveryMode::Nmi) => self.nmi = true,
-            Some(DeliveryMode::Init) => self.init = true,
+            Some(DeliveryMode::Init) => {
+                self.request_init();
+            }
             // ExtINT is a level that the fabric sees through the summary; the others are reserved or SMI.
             Some(DeliveryMode::ExtInt | DeliveryMode::Smi)
             | Some(DeliveryMode::LowestPriority | DeliveryMode::StartUp)
@@ -632,6 +637,8 @@ impl Lapic {
         let register = u32::try_from(offset >> 4).unwrap_or(u32::MAX);
         match register {
             regs::ID | regs::VERSION | regs::PPR | regs::CURRENT_COUNT => None,
+            // Not there, but a write to them is no error (table 12-1, note 1).
+            regs::ARBITRATION_PRIORITY | regs::REMOTE_READ => None,
             regs::ISR..regs::ESR => None,
             regs::LDR => {
                 self.r.ldr = value & 0xff00_0000;

@@ -29,10 +29,14 @@ pub const ID: u32 = 0x02;
 pub const VERSION: u32 = 0x03;
 /// Task priority.
 pub const TPR: u32 = 0x08;
+/// Arbitration priority; not present.
+pub const ARBITRATION_PRIORITY: u32 = 0x09;
 /// Processor priority.
 pub const PPR: u32 = 0x0a;
 /// End of interrupt.
 pub const EOI: u32 = 0x0b;
+/// Remote read; not present.
+pub const REMOTE_READ: u32 = 0x0c;
 /// Logical destination.
 pub const LDR: u32 = 0x0d;
 /// Destination format.

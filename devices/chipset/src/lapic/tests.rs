@@ -192,6 +192,13 @@ fn init_comes_before_the_start_up_that_follows_it() {
     lapic.init_reset();
     assert_eq!(lapic.take_sipi(), Some(2));
     assert!(!lapic.take_init());
+    // Also one that comes by the pin.
+    lapic.accept(DeliveryMode::StartUp, 3, Trigger::Edge);
+    write(&mut lapic, 0xf0, SVR_ON, T0);
+    write(&mut lapic, 0x360, 0x500, T0);
+    lapic.set_lint(1, true);
+    assert!(lapic.take_init());
+    assert_eq!(lapic.take_sipi(), None);
 }
 
 fn ipi(destination: Destination, mode: DeliveryMode, vector: u8) -> Option<Outgoing> {
@@ -283,6 +290,11 @@ fn illegal_vectors_are_logged() {
     read(&mut lapic, 0x40, T0);
     write(&mut lapic, 0x280, 0, T0);
     assert_eq!(read(&mut lapic, 0x280, T0), 0x80);
+    // Table 12-1, note 1: writes to APR and RRD, which are not there, do not set it.
+    write(&mut lapic, 0x90, 0, T0);
+    write(&mut lapic, 0xc0, 0, T0);
+    write(&mut lapic, 0x280, 0, T0);
+    assert_eq!(read(&mut lapic, 0x280, T0), 0);
 }
 
 #[test]
