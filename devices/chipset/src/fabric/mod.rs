@@ -197,6 +197,8 @@ impl InterruptFabric {
     fn on_lapic<R>(&self, vcpu: usize, f: impl FnOnce(&mut Lapic) -> R) -> (R, bool) {
         let slot = &self.slots[vcpu];
         let mut lapic = lock(&slot.lapic);
+        // One that did not listen has not followed INTR: what passed so far is not to be taken for a change of now.
+        lapic.set_lint(0, self.intr.load(Ordering::SeqCst));
         let result = f(&mut lapic);
         let mut new = slot.publish(&lapic);
         // The level is read after publishing that LINT0 listens, so no change of INTR falls between.
@@ -405,19 +407,22 @@ impl InterruptFabric {
 
     /// A write to a local APIC: sends what comes of it.
     fn access<R>(&self, vcpu: usize, f: impl FnOnce(&mut Lapic) -> (Option<Outgoing>, R)) -> R {
-        let ((outgoing, opened, result), new) = self.on_lapic(vcpu, |lapic| {
-            let closed = !lapic.software_enabled();
-            let (outgoing, result) = f(lapic);
-            (outgoing, closed && lapic.software_enabled(), result)
-        });
+        let before = self.identity(vcpu);
+        let ((outgoing, result), new) = self.on_lapic(vcpu, f);
         self.send(vcpu, outgoing);
-        if opened {
+        // A level that no local APIC took may be for this one now.
+        if self.identity(vcpu).reaches_more_than(before) {
             self.on_ioapic(|ioapic, delivery| ioapic.retry(delivery));
         }
         if new {
             self.wake(vcpu);
         }
         result
+    }
+
+    /// By what a vCPU's local APIC is addressed now.
+    fn identity(&self, vcpu: usize) -> LogicalId {
+        LogicalId::unpack(self.slots[vcpu].logical.load(Ordering::SeqCst))
     }
 
     /// When the vCPU's timer next wants [`Self::advance`].

@@ -61,7 +61,16 @@ impl LogicalId {
             | u64::from(self.ppr) << 40
     }
 
-    fn unpack(word: u64) -> Self {
+    /// Whether messages may reach the local APIC now that did not when it was `before`.
+    pub(super) fn reaches_more_than(self, before: Self) -> bool {
+        self.software_enabled
+            && Self {
+                ppr: before.ppr,
+                ..self
+            } != before
+    }
+
+    pub(super) fn unpack(word: u64) -> Self {
         Self {
             ldr: word as u32,
             x2apic: word & 1 << 32 != 0,
@@ -137,15 +146,11 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    fn identity(&self, vcpu: usize) -> LogicalId {
-        LogicalId::unpack(self.fabric.slots[vcpu].logical.load(Ordering::SeqCst))
-    }
-
     fn targets(&self, vcpu: usize, destination: Destination) -> bool {
         match destination {
             Destination::Physical(id) => self.fabric.slots[vcpu].apic_id == id,
             Destination::Logical(mda) => {
-                let identity = self.identity(vcpu);
+                let identity = self.fabric.identity(vcpu);
                 identity.enabled && identity.matches(mda)
             }
             Destination::All => true,
@@ -160,7 +165,7 @@ impl<'a> Delivery<'a> {
         (0..count)
             .map(|i| (start + i) % count)
             .filter(|&vcpu| self.targets(vcpu, message.destination))
-            .map(|vcpu| (vcpu, self.identity(vcpu)))
+            .map(|vcpu| (vcpu, self.fabric.identity(vcpu)))
             .filter(|(_, identity)| identity.software_enabled)
             .min_by_key(|(_, identity)| identity.ppr >> 4)
             .map(|(vcpu, _)| vcpu)

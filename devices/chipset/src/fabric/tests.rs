@@ -334,6 +334,56 @@ fn lint0_as_fixed_follows_intr() {
     assert!(!b.fabric.has_interrupt(0));
 }
 
+/// What INTR did while LVT0 was masked is neither an edge nor a level of now.
+#[test]
+fn lint0_sees_nothing_of_what_passed_while_it_was_masked() {
+    let b = board(1);
+    b.enable();
+    b.pic();
+    b.write(0, 0x350, 0x61);
+    b.fabric.set_gsi(1, true);
+    assert_eq!(b.who(0x61), [0]);
+    b.write(0, 0x350, 0x1_0061);
+    let mut pic = PicDevice::new(b.fabric.clone());
+    outb(&mut pic, 0, 1, 0xff, T0);
+    // Now low, and so no level interrupt.
+    b.write(0, 0x350, 0x8062);
+    assert_eq!(b.who(0), []);
+    b.write(0, 0x350, 0x1_0063);
+    outb(&mut pic, 0, 1, 0, T0);
+    // The edge was before the entry was unmasked.
+    b.write(0, 0x350, 0x63);
+    assert_eq!(b.who(0), []);
+    outb(&mut pic, 0, 1, 0xff, T0);
+    outb(&mut pic, 0, 1, 0, T0);
+    assert_eq!(b.who(0x63), [0]);
+}
+
+/// A level that no local APIC has as its destination waits until one has.
+#[test]
+fn a_level_waits_for_the_one_it_is_for() {
+    let make = |destination: u64| {
+        let b = board(2);
+        b.enable();
+        b.ioapic_entry(16, destination << 56 | 0x8841);
+        b.fabric.set_gsi(16, true);
+        assert!(!b.fabric.has_interrupt(0) && !b.fabric.has_interrupt(1));
+        b
+    };
+    let b = make(2);
+    b.write(1, 0xd0, 2 << 24);
+    assert_eq!(b.fabric.acknowledge(1), Some(0x41), "LDR");
+    let b = make(0x21);
+    b.write(1, 0xe0, 0x0fff_ffff);
+    b.write(1, 0xd0, 0x11 << 24);
+    assert!(!b.fabric.has_interrupt(1), "another cluster");
+    b.write(1, 0xe0, u32::MAX);
+    assert_eq!(b.fabric.acknowledge(1), Some(0x41), "DFR: now flat");
+    let b = make(2);
+    b.fabric.msr_write(1, 0x1b, 0xfee0_0c00, T0).expect("legal");
+    assert_eq!(b.fabric.acknowledge(1), Some(0x41), "logical ID of x2APIC");
+}
+
 #[test]
 fn message_signalled_interrupts() {
     // SDM Vol 3 12.11.1 and 12.11.2.
@@ -357,6 +407,13 @@ fn message_signalled_interrupts() {
     assert_eq!(b.who(0), []);
     signal(0xfee0_1000, 0x400);
     assert!(b.fabric.take_nmi(1));
+    // Bits 15 and 14: a level, asserted or not. That of an edge means nothing.
+    signal(0xfee0_2000, 0x8045);
+    assert_eq!(b.who(0), [], "a level that is not asserted");
+    signal(0xfee0_2000, 0xc045);
+    assert_eq!(b.who(0x45), [2]);
+    signal(0xfee0_2000, 0x4045);
+    assert_eq!(b.who(0x45), [2]);
 }
 
 #[test]
