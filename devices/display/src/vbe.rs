@@ -62,10 +62,10 @@ pub(crate) enum Effect {
     Clear(usize),
 }
 
-/// Bytes that `pixels` of `bits` take.
+/// Bytes before pixel `pixels` of a line; of one plane with 4 bits. Lines have multiples of 8 pixels.
 fn bytes(pixels: usize, bits: u16) -> usize {
     match bits {
-        4 => pixels.div_ceil(8),
+        4 => pixels / 8,
         15 => pixels * 2,
         bits => pixels * usize::from(bits / 8),
     }

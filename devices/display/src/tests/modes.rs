@@ -111,6 +111,23 @@ fn the_picture_can_be_a_part_of_a_larger_one() {
     assert_eq!(vga.picture().pixel(0, 0), [0, 0, 255]);
 }
 
+/// Eight pixels of 4 bits are a byte of each plane; a picture that starts within one starts with its byte.
+#[test]
+fn a_picture_of_planes_starts_with_the_byte_of_its_first_pixel() {
+    let mut vga = Vga::new();
+    vga.write(0x3c2, 1);
+    mode(&mut vga, 640, 480, 4, 0);
+    super::set_attribute(&mut vga, 15, 15);
+    super::set_attribute(&mut vga, 0x12, 15);
+    super::set_colour(&mut vga, 15, [63; 3]);
+    (0..4).for_each(|plane| vga.set_byte(plane, 0xff));
+    for (offset, lit) in [(0, true), (4, true), (7, true), (8, false)] {
+        vga.vbe_write(index::X_OFFSET, offset);
+        let expected = [if lit { 255 } else { 0 }; 3];
+        assert_eq!(vga.picture().pixel(0, 0), expected, "{offset}");
+    }
+}
+
 #[test]
 fn a_picture_never_needs_more_than_the_memory() {
     let mut vga = Vga::new();

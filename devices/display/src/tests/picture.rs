@@ -2,6 +2,7 @@
 
 use super::{mode_12, mode_13, set, set_attribute, set_colour};
 use crate::Vga;
+use crate::vbe::{enable, index};
 use font8x8::{BASIC_FONTS, UnicodeFonts};
 
 const BLACK: [u8; 3] = [0; 3];
@@ -94,6 +95,18 @@ fn the_page_starts_where_the_crt_controller_says_and_the_cursor_is_shown() {
     assert_eq!([frame.pixel(18, 14), frame.pixel(26, 15)], [grey; 2]);
 }
 
+/// The CRT controller's counter has 16 bits.
+#[test]
+fn the_cursor_is_found_behind_the_end_of_memory() {
+    let mut vga = text();
+    for (register, value) in [(0xa, 0), (0xb, 0xf), (0xc, 0xff), (0xd, 0xff)] {
+        set(&mut vga, 0x3d4, register, value);
+    }
+    // The cursor is at 0, the second cell of the page.
+    let frame = vga.picture();
+    assert_eq!([frame.pixel(8, 0), frame.pixel(9, 0)], [BLACK, [170; 3]]);
+}
+
 #[test]
 fn blinking_or_16_backgrounds() {
     let mut vga = text();
@@ -145,4 +158,40 @@ fn a_display_that_is_off_is_black() {
     set(&mut vga, 0x3c4, 1, 0);
     assert!(!black(&vga));
     assert!(black(&Vga::new()));
+}
+
+/// However the registers are set, a picture is of bounded size, and memory beyond the end reads as ones.
+#[test]
+fn the_largest_pictures() {
+    let mut vga = text();
+    set(&mut vga, 0x3d4, 0x11, 0);
+    for (register, value) in [(1, 0xff), (7, 0xff), (9, 0), (0x12, 0xff), (0x13, 0xff)] {
+        set(&mut vga, 0x3d4, register, value);
+    }
+    let frame = vga.picture();
+    assert_eq!((frame.width, frame.height), (256 * 9, 1024));
+    // Every dot twice.
+    set(&mut vga, 0x3c4, 1, 8);
+    set_attribute(&mut vga, 0x10, 1);
+    let frame = vga.picture();
+    assert_eq!((frame.width, frame.height), (256 * 8 * 2, 1024));
+    for bits in [4, 8, 15, 16, 24, 32] {
+        for (register, value) in [
+            (index::ENABLE, 0),
+            (index::X_RESOLUTION, 2560),
+            (index::Y_RESOLUTION, 1600),
+            (index::BITS_PER_PIXEL, bits),
+            (index::ENABLE, enable::ENABLED),
+            (index::X_OFFSET, 0xffff),
+            (index::Y_OFFSET, 0xffff),
+        ] {
+            vga.vbe_write(register, value);
+        }
+        set_colour(&mut vga, 0xff, [63; 3]);
+        set_colour(&mut vga, 0xf, [63; 3]);
+        let frame = vga.picture();
+        assert_eq!((frame.width, frame.height), (2560, 1600));
+        let corners = [(0, 0), (2559, 1599)].map(|(x, y)| frame.pixel(x, y));
+        assert_eq!(corners, [WHITE; 2], "{bits} bits");
+    }
 }

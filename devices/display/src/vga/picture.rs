@@ -142,6 +142,8 @@ impl Vga {
     }
 
     fn has_cursor(&self, counter: usize, row: usize) -> bool {
+        // The counter has 16 bits.
+        let counter = counter & 0xffff;
         let start = self.crtc[crtc::CURSOR_START];
         let end = self.crtc[crtc::CURSOR_END];
         start & 0x20 == 0
