@@ -297,6 +297,27 @@ fn illegal_vectors_are_logged() {
     assert_eq!(read(&mut lapic, 0x280, T0), 0);
 }
 
+/// 12.5.3: a write to ESR rearms the error interrupt. So errors that come again and again, for example by reads of the
+/// handler, raise none until it is written.
+#[test]
+fn one_error_interrupt_until_esr_is_written() {
+    let mut lapic = enabled();
+    write(&mut lapic, 0x370, 0x1_00fe, T0);
+    read(&mut lapic, 0x40, T0);
+    write(&mut lapic, 0x370, 0xfe, T0);
+    assert_eq!(lapic.acknowledge(), None, "was masked");
+    for error in 0..3 {
+        read(&mut lapic, 0x40, T0);
+        let expected = (error == 0).then_some(0xfe);
+        assert_eq!(lapic.acknowledge(), expected, "error {error}");
+        write(&mut lapic, 0xb0, 0, T0);
+    }
+    write(&mut lapic, 0x280, 0, T0);
+    assert_eq!(read(&mut lapic, 0x280, T0), 0x80);
+    read(&mut lapic, 0x40, T0);
+    assert_eq!(lapic.acknowledge(), Some(0xfe), "rearmed");
+}
+
 #[test]
 fn timer_one_shot() {
     // 12.5.4: counts at the bus clock divided; 1 GHz by 16 is 16 ns a count.
