@@ -125,9 +125,7 @@ impl<'a> Delivery<'a> {
     pub(super) fn route(&mut self, message: InterruptMessage) -> bool {
         let fabric = self.fabric;
         if message.mode == DeliveryMode::LowestPriority {
-            return self
-                .lowest_priority(message)
-                .is_some_and(|vcpu| self.give(vcpu, message));
+            return self.route_to_one(message);
         }
         match message.destination {
             Destination::Physical(id) => {
@@ -144,6 +142,23 @@ impl<'a> Delivery<'a> {
                 accepted
             }
         }
+    }
+
+    /// Delivers to the target of lowest priority. One that has been switched off since it was looked at is passed over.
+    fn route_to_one(&mut self, message: InterruptMessage) -> bool {
+        for _ in 0..self.fabric.slots.len() {
+            let Some(vcpu) = self.lowest_priority(message) else {
+                return false;
+            };
+            if self.give(vcpu, message) {
+                return true;
+            }
+            // Asking it has refreshed what is known of it. One that is on has refused the message itself.
+            if self.fabric.identity(vcpu).software_enabled {
+                return false;
+            }
+        }
+        false
     }
 
     fn targets(&self, vcpu: usize, destination: Destination) -> bool {

@@ -1,5 +1,7 @@
 //! Routing of lines and messages, and the fabric with many vCPUs on threads of their own.
 
+mod storms;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
