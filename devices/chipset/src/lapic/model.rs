@@ -580,6 +580,10 @@ impl Lapic {
         };
         if has_vector && vector < 16 {
             self.error(regs::ESR_SEND_ILLEGAL_VECTOR);
+            // To oneself it arrives, and is an error there too.
+            if icr >> 18 & 3 == 1 {
+                self.accept_vector(vector, Trigger::Edge);
+            }
             return None;
         }
         let destination = match icr >> 18 & 3 {

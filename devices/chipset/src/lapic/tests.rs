@@ -297,6 +297,20 @@ fn illegal_vectors_are_logged() {
     assert_eq!(read(&mut lapic, 0x280, T0), 0);
 }
 
+/// 12.5.3: bit 6 is also for an interrupt by a self IPI, whose sending bit 5 is for.
+#[test]
+fn an_illegal_self_ipi_is_sent_and_received() {
+    let mut lapic = enabled();
+    write(&mut lapic, 0x300, 0x4_4005, T0);
+    write(&mut lapic, 0x280, 0, T0);
+    assert_eq!(read(&mut lapic, 0x280, T0), 0x60);
+    let mut lapic = x2apic();
+    lapic.msr_write(0x83f, 5, T0).expect("legal");
+    lapic.msr_write(0x828, 0, T0).expect("legal");
+    assert_eq!(lapic.msr_read(0x828, T0), Ok(0x60));
+    assert_eq!(lapic.pending_vector(), None);
+}
+
 /// 12.5.3: a write to ESR rearms the error interrupt. So errors that come again and again, for example by reads of the
 /// handler, raise none until it is written.
 #[test]

@@ -138,9 +138,8 @@ impl Lapic {
                 self.advance(now);
                 if (value as u8) < 16 {
                     self.error(regs::ESR_SEND_ILLEGAL_VECTOR);
-                } else {
-                    self.accept_vector(value as u8, Trigger::Edge);
                 }
+                self.accept_vector(value as u8, Trigger::Edge);
                 Ok(None)
             }
             _ => self
