@@ -87,7 +87,7 @@ impl Target for Code {
         self.shutdowns += u64::from(exit == RunExit::Shutdown);
         let halted = after.mp_state == MpState::Halted;
         self.handled += u64::from(halted && after.rip.wrapping_sub(HANDLER) < 8);
-        if state.system.cr4 & 1 << 13 != 0 {
+        if (state.system.cr4 | after.system.cr4) & 1 << 13 != 0 {
             // What VMXON made is no part of the state that is set.
             self.machine = Machine::new(image());
         } else {

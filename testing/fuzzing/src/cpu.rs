@@ -2,16 +2,21 @@
 
 pub mod invariants;
 pub mod modes;
+pub mod ways;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use guestmem::{Gpa, GuestRam};
 use hostexec::HostExec;
+use softcpu::code::BlockExecutor;
 use softcpu::cpu::Cpu;
 use softcpu::run::Runner;
 use vcpu::cpuid::{CpuModel, CpuidTable, HostVector, ModelConfig, model};
-use vcpu::{Attention, InterruptFault, NestedVirt, Platform, RunExit, VcpuState, VmConfig};
+use vcpu::{
+    Attention, InterruptFault, NestedVirt, Platform, REPRODUCIBLE_SEED, RunExit, VcpuState,
+    VmConfig,
+};
 
 /// RAM from address zero on.
 pub const RAM_BYTES: u64 = 128 << 10;
@@ -25,6 +30,8 @@ pub const FAR_FILL: u8 = 0xc5;
 pub const STOP: Gpa = Gpa(RAM_BYTES);
 /// Instructions between two polls.
 const SLICE: u64 = 48;
+/// What the TSC shows where time stands still.
+const STILL: u64 = 0x1234_5678;
 
 /// The model the guest sees: all there is.
 #[must_use]
@@ -61,6 +68,21 @@ struct Lines {
     vector: AtomicU8,
     cr8: AtomicU8,
     stops: AtomicBool,
+    /// Time stands still, and a poll gives so many instructions and asks for nothing; zero if it does not.
+    still: AtomicU64,
+    /// A sum over the accesses of this case, in their order.
+    accesses: AtomicU64,
+}
+
+impl Lines {
+    fn note(&self, at: u64, value: u64) {
+        let sum = self.accesses.load(Ordering::Relaxed);
+        let sum = (sum ^ at)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(23);
+        let sum = (sum ^ value).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        self.accesses.store(sum, Ordering::Relaxed);
+    }
 }
 
 struct Board {
@@ -69,8 +91,16 @@ struct Board {
 }
 
 impl Platform for Board {
-    fn pio_read(&mut self, port: u16, _: u8, _: u64) -> u32 {
+    fn pio_read(&mut self, port: u16, size: u8, _: u64) -> u32 {
+        self.lines.note(port.into(), size.into());
         u32::from(port).wrapping_mul(0x9e37_79b1)
+    }
+
+    fn pio_write(&mut self, port: u16, size: u8, value: u32, _: u64) {
+        self.lines.note(
+            1 << 16 | u64::from(port),
+            u64::from(size) << 32 | u64::from(value),
+        );
     }
 
     fn mmio_read(&mut self, gpa: Gpa, data: &mut [u8], _: u64) {
@@ -79,6 +109,7 @@ impl Platform for Board {
             (gpa.0 & 0xfff) as usize + data.len() <= 0x1000,
             "inside one page"
         );
+        self.lines.note(gpa.0, data.len() as u64);
         data.fill(gpa.0 as u8);
         if gpa == STOP && self.lines.stops.load(Ordering::Relaxed) {
             self.attention.raise(Attention::STOP);
@@ -91,6 +122,9 @@ impl Platform for Board {
             (gpa.0 & 0xfff) as usize + data.len() <= 0x1000,
             "inside one page"
         );
+        let mut value = [0; 8];
+        value[..data.len()].copy_from_slice(data);
+        self.lines.note(!gpa.0, u64::from_le_bytes(value));
     }
 
     fn apic_msr_read(&mut self, msr: u32, _: u64) -> Result<u64, InterruptFault> {
@@ -122,7 +156,18 @@ impl Platform for Board {
         self.lines.nmi.swap(false, Ordering::Relaxed)
     }
 
+    fn tsc(&mut self, retired: u64) -> u64 {
+        match self.lines.still.load(Ordering::Relaxed) {
+            0 => retired,
+            _ => STILL,
+        }
+    }
+
     fn poll(&mut self, _: u64) -> u64 {
+        let still = self.lines.still.load(Ordering::Relaxed);
+        if still != 0 {
+            return still;
+        }
         if self.lines.polls.fetch_add(1, Ordering::Relaxed) >= 1 {
             self.attention.raise(Attention::STOP);
         }
@@ -219,6 +264,7 @@ impl Machine {
     /// Runs from `start` for about a hundred instructions at most, or until HLT. Gives how the run ended, the state
     /// then, and the instructions executed.
     pub fn execute(&mut self, start: &VcpuState, events: Events) -> (RunExit, VcpuState, u64) {
+        self.lines.still.store(0, Ordering::Relaxed);
         let before = self.begin(start, events);
         let exit = self.runner.run();
         let state = self.runner.cpu.save();
@@ -243,6 +289,11 @@ impl Machine {
         (exit, state, self.retired_since(before))
     }
 
+    /// The state of the processor.
+    pub fn state(&mut self) -> VcpuState {
+        self.runner.cpu.save()
+    }
+
     fn retired_since(&self, before: u64) -> u64 {
         self.runner.cpu.retired_now().wrapping_sub(before)
     }
@@ -258,13 +309,24 @@ impl Machine {
         lines
             .vector
             .store(interrupt.unwrap_or(0), Ordering::Relaxed);
+        lines.accesses.store(0, Ordering::Relaxed);
         // But that decoded code is stale stays noted: a case writes its code before it runs.
         self.attention.clear(!Attention::CODE);
         if events.nmi || interrupt.is_some() {
             self.attention.raise(Attention::INTERRUPT);
         }
         self.runner.cpu.restore(start);
-        self.runner.cpu.retired_now()
+        let cpu = &mut self.runner.cpu;
+        cpu.random_state = REPRODUCIBLE_SEED;
+        // A case begins with a poll.
+        cpu.retired_base = cpu.retired_now();
+        (cpu.budget, cpu.budget_given) = (0, 0);
+        cpu.retired_now()
+    }
+
+    /// Has `executor` run hot blocks.
+    pub fn set_executor(&mut self, executor: Box<dyn BlockExecutor>) {
+        self.runner.set_executor(executor);
     }
 
     /// Has reads of [`STOP`] end runs.

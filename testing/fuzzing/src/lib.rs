@@ -5,8 +5,7 @@
 //! number of them in CI and as many as one likes by hand (`cargo run --release -p fuzzing -- code 1000000`);
 //! `testing/fuzzing/fuzz` takes them from libFuzzer, which is guided by coverage.
 //!
-//! A target keeps no state from one case to the next but for speed and for what RDRAND gives next: nearly always the
-//! same bytes give the same case; else the cases before it have to be run as well.
+//! A target keeps no state from one case to the next but for speed: the same bytes give the same case.
 
 pub mod board;
 pub mod boot;
@@ -17,6 +16,7 @@ pub mod devices;
 pub mod firmware;
 pub mod input;
 pub mod paging;
+pub mod steps;
 pub mod text;
 pub mod vmentry;
 
@@ -39,8 +39,8 @@ pub trait Target {
 }
 
 /// The names of the targets.
-pub const NAMES: [&str; 7] = [
-    "code", "paging", "vmentry", "devices", "boot", "firmware", "text",
+pub const NAMES: [&str; 8] = [
+    "code", "steps", "paging", "vmentry", "devices", "boot", "firmware", "text",
 ];
 
 /// The target of that name.
@@ -48,6 +48,7 @@ pub const NAMES: [&str; 7] = [
 pub fn target(name: &str) -> Option<Box<dyn Target>> {
     Some(match name {
         "code" => Box::new(code::Code::new()),
+        "steps" => Box::new(steps::Steps::new()),
         "paging" => Box::new(paging::Paging::new()),
         "vmentry" => Box::new(vmentry::VmEntry::new()),
         "devices" => Box::new(devices::Devices::new()),

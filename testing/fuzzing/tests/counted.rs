@@ -21,10 +21,14 @@ fn run(name: &str, count: u64) -> Vec<(&'static str, u64)> {
     figures
 }
 
+fn figure(figures: &[(&'static str, u64)], what: &str) -> u64 {
+    let found = figures.iter().find(|(name, _)| *name == what);
+    found.expect("it is counted").1
+}
+
 /// Checks that a figure is at least one case in `of`.
 fn reaches(figures: &[(&'static str, u64)], what: &str, count: u64, of: u64) {
-    let found = figures.iter().find(|(name, _)| *name == what);
-    let (_, found) = found.expect("it is counted");
+    let found = figure(figures, what);
     assert!(found * of >= count, "{what}: only {found} of {count} cases");
 }
 
@@ -34,6 +38,21 @@ fn code() {
     let figures = run("code", COUNT);
     reaches(&figures, "instructions", 4 * COUNT, 1);
     reaches(&figures, "ended in a handler", COUNT, 4);
+}
+
+#[test]
+fn steps() {
+    const COUNT: u64 = 20_000;
+    let figures = run("steps", COUNT);
+    reaches(&figures, "instructions", 40 * COUNT, 1);
+    reaches(&figures, "compared", 4 * COUNT, 1);
+    reaches(&figures, "halted", COUNT, 4);
+    reaches(&figures, "shutdowns", COUNT, 10);
+    reaches(&figures, "tasks", COUNT, 100);
+    reaches(&figures, "repeats", COUNT, 40);
+    // Few are given up.
+    let apart = figure(&figures, "apart");
+    assert!(apart * 100 < COUNT, "{apart} cases were not compared");
 }
 
 #[test]

@@ -95,20 +95,28 @@ impl Runner {
                 self.blocks();
                 continue;
             }
-            match self.boundary() {
-                Boundary::Go => {
-                    let cpu = &self.cpu;
-                    if cpu.pending == 0 && cpu.budget > 0 && cpu.attention.get() == 0 {
-                        self.blocks();
-                    } else if let Ok(index) = self.find(false) {
-                        self.execute(index);
-                    }
-                }
-                Boundary::Step => self.step(),
-                Boundary::Again => {}
-                Boundary::Leave(exit) => return exit,
+            if let Some(exit) = self.turn_inside() {
+                return exit;
             }
         }
+    }
+
+    /// What the boundary here asks for.
+    fn turn_inside(&mut self) -> Option<RunExit> {
+        match self.boundary() {
+            Boundary::Go => {
+                let cpu = &self.cpu;
+                if cpu.pending == 0 && cpu.budget > 0 && cpu.attention.get() == 0 {
+                    self.blocks();
+                } else if let Ok(index) = self.find(false) {
+                    self.execute(index);
+                }
+            }
+            Boundary::Step => self.step(),
+            Boundary::Again => {}
+            Boundary::Leave(exit) => return Some(exit),
+        }
+        None
     }
 
     /// Runs block after block while nothing else wants attention.
@@ -230,9 +238,13 @@ impl Runner {
         if trap == Trap::Alone {
             return self.alone();
         }
-        // A stop in front of a waiting x87 instruction is none.
-        self.gave_way = trap == Trap::Restart && self.cpu.activity == MpState::Running;
+        self.note_restart(trap);
         self.take(trap, op);
+    }
+
+    /// Notes that a repeated string instruction gave way. A stop in front of a waiting x87 instruction is none.
+    fn note_restart(&mut self, trap: Trap) {
+        self.gave_way = trap == Trap::Restart && self.cpu.activity == MpState::Running;
     }
 
     /// Follows a trap with RIP at the instruction that caused it.
@@ -298,7 +310,10 @@ impl Runner {
         cpu.alone = false;
         match trap {
             None => cpu.regs[RIP] = cpu.next_rip,
-            Some((t, op)) => self.take(t, &op),
+            Some((t, op)) => {
+                self.note_restart(t);
+                self.take(t, &op);
+            }
         }
         self.alone_ops = ops;
     }

@@ -14,14 +14,31 @@ use crate::cpu::{Fault, Shadow, Trap, pending};
 impl Runner {
     /// Executes one instruction and the events around it; for tests and debuggers.
     pub fn single_step(&mut self) -> Option<RunExit> {
-        match self.boundary() {
+        self.enter();
+        let exit = match self.boundary() {
             Boundary::Leave(exit) => Some(exit),
             Boundary::Again => None,
             Boundary::Go | Boundary::Step => {
                 self.step();
                 None
             }
-        }
+        };
+        self.leave();
+        exit
+    }
+
+    /// Takes what is due, then executes blocks until the platform is to be polled or something else is due; for tests.
+    pub fn turn(&mut self) -> Option<RunExit> {
+        self.enter();
+        let exit = self.turn_inside();
+        self.leave();
+        exit
+    }
+
+    /// Whether the last instruction is a repeated string instruction that has given way and goes on.
+    #[must_use]
+    pub fn gave_way(&self) -> bool {
+        self.gave_way
     }
 
     /// One instruction with what the boundary before it called for: the interrupt shadow, TF, breakpoints.

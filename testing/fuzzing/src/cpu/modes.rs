@@ -10,6 +10,8 @@
 //! 0_5000  TSS, another one             1_4000  a VMXON region and a VMCS region
 //! ```
 
+use std::ops::Range;
+
 use vcpu::{DescriptorTable, SegmentRegister, VcpuState};
 use x86defs::segment::{Access, Selector};
 
@@ -31,6 +33,8 @@ const IDT16: u64 = 0x4000;
 pub(crate) const TSS: u64 = 0x5000;
 const OTHER_TSS: u64 = 0x5200;
 pub(crate) const PML4: u64 = 0x6000;
+/// All tables of translations.
+pub(crate) const TABLES: Range<u64> = PML4..0xd000;
 pub(crate) const PT: u64 = 0x9000;
 const PD32: u64 = 0xa000;
 pub(crate) const PDPT_PAE: u64 = 0xc000;

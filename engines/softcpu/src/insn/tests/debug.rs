@@ -71,14 +71,21 @@ fn single_step() {
 /// last.
 #[test]
 fn single_step_of_a_repeat() {
-    let mut b = bench();
-    b.set(RCX, 2);
-    b.set(RDI, DATA);
-    set_flags(&mut b, rflags::TF);
-    assert_eq!(b.run(&[0xf3, 0xaa]), Outcome::Next(CODE));
-    assert_eq!(b.step(), Outcome::Vector(DB));
-    assert_eq!(trap(&mut b), (CODE, 0x1_0102, BS));
-    assert_eq!(b.get(RCX), 1);
+    let first = |at| {
+        let mut b = bench();
+        b.set(RAX, 0xf3);
+        b.set(RCX, 2);
+        b.set(RDI, at);
+        set_flags(&mut b, rflags::TF);
+        assert_eq!(b.run(&[0xf3, 0xaa]), Outcome::Next(CODE));
+        assert_eq!(b.step(), Outcome::Vector(DB));
+        assert_eq!(trap(&mut b), (CODE, 0x1_0102, BS), "{at:#x}");
+        assert_eq!(b.get(RCX), 1);
+        b
+    };
+    // It stores its first byte over itself, and runs by itself for that.
+    first(CODE);
+    let mut b = first(DATA);
     b.set(RIP, CODE);
     b.cpu().dr6 = 0xffff_0ff0;
     set_flags(&mut b, rflags::TF | rflags::RF);
