@@ -552,12 +552,30 @@ impl Cpu {
         }
     }
 
-    /// A PAUSE: whoever spins most likely waits for a vCPU that the host has not scheduled.
+    /// A PAUSE: whoever spins most likely waits for a vCPU that the host has not scheduled. It lets that one have the
+    /// host's processor every so often, and as the host may take its time, ends its slice: what is due by then comes
+    /// before it goes on.
     pub fn paused(&mut self) {
         const PAUSES_A_YIELD: u32 = 16;
         self.pauses = self.pauses.wrapping_add(1);
         if self.shared && self.pauses.is_multiple_of(PAUSES_A_YIELD) {
-            std::thread::yield_now();
+            let retired = self.retired_now();
+            self.platform.give_way(retired);
+            self.end_slice();
+        }
+    }
+
+    /// Has the platform polled at the next boundary.
+    pub fn end_slice(&mut self) {
+        self.shorten_slice(0);
+    }
+
+    /// Has the platform polled after so many more instructions, if not before.
+    pub fn shorten_slice(&mut self, most: i64) {
+        if self.budget > most {
+            // What is taken off the budget must not count as executed.
+            self.budget_given -= self.budget - most;
+            self.budget = most;
         }
     }
 

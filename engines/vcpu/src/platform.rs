@@ -122,6 +122,10 @@ pub trait Platform: Send {
     fn idle(&mut self, _retired: u64, _until_tsc: Option<u64>) -> Wake {
         Wake::Stop
     }
+    /// The vCPU spins and most likely waits for another one: lets others have the host's processor.
+    fn give_way(&mut self, _retired: u64) {
+        std::thread::yield_now();
+    }
     /// What RDRAND and RDSEED start from: unpredictable, unless the run is to be reproducible.
     fn seed(&mut self) -> u64 {
         REPRODUCIBLE_SEED
@@ -175,6 +179,8 @@ impl Attention {
     pub const REMAP: u32 = 16;
     /// For engines: somebody has stored to the line this vCPU monitors.
     pub const MONITOR: u32 = 32;
+    /// For engines that call [`Platform::poll`]: the board wants that now. Nothing an idle vCPU has to wake for.
+    pub const LOOK: u32 = 64;
     /// What ends [`Platform::idle`].
     pub const WAKES: u32 = Self::INTERRUPT | Self::STOP | Self::MONITOR;
 

@@ -100,6 +100,22 @@ fn a_busy_host_does_not_spoil_the_kernels_measurements() {
     assert_no_complaint(&log);
 }
 
+/// Linux waits for its first ticks in a loop of PAUSE and RDTSC, in which a vCPU that has others must not give the
+/// host's processor away time and again: too few ticks come, and the kernel panics.
+#[test]
+fn two_processors_get_their_timer_on_a_busy_host() {
+    let level = Level1::of(1).with_words("loglevel=7");
+    let mut load = Load::of(4);
+    let ended = level.run(&["--nested", "off", "--cpus", "2"]).end();
+    assert!(load.0.iter_mut().all(|busy| !busy.has_ended()));
+    let log = ended.text();
+    for complaint in ["timer not connected", "timer doesn't work", "Kernel panic"] {
+        assert!(!log.contains(complaint), "{complaint}: {log}");
+    }
+    ended.expect_code(0);
+    assert!(log.contains(" cpus=2"), "{log}");
+}
+
 /// The last time of a kernel's log, in seconds.
 fn last_stamp(log: &str) -> Option<f64> {
     log.lines().rev().find_map(|line| {

@@ -198,11 +198,15 @@ impl Board {
     }
 
     /// How long an idle vCPU is to sleep for what is due at `deadline`, in host mode: until real time is there. Where
-    /// that has come and is not shown yet, the vCPUs that run are about to.
+    /// that has come and is not shown yet, the vCPUs that run are asked to look at the clock, which shows it.
     pub(crate) fn until(&self, deadline: VirtualTime) -> Duration {
         debug_assert_eq!(self.clock.mode(), ClockMode::Host);
         let left = deadline - self.clock.real();
         if left == 0 && self.anybody_runs() {
+            // Those that are idle, the caller too, look once more than they have to when they run again.
+            for line in &self.lines {
+                line.attention().raise(Attention::LOOK);
+            }
             IDLE_STEP
         } else {
             Duration::from_nanos(left)

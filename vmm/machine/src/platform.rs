@@ -7,7 +7,9 @@
 //! shown time by no more than the instructions since the last one can have taken. [`Platform::poll`] compares it with
 //! the deadlines and gives the vCPU a slice of instructions, shorter when something is due soon; an idle vCPU sleeps
 //! until real time has come to the earliest deadline, its engine's own included, or until its attention word is set.
-//! Once all are idle there is no lag; as long as one runs, the others wait for time to be shown by those that run.
+//! Once all are idle there is no lag; as long as one runs, the others wait for time to be shown by those that run, and
+//! ask them to look once they are due. A vCPU that gives way as it spins counts as idle meanwhile, unless it reads
+//! clocks: who does so waits for a time, not for a vCPU.
 //!
 //! *Virtual mode*: one executed instruction is one nanosecond. A slice ends exactly at the next deadline, so
 //! that with one vCPU every timer interrupt comes at the same instruction in every run. When all vCPUs are
@@ -16,6 +18,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use bus::{ClockMode, VirtualTime};
@@ -56,6 +59,8 @@ pub(crate) struct SoftPlatform {
     /// The time at which this vCPU had executed `base_retired` instructions; in host mode, at its last look.
     base_time: VirtualTime,
     base_retired: u64,
+    /// It has read a clock or a device since it last gave way.
+    looked: bool,
     /// `retired` of the last idle that ended because of something pending. The engine comes back with the same
     /// number when it could not take it.
     refused_at: Option<u64>,
@@ -78,6 +83,7 @@ impl SoftPlatform {
             apic_page: None,
             base_time: VirtualTime(0),
             base_retired: 0,
+            looked: false,
             refused_at: None,
         };
         platform.find_apic_page();
@@ -119,6 +125,7 @@ impl SoftPlatform {
 
     /// The time at an access to a device. In virtual mode devices see that of the last poll.
     fn access_time(&mut self, retired: u64) -> VirtualTime {
+        self.looked = true;
         match self.board.clock.mode() {
             ClockMode::Host => self.now_at(retired),
             ClockMode::Virtual => self.now(),
@@ -288,6 +295,7 @@ impl Platform for SoftPlatform {
     }
 
     fn tsc(&mut self, retired: u64) -> u64 {
+        self.looked = true;
         let now = self.now_at(retired);
         // The usual frequency spares a wide division.
         if self.tsc_hz == crate::config::DEFAULT_TSC_HZ {
@@ -335,6 +343,23 @@ impl Platform for SoftPlatform {
         self.line.set_alarm(None);
         self.rebase(retired, now);
         wake
+    }
+
+    fn give_way(&mut self, retired: u64) {
+        if self.board.clock.mode() == ClockMode::Virtual {
+            thread::yield_now();
+            return;
+        }
+        // Who reads a clock as it spins waits for a time. That comes without others, and should not leap.
+        if std::mem::take(&mut self.looked) {
+            return;
+        }
+        self.now_at(retired);
+        self.board.enter_idle();
+        thread::yield_now();
+        let now = self.board.idle_time();
+        self.board.leave_idle();
+        self.rebase(retired.max(self.base_retired), now);
     }
 }
 

@@ -29,6 +29,10 @@ impl Runner {
             cpu.attention.clear(Attention::PAUSE);
             cpu.world.give_way();
         }
+        if attention & Attention::LOOK != 0 {
+            cpu.attention.clear(Attention::LOOK);
+            cpu.end_slice();
+        }
         if cpu.budget <= 0 {
             refill(cpu);
         }

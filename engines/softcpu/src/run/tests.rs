@@ -1,6 +1,8 @@
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use guestmem::RamOffset;
+use vcpu::{Attention, Platform};
 use x86defs::exception::DB;
 use x86defs::rflags;
 
@@ -65,4 +67,104 @@ fn changed_code_keeps_rf_and_tf() {
     assert_eq!(b.step(), Outcome::Vector(DB));
     assert_eq!(b.cpu().dr6 & 0x400f, 0x4000, "a single step");
     assert_eq!(b.at::<u64>(b.get(RSP)), at + 2);
+}
+
+/// What a vCPU tells the board.
+#[derive(Default)]
+struct Told {
+    /// Instructions executed at each poll and each time it gave way.
+    polls: Vec<u64>,
+    gave_way: Vec<u64>,
+}
+
+/// A board that stops the vCPU at the fourth poll.
+struct Ear {
+    told: Arc<Mutex<Told>>,
+    attention: Attention,
+    slice: u64,
+}
+
+impl Platform for Ear {
+    fn poll(&mut self, retired: u64) -> u64 {
+        let mut told = self.told.lock().unwrap();
+        told.polls.push(retired);
+        if told.polls.len() == 4 {
+            self.attention.raise(Attention::STOP);
+        }
+        self.slice
+    }
+    fn give_way(&mut self, retired: u64) {
+        self.told.lock().unwrap().gave_way.push(retired);
+    }
+}
+
+/// Runs this code, in a loop, on such a board.
+fn told(code: &[u8], shared: bool, slice: u64) -> (Told, Bench) {
+    let mut b = Bench::long();
+    let at = b.get(crate::cpu::RIP);
+    let back = -i8::try_from(code.len() + 2).unwrap();
+    for (n, &byte) in code.iter().chain(&[0xeb, back as u8]).enumerate() {
+        b.put(at + n as u64, byte);
+    }
+    let told = Arc::new(Mutex::new(Told::default()));
+    let cpu = b.cpu();
+    cpu.shared = shared;
+    cpu.budget = 0;
+    cpu.budget_given = 0;
+    cpu.retired_base = 0;
+    cpu.platform = Box::new(Ear {
+        told: Arc::clone(&told),
+        attention: cpu.attention.clone(),
+        slice,
+    });
+    assert_eq!(b.runner.run(), vcpu::RunExit::Stopped);
+    let told = std::mem::take(&mut *told.lock().unwrap());
+    (told, b)
+}
+
+/// The host may have taken its time: what is due is not to wait for the end of a long slice. What is cut off does not
+/// count as executed.
+#[test]
+fn a_vcpu_that_gives_way_ends_its_slice() {
+    // PAUSE; NOP; INC RAX; JMP: 4 instructions, and it gives way at each sixteenth round.
+    let (told, mut b) = told(&[0xf3, 0x90, 0x90, 0x48, 0xff, 0xc0], true, 30_000);
+    assert_eq!(told.gave_way, [64, 128, 192]);
+    assert_eq!(told.polls, [0, 64, 128, 192]);
+    let rounds = b.get(RAX);
+    assert!(rounds >= 48);
+    assert_eq!(b.cpu().retired_now(), 4 * rounds);
+}
+
+/// One that is alone never does: every slice is as long as the board says.
+#[test]
+fn a_vcpu_alone_keeps_its_slice() {
+    let (told, mut b) = told(&[0xf3, 0x90, 0x90, 0x48, 0xff, 0xc0], false, 400);
+    assert!(told.gave_way.is_empty());
+    assert_eq!(told.polls, [0, 400, 800, 1200]);
+    assert_eq!(b.cpu().retired_now(), 4 * b.get(RAX));
+}
+
+/// The board wants to be polled in the middle of a slice.
+#[test]
+fn a_look_that_is_asked_for_ends_the_slice() {
+    let mut b = Bench::long();
+    let at = b.get(crate::cpu::RIP);
+    b.put(at, 0xfeeb_u16);
+    let told = Arc::new(Mutex::new(Told::default()));
+    let cpu = b.cpu();
+    let attention = cpu.attention.clone();
+    cpu.platform = Box::new(Ear {
+        told: Arc::clone(&told),
+        attention: attention.clone(),
+        slice: i64::MAX as u64,
+    });
+    let runner = std::thread::spawn(move || b.runner.run());
+    // Its own slice would end in a century.
+    for looks in 2..=4 {
+        while told.lock().unwrap().polls.len() < looks {
+            attention.raise(Attention::LOOK);
+            std::thread::yield_now();
+        }
+    }
+    assert_eq!(runner.join().expect("no panic"), vcpu::RunExit::Stopped);
 }

@@ -98,12 +98,7 @@ impl Cpu {
             Some(0) => self.pending |= pending::VMX,
             Some(left) => {
                 let instructions = i64::try_from(left / TSC_PER_INSTRUCTION).unwrap_or(i64::MAX);
-                let most = instructions.max(LEAST_BUDGET);
-                if self.budget > most {
-                    // What is taken off the budget must not count as executed.
-                    self.budget_given -= self.budget - most;
-                    self.budget = most;
-                }
+                self.shorten_slice(instructions.max(LEAST_BUDGET));
             }
             None => {}
         }

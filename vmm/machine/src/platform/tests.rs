@@ -478,3 +478,94 @@ fn a_slice_with_lag_ends_at_the_deadline() {
     let due = due.expect("the loop ends with it");
     assert!((MS..MS + 200_000).contains(&due), "{due}");
 }
+
+/// A vCPU that spins has no reads of clocks to be torn apart while the others have the host's processor.
+#[test]
+fn a_vcpu_that_gives_way_is_idle_meanwhile() {
+    let (mut platforms, real) = platforms_of_given_time(2);
+    let mut other = platforms.pop().expect("two");
+    let mut spins = platforms.pop().expect("two");
+    let board = Arc::clone(&spins.board);
+    leap(&real, 30 * MS);
+    // The other one runs: the lag is its own to make up.
+    spins.give_way(50);
+    assert_eq!(other.now(), VirtualTime(1_500 + 50 * 32));
+    assert_eq!(board.busy(), 2, "it runs again");
+    board.enter_idle();
+    spins.give_way(100);
+    assert_eq!(other.now(), VirtualTime(30 * MS));
+    assert_eq!(board.busy(), 1);
+    board.leave_idle();
+    // From there it is counted on.
+    leap(&real, 30 * MS);
+    assert_eq!(spins.tsc(105), 30 * MS + 1_500 + 5 * 32);
+    assert_eq!(other.tsc(0), 30 * MS + 1_500 + 5 * 32);
+}
+
+/// As Linux's `timer_irq_works` does: PAUSE and RDTSC in turn, for ticks to come.
+#[test]
+fn a_vcpu_that_waits_for_a_time_does_not_make_it_leap() {
+    let (mut platforms, real) = platforms_of_given_time(2);
+    let spins = &mut platforms[0];
+    spins.board.enter_idle();
+    leap(&real, 30 * MS);
+    let mut last = spins.tsc(0);
+    for retired in (5..500).step_by(5) {
+        spins.give_way(retired);
+        let now = spins.tsc(retired);
+        assert_eq!(now - last, 1_500 + 5 * 32);
+        last = now;
+    }
+    // Devices tell the time too.
+    timer_count(spins, 500);
+    let before = spins.now();
+    spins.give_way(500);
+    assert_eq!(spins.now(), before);
+    // Once it reads no clock any more it waits for others.
+    spins.give_way(600);
+    assert_eq!(spins.now(), VirtualTime(30 * MS));
+}
+
+/// Virtual time is not real time's to move.
+#[test]
+fn in_virtual_mode_giving_way_takes_no_time() {
+    let mut platforms = platforms(ClockMode::Virtual, 2);
+    platforms[1].board.enter_idle();
+    let spins = &mut platforms[0];
+    // The jump to it would be for those who are all idle.
+    start_timer(spins, 1_000);
+    spins.tsc(700);
+    spins.give_way(800);
+    assert_eq!(spins.now(), VirtualTime(700));
+    assert_eq!(spins.board.busy(), 1);
+    assert!(!spins.interrupt_pending());
+}
+
+/// What is due for an idle vCPU does not wait for the end of another one's slice.
+#[test]
+fn an_idle_vcpu_has_those_that_run_look() {
+    const LOOK: u32 = Attention::LOOK;
+    let (mut platforms, real) = platforms_of_given_time(2);
+    let mut idle = platforms.pop().expect("two");
+    let mut runs = platforms.pop().expect("two");
+    runs.poll(0);
+    // 5 ms.
+    start_timer(&mut idle, 125_000);
+    let sleeper = thread::spawn(move || {
+        assert_eq!(idle.idle(1, None), Wake::Event);
+        idle.acknowledge_interrupt()
+    });
+    while runs.board.busy() != 1 {
+        thread::yield_now();
+    }
+    assert_eq!(runs.line.attention().get(), 0, "nothing is due");
+    leap(&real, 5 * MS);
+    // It sleeps for real, whatever the test's clock is.
+    while runs.line.attention().get() & LOOK == 0 {
+        thread::yield_now();
+    }
+    // So many instructions could have taken that long.
+    runs.poll(100_000);
+    assert_eq!(runs.now(), VirtualTime(5 * MS));
+    assert_eq!(sleeper.join().expect("no panic"), Some(0x40));
+}
