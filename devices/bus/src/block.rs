@@ -26,12 +26,16 @@ pub enum BlockError {
 ///
 /// Requests are done when the call returns. Offsets and lengths are multiples of [`SECTOR_BYTES`] and inside the size;
 /// an implementation refuses others ([`check_range`]).
+///
+/// One that can only be read need not say how it is written: it refuses that.
 pub trait BlockBackend: Send {
     /// How large it is; a multiple of [`SECTOR_BYTES`].
     fn size_bytes(&self) -> u64;
 
     /// Whether writes are refused.
-    fn is_read_only(&self) -> bool;
+    fn is_read_only(&self) -> bool {
+        true
+    }
 
     /// Fills `data` from `offset` on.
     ///
@@ -43,19 +47,25 @@ pub trait BlockBackend: Send {
     ///
     /// # Errors
     /// Any [`BlockError`].
-    fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), BlockError>;
+    fn write(&mut self, _offset: u64, _data: &[u8]) -> Result<(), BlockError> {
+        Err(BlockError::ReadOnly)
+    }
 
     /// Makes `len` bytes from `offset` on read as zero; with `unmap` their storage may be given back.
     ///
     /// # Errors
     /// Any [`BlockError`].
-    fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError>;
+    fn write_zeroes(&mut self, _offset: u64, _len: u64, _unmap: bool) -> Result<(), BlockError> {
+        Err(BlockError::ReadOnly)
+    }
 
     /// The content of `len` bytes from `offset` on is of no more interest.
     ///
     /// # Errors
     /// Any [`BlockError`].
-    fn discard(&mut self, offset: u64, len: u64) -> Result<(), BlockError>;
+    fn discard(&mut self, _offset: u64, _len: u64) -> Result<(), BlockError> {
+        Err(BlockError::ReadOnly)
+    }
 
     /// Brings everything written before to where it survives a crash of the host.
     ///
@@ -80,6 +90,36 @@ pub fn check_range(size_bytes: u64, offset: u64, len: u64) -> Result<(), BlockEr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Says no more than how it is read.
+    struct Blank;
+    impl BlockBackend for Blank {
+        fn size_bytes(&self) -> u64 {
+            1024
+        }
+        fn read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), BlockError> {
+            check_range(1024, offset, data.len() as u64)?;
+            data.fill(0);
+            Ok(())
+        }
+        fn flush(&mut self) -> Result<(), BlockError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_only_read_refuses_changes() {
+        let mut disk = Blank;
+        assert!(disk.is_read_only());
+        assert!(disk.read(512, &mut [1; 512]).is_ok());
+        for refused in [
+            disk.write(0, &[1; 512]),
+            disk.write_zeroes(0, 512, true),
+            disk.discard(0, 512),
+        ] {
+            assert!(matches!(refused, Err(BlockError::ReadOnly)), "{refused:?}");
+        }
+    }
 
     #[test]
     fn ranges_are_whole_sectors_inside_the_disk() {

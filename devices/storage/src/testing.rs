@@ -12,9 +12,6 @@ impl BlockBackend for Disc {
     fn size_bytes(&self) -> u64 {
         2048 * self.sectors
     }
-    fn is_read_only(&self) -> bool {
-        true
-    }
     fn read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), BlockError> {
         check_range(self.size_bytes(), offset, data.len() as u64)?;
         if self.fails {
@@ -24,15 +21,6 @@ impl BlockBackend for Disc {
             *byte = (n / 2048) as u8;
         }
         Ok(())
-    }
-    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
-    }
-    fn write_zeroes(&mut self, _: u64, _: u64, _: bool) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
-    }
-    fn discard(&mut self, _: u64, _: u64) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
     }
     fn flush(&mut self) -> Result<(), BlockError> {
         Ok(())

@@ -28,23 +28,11 @@ impl BlockBackend for Sparse {
     fn size_bytes(&self) -> u64 {
         1 << 40
     }
-    fn is_read_only(&self) -> bool {
-        true
-    }
     fn read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), BlockError> {
         check_range(self.size_bytes(), offset, data.len() as u64)?;
         data.fill(0);
         self.0.fetch_add(data.len() as u64, Ordering::SeqCst);
         Ok(())
-    }
-    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
-    }
-    fn write_zeroes(&mut self, _: u64, _: u64, _: bool) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
-    }
-    fn discard(&mut self, _: u64, _: u64) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
     }
     fn flush(&mut self) -> Result<(), BlockError> {
         Ok(())
