@@ -23,6 +23,8 @@ msrs! {
     IA32_BIOS_UPDT_TRIG = 0x79;
     /// Microcode revision.
     IA32_BIOS_SIGN_ID = 0x8b;
+    /// First general-purpose performance counter.
+    IA32_PMC0 = 0xc1;
     /// Ratios and limits of the platform (MSR_PLATFORM_INFO).
     MSR_PLATFORM_INFO = 0xce;
     /// MTRR capabilities.
@@ -43,6 +45,8 @@ msrs! {
     IA32_MCG_STATUS = 0x17a;
     /// Machine-check control.
     IA32_MCG_CTL = 0x17b;
+    /// What the first general-purpose performance counter counts.
+    IA32_PERFEVTSEL0 = 0x186;
     /// Current performance state.
     IA32_PERF_STATUS = 0x198;
     /// Wanted performance state.
@@ -67,6 +71,18 @@ msrs! {
     IA32_PAT = 0x277;
     /// MTRR default type.
     IA32_MTRR_DEF_TYPE = 0x2ff;
+    /// First performance counter of fixed function.
+    IA32_FIXED_CTR0 = 0x309;
+    /// Abilities of performance monitoring.
+    IA32_PERF_CAPABILITIES = 0x345;
+    /// Control of the performance counters of fixed function.
+    IA32_FIXED_CTR_CTRL = 0x38d;
+    /// Which performance counters have overflowed.
+    IA32_PERF_GLOBAL_STATUS = 0x38e;
+    /// Which performance counters count.
+    IA32_PERF_GLOBAL_CTRL = 0x38f;
+    /// Clears bits of IA32_PERF_GLOBAL_STATUS.
+    IA32_PERF_GLOBAL_OVF_CTRL = 0x390;
     /// Control of machine-check bank 0; each bank has four MSRs: control, status, address, miscellaneous.
     IA32_MC0_CTL = 0x400;
     /// First VMX capability MSR.
@@ -161,6 +177,8 @@ pub mod arch_capabilities {
 pub mod misc_enable {
     /// Fast strings; where it is clear, operating systems do not use REP MOVS and REP STOS to copy.
     pub const FAST_STRINGS: u64 = 1;
+    /// Performance monitoring is there; read-only.
+    pub const PERFORMANCE_MONITORING: u64 = 1 << 7;
     /// Branch trace storage is not there; read-only.
     pub const BTS_UNAVAILABLE: u64 = 1 << 11;
     /// Processor event based sampling is not there; read-only.

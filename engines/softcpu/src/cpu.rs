@@ -17,6 +17,7 @@ use crate::code::Op;
 use crate::flags::Flags;
 use crate::insn::{Monitor, VectorTable};
 use crate::mem::{CodePages, LargePages, Tlb};
+use crate::pmu::{self, Pmu};
 use crate::vmx::{ExitRequest, Vmx};
 use crate::world::World;
 
@@ -141,6 +142,8 @@ pub mod pending {
     pub const VMX: u32 = 64;
     /// Stores reached pages with code: invalidate before the next block.
     pub const CODE: u32 = 128;
+    /// Instructions are counted one by one: run them so.
+    pub const COUNT: u32 = 256;
 }
 
 /// MSRs that are plain storage or nearly so.
@@ -212,6 +215,8 @@ pub struct Model {
     pub vmx: bool,
     /// IA32_ARCH_CAPABILITIES.
     pub arch_capabilities: u64,
+    /// Performance monitoring.
+    pub pmu: Option<pmu::Features>,
 }
 
 /// What a [`crate::code::BlockExecutor`] keeps where its code finds it; the interpreter looks at none of it.
@@ -371,8 +376,11 @@ pub struct Cpu {
     pub retired_base: u64,
     /// What [`Cpu::budget`] was set to.
     pub budget_given: i64,
-    /// Faults delivered so far; each took the time of an instruction and was counted as one.
-    pub faults: u64,
+    /// What of [`Cpu::retired_now`] was no instruction: faults that were delivered and iterations of repeated string
+    /// instructions take the time of some.
+    pub uncounted: u64,
+    /// Performance monitoring.
+    pub pmu: Pmu,
     /// State of the random-number generator behind RDRAND.
     pub random_state: u64,
     /// VT-x.
@@ -480,6 +488,7 @@ impl Cpu {
                 self.seg[i].base
             };
         }
+        self.pmu_privilege();
         self.select_view();
     }
 
@@ -541,6 +550,13 @@ impl Cpu {
     pub fn retired_now(&self) -> u64 {
         self.retired_base
             .wrapping_add((self.budget_given - self.budget) as u64)
+    }
+
+    /// Takes the time of `instructions` that are none off the budget.
+    #[inline]
+    pub fn charge(&mut self, instructions: u64) {
+        self.budget -= instructions as i64;
+        self.uncounted = self.uncounted.wrapping_add(instructions);
     }
 
     /// What a fence or a serializing instruction promises other vCPUs (SDM Vol 3 9.2.5, 9.3): that this one's stores

@@ -163,6 +163,7 @@ pub fn model(config: &VmConfig) -> Model {
         } else {
             0
         },
+        pmu: crate::pmu::Features::of(c),
         cpuid: c.clone(),
     }
 }

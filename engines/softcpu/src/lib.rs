@@ -11,6 +11,7 @@ pub mod event;
 pub mod flags;
 pub mod insn;
 pub mod mem;
+mod pmu;
 pub mod run;
 mod state;
 #[cfg(test)]

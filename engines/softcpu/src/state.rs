@@ -15,6 +15,7 @@ use crate::cpu::{Cpu, Fault, Model, Msrs, Native, RIP, Shadow, TWO_GIB, pending,
 use crate::flags::Flags;
 use crate::insn::{DEBUGCTL_ALLOWED, FEATURE_CONTROL_LOCKED_VMX, Monitor, VectorTable};
 use crate::mem::{CodePages, LargePages, Tlb};
+use crate::pmu::{self, Pmu};
 use crate::vmx::caps::Features;
 use crate::vmx::{ExitRequest, Vmx};
 use crate::world::World;
@@ -72,6 +73,7 @@ fn vmx_features(model: &Model) -> Features {
         rdseed: l7.ebx & 1 << 18 != 0,
         xsaves: model.xss_allowed.is_some(),
         debugctl_allowed: DEBUGCTL_ALLOWED,
+        perf_global: model.pmu.as_ref().map(pmu::Features::global),
     }
 }
 
@@ -94,6 +96,7 @@ impl Cpu {
         let mut platform = platform;
         let random_state = platform.seed().wrapping_add(u64::from(index));
         let vmx = Vmx::new(vmx_features(&model));
+        let pmu = Pmu::new(model.pmu.as_ref());
         let mut cpu = Self {
             regs,
             flags: Flags::default(),
@@ -130,6 +133,11 @@ impl Cpu {
                 misc_enable: vcpu::cpuid::MISC_ENABLE_RESET
                     | if model.monitor {
                         misc_enable::MONITOR
+                    } else {
+                        0
+                    }
+                    | if model.pmu.is_some() {
+                        misc_enable::PERFORMANCE_MONITORING
                     } else {
                         0
                     },
@@ -173,7 +181,8 @@ impl Cpu {
             tsc_offset: 0,
             retired_base: 0,
             budget_given: 0,
-            faults: 0,
+            uncounted: 0,
+            pmu,
             random_state,
             vmx,
         };
@@ -187,7 +196,10 @@ impl Cpu {
     pub fn save(&mut self) -> VcpuState {
         let mut gpr = [0; 16];
         gpr.copy_from_slice(&self.regs[..16]);
+        self.pmu_sync();
+        let counters = self.model.pmu.into_iter().flat_map(|f| pmu::saved(&f));
         let mut msrs: Vec<(u32, u64)> = saved_msrs()
+            .chain(counters)
             .filter_map(|m| self.read_msr(m).ok().map(|v| (m, v)))
             .collect();
         msrs.push((IA32_TSC, self.guest_tsc()));
@@ -293,6 +305,8 @@ impl Cpu {
             } else if msr == IA32_TSC_ADJUST {
                 // The TSC itself is restored: this must not move it once more.
                 self.msr.tsc_adjust = value;
+            } else if self.restore_pmu_msr(msr, value) {
+                // Counters whole, as no WRMSR can.
             } else if self.write_msr(msr, value).is_err() {
                 tracing::warn!(vcpu = self.index, msr, value, "saved MSR value refused");
             }
@@ -320,6 +334,7 @@ impl Cpu {
         if self.activity != MpState::Running {
             self.pending |= pending::INACTIVE;
         }
+        self.pmu_configured();
         self.set_rflags(s.rflags);
         self.debug_changed();
         self.update_space();

@@ -3,7 +3,7 @@
 //! Memory is mapped one to one (where paging is on) and every vector has a handler of its own that jumps to
 //! itself, so that RIP tells what happened ([`Bench::step`]).
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use guestmem::{Gpa, GuestRam, RamOffset};
@@ -11,7 +11,7 @@ use hostexec::HostExec;
 use vcpu::cpuid::{CpuModel, HostVector, ModelConfig};
 use vcpu::{
     Attention, DescriptorTable, NestedVirt, Platform, SegmentRegister, StartSignals, VcpuState,
-    VmConfig,
+    VmConfig, Wake,
 };
 use x86defs::segment::{Access, Selector};
 
@@ -30,7 +30,7 @@ pub const TSS: u64 = 0x7000;
 pub const PD32: u64 = 0x8000;
 pub const PDPTES: u64 = 0x9000;
 pub const PAE_PD: u64 = 0xa000;
-const HANDLERS: u64 = 0x1_0000;
+pub const HANDLERS: u64 = 0x1_0000;
 pub const CODE: u64 = 0x2_0000;
 pub const STACK: u64 = 0x3_0000;
 pub const RSP0: u64 = 0x4_0000;
@@ -75,6 +75,13 @@ pub struct Signals {
     pub ignne: AtomicBool,
     /// The vector of an interrupt that waits to be taken; 0 for none.
     pub interrupt: AtomicU8,
+    /// Interrupts of performance counters, which come as NMIs: how many, and whether the last one was to mask the local
+    /// APIC's entry.
+    pub performance: Mutex<(u32, bool)>,
+    /// An NMI waits to be taken.
+    pub nmi: AtomicBool,
+    /// What the clock has moved by while the processor was idle: 1000 each time.
+    pub slept: AtomicU64,
     /// INIT and start-up IPI that wait to be taken.
     pub start: Mutex<StartSignals>,
 }
@@ -100,6 +107,21 @@ impl Platform for Board {
     }
     fn take_start(&mut self) -> StartSignals {
         std::mem::take(&mut self.0.start.lock().unwrap())
+    }
+    fn performance_interrupt(&mut self, masks_entry: bool) {
+        let mut seen = self.0.performance.lock().unwrap();
+        *seen = (seen.0 + 1, masks_entry);
+        self.0.nmi.store(true, Ordering::Relaxed);
+    }
+    fn take_nmi(&mut self) -> bool {
+        self.0.nmi.swap(false, Ordering::Relaxed)
+    }
+    fn tsc(&mut self, retired: u64) -> u64 {
+        retired + self.0.slept.load(Ordering::Relaxed)
+    }
+    fn idle(&mut self, _: u64, _: Option<u64>) -> Wake {
+        self.0.slept.fetch_add(1000, Ordering::Relaxed);
+        Wake::Stop
     }
     fn poll(&mut self, _: u64) -> u64 {
         10_000

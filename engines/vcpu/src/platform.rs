@@ -98,6 +98,10 @@ pub trait Platform: Send {
     /// The processor follows an INIT: so does its local APIC (SDM Vol 3 11.4.7.3).
     fn init_accepted(&mut self) {}
 
+    /// A performance counter that is to interrupt has overflowed: the local APIC's entry for that, which it masks then
+    /// if so told (SDM Vol 3 11.5.1).
+    fn performance_interrupt(&mut self, _masks_entry: bool) {}
+
     /// Drives FERR#: an unmasked x87 exception is pending while CR0.NE is clear (SDM Vol 1 D.2.1).
     fn set_ferr(&mut self, _asserted: bool) {}
     /// IGNNE#: whether such exceptions are to be ignored.
@@ -108,6 +112,10 @@ pub trait Platform: Send {
     /// The time-stamp counter without the guest's IA32_TSC offset; a board without a clock counts instructions.
     fn tsc(&mut self, retired: u64) -> u64 {
         retired
+    }
+    /// The same for the processor's own counters, without anybody having read a clock.
+    fn cycles(&mut self, retired: u64) -> u64 {
+        self.tsc(retired)
     }
     /// Tells the new offset the guest put between [`Platform::tsc`] and its TSC (for the TSC deadline).
     fn set_tsc_offset(&mut self, _offset: u64) {}

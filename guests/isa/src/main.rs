@@ -1,10 +1,11 @@
 //! What CPUID shows beyond the basic processor: the instructions of the XSAVE family (volume 1, 13), AES, SHA, PCLMULQDQ,
 //! RDRAND, RDSEED, RDPID, the flushes of lines, MONITOR and MWAIT (volume 3,
-//! 9.10.4), MTRRs and PAT (volume 3, 12.11 and 12.12).
+//! 9.10.4), MTRRs and PAT (volume 3, 12.11 and 12.12), performance counters (volume 3, 20).
 
 #![no_std]
 #![no_main]
 
+mod counters;
 mod crypto;
 mod memory_types;
 mod monitor;
@@ -26,4 +27,5 @@ fn run() {
     single::run();
     memory_types::run();
     monitor::run();
+    counters::run();
 }

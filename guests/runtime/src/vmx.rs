@@ -75,8 +75,10 @@ pub mod field {
     pub const GUEST_DEBUGCTL: u32 = 0x2802;
     pub const GUEST_PAT: u32 = 0x2804;
     pub const GUEST_EFER: u32 = 0x2806;
+    pub const GUEST_PERF_GLOBAL: u32 = 0x2808;
     pub const HOST_PAT: u32 = 0x2c00;
     pub const HOST_EFER: u32 = 0x2c02;
+    pub const HOST_PERF_GLOBAL: u32 = 0x2c04;
     pub const PIN_CONTROLS: u32 = 0x4000;
     pub const PROCESSOR_CONTROLS: u32 = 0x4002;
     pub const EXCEPTION_BITMAP: u32 = 0x4004;
@@ -216,6 +218,7 @@ pub mod exit {
     pub const HOST_64: u32 = 1 << 9;
     pub const ACKNOWLEDGE: u32 = 1 << 15;
     pub const SAVE_PAT: u32 = 1 << 18;
+    pub const LOAD_PERF_GLOBAL: u32 = 1 << 12;
     pub const LOAD_PAT: u32 = 1 << 19;
     pub const SAVE_EFER: u32 = 1 << 20;
     pub const LOAD_EFER: u32 = 1 << 21;
@@ -227,6 +230,7 @@ pub mod exit {
 pub mod entry {
     pub const LOAD_DEBUG: u32 = 1 << 2;
     pub const GUEST_64: u32 = 1 << 9;
+    pub const LOAD_PERF_GLOBAL: u32 = 1 << 13;
     pub const LOAD_PAT: u32 = 1 << 14;
     pub const LOAD_EFER: u32 = 1 << 15;
 }

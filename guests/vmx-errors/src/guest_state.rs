@@ -11,6 +11,7 @@ snippet! { e_guest: "vmcall", "ret"; }
 const INVALID: u64 = 1 << 31 | 33;
 const MSR_LOADING: u64 = 1 << 31 | 34;
 const NON_CANONICAL: u64 = 1 << 47;
+const PERF_GLOBAL_CTRL: u32 = 0x38f;
 
 /// The change is made after RIP and RFLAGS have their usual values.
 fn failed(vm: &mut Vm, what: &str, qualification: u64, change: impl FnOnce()) {
@@ -108,6 +109,26 @@ fn registers(vm: &mut Vm) {
         failed(vm, "EFER: LME is not LMA with paging", 0, || {
             toggle(field::GUEST_EFER, 1 << 8)
         });
+    }
+    if may(vmx::capability(3), entry::LOAD_PERF_GLOBAL) {
+        for bit in [31, 63] {
+            failed(vm, "PERF_GLOBAL_CTRL: reserved", 0, || {
+                add(field::ENTRY_CONTROLS, entry::LOAD_PERF_GLOBAL);
+                set(field::GUEST_PERF_GLOBAL, 1 << bit);
+            });
+        }
+        let old = cpu::read_msr(PERF_GLOBAL_CTRL);
+        entered(vm, "PERF_GLOBAL_CTRL", || {
+            add(field::ENTRY_CONTROLS, entry::LOAD_PERF_GLOBAL);
+            set(field::GUEST_PERF_GLOBAL, old ^ 1);
+        });
+        // It stays over an exit that does not load it.
+        check_eq!(cpu::read_msr(PERF_GLOBAL_CTRL), old ^ 1, "27.3.2.1: loaded");
+        cpu::write_msr(PERF_GLOBAL_CTRL, old);
+        entered(vm, "PERF_GLOBAL_CTRL not to be loaded", || {
+            set(field::GUEST_PERF_GLOBAL, old ^ 1);
+        });
+        check_eq!(cpu::read_msr(PERF_GLOBAL_CTRL), old, "27.3.2.1: as it was");
     }
     failed(vm, "not a 64-bit guest, but CR4.PCIDE", 0, || {
         remove(field::ENTRY_CONTROLS, entry::GUEST_64);

@@ -77,6 +77,14 @@ pub fn run() {
             set(field::HOST_PAT, 0x0007_0406_0007_0402);
         });
     }
+    if may(vmx::capability(2), exit::LOAD_PERF_GLOBAL) {
+        for bit in [31, 63] {
+            refused(vm, "PERF_GLOBAL_CTRL, a reserved bit", || {
+                add(field::EXIT_CONTROLS, exit::LOAD_PERF_GLOBAL);
+                set(field::HOST_PERF_GLOBAL, 1 << bit);
+            });
+        }
+    }
     if may(vmx::capability(2), exit::LOAD_EFER) {
         refused(vm, "EFER, a reserved bit", || {
             set(field::HOST_EFER, get(field::HOST_EFER) | 1 << 1)

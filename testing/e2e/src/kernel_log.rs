@@ -34,6 +34,15 @@ const NEVER: [&str; 9] = [
     "unstable",
 ];
 
+/// Words that no line of a kernel's may have, a warning or not, in lower case: what Linux says of performance counters
+/// that it cannot use, or of events that CPUID says are missing.
+const NEVER_AT_ALL: [&str; 4] = [
+    "unsupported p6",
+    "no pmu driver",
+    "cpuid marked event",
+    "failed to access perfctr",
+];
+
 /// A message of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message<'a> {
@@ -79,6 +88,14 @@ pub fn unexpected(console: &str) -> impl Iterator<Item = &str> {
         .filter(|line| message(line).is_some_and(|message| !is_expected(&message)))
 }
 
+/// The lines of `console` that no processor of the models should make a kernel say, at whatever priority.
+pub fn forbidden(console: &str) -> impl Iterator<Item = &str> {
+    console.lines().filter(|line| {
+        let lower = line.to_lowercase();
+        NEVER_AT_ALL.iter().any(|word| lower.contains(word))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +125,14 @@ mod tests {
         let found: Vec<_> = unexpected(&console).collect();
         assert_eq!(found.len(), 2, "{found:?}");
         assert_eq!(found[0], MSR);
+    }
+
+    #[test]
+    fn some_lines_are_forbidden_at_any_priority() {
+        let line = "[    0.140467] Performance Events: unsupported p6 CPU model 165 no PMU driver";
+        let fine = "[    0.140468] Performance Events: Skylake events, Intel PMU driver.";
+        let console = format!("{fine}\n{line}\n");
+        assert_eq!(forbidden(&console).collect::<Vec<_>>(), [line]);
     }
 
     #[test]

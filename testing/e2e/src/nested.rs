@@ -119,7 +119,9 @@ impl Setup {
         ensure!(ended.code() == 0, wrong(format!("status {}", ended.code())));
         self.came_and_went(&console)
             .map_err(|e| anyhow::anyhow!(wrong(e.to_string())))?;
-        let unexpected: Vec<&str> = kernel_log::unexpected(&console).collect();
+        let unexpected: Vec<&str> = kernel_log::unexpected(&console)
+            .chain(kernel_log::forbidden(&console))
+            .collect();
         ensure!(
             unexpected.is_empty(),
             wrong(format!("not on real hardware:\n{}", unexpected.join("\n")))

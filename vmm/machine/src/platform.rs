@@ -286,6 +286,10 @@ impl Platform for SoftPlatform {
         self.find_apic_page();
     }
 
+    fn performance_interrupt(&mut self, masks_entry: bool) {
+        self.fabric.performance_interrupt(self.index, masks_entry);
+    }
+
     fn set_ferr(&mut self, asserted: bool) {
         self.fabric.set_ferr(self.index, asserted);
     }
@@ -296,6 +300,10 @@ impl Platform for SoftPlatform {
 
     fn tsc(&mut self, retired: u64) -> u64 {
         self.looked = true;
+        self.cycles(retired)
+    }
+
+    fn cycles(&mut self, retired: u64) -> u64 {
         let now = self.now_at(retired);
         // The usual frequency spares a wide division.
         if self.tsc_hz == crate::config::DEFAULT_TSC_HZ {

@@ -458,6 +458,11 @@ impl InterruptFabric {
         self.own(vcpu, |lapic| lapic.set_tsc_offset(offset, now));
     }
 
+    /// A performance counter of this vCPU has overflowed ([`Lapic::performance_interrupt`]).
+    pub fn performance_interrupt(&self, vcpu: usize, masks_entry: bool) {
+        self.own(vcpu, |lapic| lapic.performance_interrupt(masks_entry));
+    }
+
     /// Leaves the vCPU's local APIC as firmware does: enabled, LINT0 ExtINT, LINT1 NMI. For direct kernel boot.
     pub fn set_virtual_wire(&self, vcpu: usize) {
         self.own(vcpu, Lapic::set_virtual_wire);

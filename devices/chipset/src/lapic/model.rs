@@ -413,6 +413,15 @@ impl Lapic {
         }
     }
 
+    /// Takes the interrupt of the performance counters. Intel's local APIC masks the entry then, until software clears
+    /// the mask (SDM Vol 3 12.5.1).
+    pub fn performance_interrupt(&mut self, masks_entry: bool) {
+        self.trigger_local(regs::LVT_PERFORMANCE);
+        if masks_entry {
+            self.r.lvt[regs::LVT_PERFORMANCE] |= regs::LVT_MASKED;
+        }
+    }
+
     /// Drives LINT0 (`pin` 0) or LINT1 (`pin` 1).
     pub fn set_lint(&mut self, pin: usize, high: bool) {
         let Some(level) = self.lint.get_mut(pin) else {

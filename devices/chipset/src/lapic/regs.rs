@@ -70,6 +70,8 @@ pub const SELF_IPI: u32 = 0x3f;
 pub const LVT_COUNT: usize = 6;
 /// Index of the timer's entry.
 pub const LVT_TIMER: usize = 0;
+/// Index of the performance counters' entry.
+pub const LVT_PERFORMANCE: usize = 2;
 /// Index of the LINT0 entry.
 pub const LVT_LINT0: usize = 3;
 /// Index of the LINT1 entry.

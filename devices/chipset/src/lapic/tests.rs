@@ -549,6 +549,25 @@ fn local_pins() {
     assert!(lapic.take_nmi());
 }
 
+/// 12.5.1: the entry is masked by the interrupt itself, and only software unmasks it; on AMD's it stays open.
+#[test]
+fn performance_counters_interrupt() {
+    let mut lapic = enabled();
+    lapic.performance_interrupt(true);
+    assert_eq!(lapic.acknowledge(), None, "masked after reset");
+    write(&mut lapic, 0x340, 0x61, T0);
+    lapic.performance_interrupt(true);
+    assert_eq!(read(&mut lapic, 0x340, T0), 0x1_0061);
+    lapic.performance_interrupt(true);
+    assert_eq!(lapic.acknowledge(), Some(0x61));
+    assert_eq!(lapic.acknowledge(), None, "one only");
+    write(&mut lapic, 0xb0, 0, T0);
+    write(&mut lapic, 0x340, 0x400, T0);
+    lapic.performance_interrupt(false);
+    assert_eq!(read(&mut lapic, 0x340, T0), 0x400);
+    assert!(lapic.take_nmi());
+}
+
 #[test]
 fn x2apic_registers() {
     // Table 12-6.

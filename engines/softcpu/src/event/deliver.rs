@@ -45,8 +45,7 @@ impl Cpu {
     /// [`Trap::VmExit`] when a hypervisor takes it (or the delivery) instead.
     pub fn deliver_fault(&mut self) -> Flow {
         // It takes the time of an instruction: a guest whose handlers fault for ever does not stop time.
-        self.budget -= 1;
-        self.faults = self.faults.wrapping_add(1);
+        self.charge(1);
         let event = self.raised();
         self.deliver_exception(event, self.fault.detail)
     }

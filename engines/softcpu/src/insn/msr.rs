@@ -91,7 +91,7 @@ impl Cpu {
             IA32_GS_BASE => self.seg[sreg::GS].base,
             IA32_KERNEL_GS_BASE => m.kernel_gs_base,
             IA32_TSC_AUX => m.tsc_aux,
-            _ => match self.read_amd_msr(msr) {
+            _ => match self.read_pmu_msr(msr).or_else(|| self.read_amd_msr(msr)) {
                 Some(v) => v,
                 None => return self.unknown_msr(msr, false),
             },
@@ -210,7 +210,7 @@ impl Cpu {
             IA32_TSC_AUX if self.amd() => self.msr.tsc_aux = value & 0xffff_ffff,
             IA32_TSC_AUX => self.checked(value, 0xffff_ffff, |m| &mut m.tsc_aux)?,
             _ => {
-                if !self.write_amd_msr(msr, value)? {
+                if !self.write_pmu_msr(msr, value)? && !self.write_amd_msr(msr, value)? {
                     self.unknown_msr(msr, true)?;
                 }
             }
@@ -253,10 +253,9 @@ impl Cpu {
     /// can be written is kept, other bits are reserved.
     fn write_misc_enable(&mut self, value: u64) -> Flow {
         use misc_enable as bit;
-        let read_only = bit::BTS_UNAVAILABLE | bit::PEBS_UNAVAILABLE;
-        // Thermal control, performance monitoring, SpeedStep, leaf limit, xTPR, turbo: kept without effect.
-        let kept =
-            bit::FAST_STRINGS | 1 << 3 | 1 << 7 | 1 << 16 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 38;
+        let read_only = bit::PERFORMANCE_MONITORING | bit::BTS_UNAVAILABLE | bit::PEBS_UNAVAILABLE;
+        // Thermal control, SpeedStep, leaf limit, xTPR, turbo: kept without effect.
+        let kept = bit::FAST_STRINGS | 1 << 3 | 1 << 16 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 38;
         let kept = if self.model.monitor {
             kept | bit::MONITOR
         } else {
@@ -318,17 +317,21 @@ pub fn valid_pat(value: u64) -> bool {
         .all(|t| matches!(t, 0 | 1 | 4 | 5 | 6 | 7))
 }
 
-fn rdmsr(cpu: &mut Cpu, _: &Op) -> Flow {
+/// RDMSR ends its block, as the counters of performance monitoring have to be known.
+fn rdmsr(cpu: &mut Cpu, op: &Op) -> Flow {
     cpu.require_cpl0()?;
     let msr = cpu.regs[gpr::RCX] as u32;
     cpu.intercept(Intercept::Rdmsr { msr })?;
     let v = match cpu.vmx_read_virtualized_msr(msr) {
         Some(v) => v,
-        None => cpu.read_msr(msr)?,
+        None => {
+            cpu.pmu_sync_before_this();
+            cpu.read_msr(msr)?
+        }
     };
     cpu.regs[gpr::RAX] = v & 0xffff_ffff;
     cpu.regs[gpr::RDX] = v >> 32;
-    Ok(())
+    super::next(cpu, op)
 }
 
 fn wrmsr(cpu: &mut Cpu, op: &Op) -> Flow {

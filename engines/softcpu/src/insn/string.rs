@@ -109,7 +109,7 @@ fn repeat(cpu: &mut Cpu, op: &Op, mut one: impl FnMut(&mut Cpu) -> Result<bool, 
 /// An iteration by itself, as single-stepping and breakpoints want it: it takes the time of an instruction (SDM Vol 3
 /// 18.3.1.4). With none, a long REP would hold up the clock, and with it every timer.
 fn stepped(cpu: &mut Cpu) -> Flow {
-    cpu.budget -= 1;
+    cpu.charge(1);
     Err(Trap::Restart)
 }
 
@@ -118,7 +118,7 @@ fn slice_done(cpu: &mut Cpu, op: &Op) -> Flow {
     if get(cpu, op, gpr::RCX) == 0 {
         return Ok(());
     }
-    cpu.budget -= (SLICE >> 3) as i64;
+    cpu.charge(SLICE >> 3);
     Err(Trap::Restart)
 }
 
@@ -239,7 +239,7 @@ fn bulk_or_single(
         // An instruction's time for eight elements, by the count alone: what the TLB holds must not matter, or virtual
         // time would depend on how code is executed.
         let left = get(cpu, op, gpr::RCX);
-        cpu.budget -= ((count >> 3) - (left >> 3)) as i64;
+        cpu.charge((count >> 3) - (left >> 3));
         if cpu.budget <= 0 && left != 0 {
             return Err(Trap::Restart);
         }

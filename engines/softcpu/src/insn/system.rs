@@ -79,13 +79,14 @@ fn rdtsc<const P: bool>(cpu: &mut Cpu, _: &Op) -> Flow {
     Ok(())
 }
 
-/// RDPMC: no counters are there, so every index is refused (SDM Vol 2, RDPMC).
-fn rdpmc(cpu: &mut Cpu, _: &Op) -> Flow {
-    if cpu.cr4 & cr4::PCE == 0 && cpu.cpl != 0 {
+/// RDPMC ends its block: what was executed is known only there.
+fn rdpmc(cpu: &mut Cpu, op: &Op) -> Flow {
+    if !cpu.may_read_counters() {
         return cpu.gp0();
     }
     cpu.intercept(Intercept::Rdpmc)?;
-    cpu.gp0()
+    cpu.read_counter()?;
+    next(cpu, op)
 }
 
 fn invd(cpu: &mut Cpu, op: &Op) -> Flow {

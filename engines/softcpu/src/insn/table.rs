@@ -172,7 +172,8 @@ static ROWS: &[Row] = rows! {
     [Monitor] Supervisor exits flows Helper Here(monitor::bind_monitor);
     [Mwait] Supervisor exits ends Helper Here(monitor::bind_monitor);
     [Hlt] Supervisor exits ends Helper Here(system::bind_plain);
-    [Rdtsc, Rdtscp, Rdpmc] User exits flows Helper Here(system::bind_plain);
+    [Rdpmc] User exits ends Helper Here(system::bind_plain);
+    [Rdtsc, Rdtscp] User exits flows Helper Here(system::bind_plain);
     [Invd, Wbinvd, Wbnoinvd] Supervisor exits flows Helper Here(system::bind_plain);
     [Pause] User exits flows Helper Here(system::bind_plain);
     [Swapgs] Supervisor quiet flows Helper Here(segment::bind_base);
@@ -192,8 +193,7 @@ static ROWS: &[Row] = rows! {
     [Sldt, Str] User exits flows Helper Here(descriptor_tables::bind_system_selector);
     [Invlpg, Invpcid] Supervisor exits ends Helper Here(translation::bind_tlb);
 
-    [Rdmsr] Supervisor exits flows Helper Here(msr::bind_msr);
-    [Wrmsr, Xsetbv] Supervisor exits ends Helper Here(msr::bind_msr);
+    [Rdmsr, Wrmsr, Xsetbv] Supervisor exits ends Helper Here(msr::bind_msr);
     [Rdpkru, Wrpkru] User quiet flows Helper Here(msr::bind_msr);
     [Xgetbv] User quiet flows Helper Here(msr::bind_msr);
 

@@ -73,7 +73,7 @@ impl Runner {
         }
         let cpu = &mut self.cpu;
         cpu.follow_remap();
-        if cpu.pending & (pending::SHADOW | pending::STEP) != 0 {
+        if cpu.pending & (pending::SHADOW | pending::STEP | pending::COUNT) != 0 {
             Boundary::Step
         } else {
             Boundary::Go
@@ -88,4 +88,5 @@ pub(super) fn refill(cpu: &mut Cpu) {
     cpu.budget = slice;
     cpu.budget_given = slice;
     cpu.vmx_polled();
+    cpu.pmu_polled();
 }

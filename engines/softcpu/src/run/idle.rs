@@ -73,10 +73,12 @@ impl Runner {
         let cpu = &self.cpu;
         let retired = cpu.retired_now();
         let until = cpu.vmx_timer_wakes_at();
+        self.cpu.pmu_halts();
         self.leave();
         let wake = self.cpu.platform.idle(retired, until);
         self.enter();
         let cpu = &mut self.cpu;
+        cpu.pmu_wakes();
         match wake {
             Wake::Stop => {
                 cpu.attention.clear(Attention::STOP);

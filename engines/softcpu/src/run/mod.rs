@@ -311,6 +311,7 @@ impl Runner {
         match trap {
             None => cpu.regs[RIP] = cpu.next_rip,
             Some((t, op)) => {
+                cpu.budget += 1;
                 self.note_restart(t);
                 self.take(t, &op);
             }

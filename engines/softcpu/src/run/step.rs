@@ -1,5 +1,7 @@
 //! Executing one instruction by itself.
 
+use guestmem::RamOffset;
+use iced_x86::Mnemonic;
 use vcpu::RunExit;
 use x86defs::cr::dr;
 use x86defs::exception;
@@ -7,7 +9,7 @@ use x86defs::rflags;
 
 use super::Runner;
 use super::boundary::Boundary;
-use super::lookup::{NoBlock, fetch_address};
+use super::lookup::{NoBlock, fetch_address, mode_of};
 use crate::code::Op;
 use crate::cpu::{Fault, Shadow, Trap, pending};
 
@@ -54,12 +56,14 @@ impl Runner {
         }
         let cpu = &mut self.cpu;
         let vm_level = cpu.vmx.in_guest;
-        let before = cpu.retired_now().wrapping_sub(cpu.faults);
+        let before = cpu.retired_now().wrapping_sub(cpu.uncounted);
         let held = cpu.pending_debug;
         self.gave_way = false;
         self.cpu.step_cancelled = false;
+        let mut branch = false;
         match self.find(true) {
             Ok(index) => {
+                branch = self.cpu.pmu_counts_branches() && self.is_branch(index);
                 self.execute(index);
             }
             Err(NoBlock::Delivered) => {}
@@ -68,10 +72,13 @@ impl Runner {
         }
         let cpu = &mut self.cpu;
         // An iteration of a repeated string instruction counts as an instruction (18.3.1.4).
-        let completed = cpu.retired_now().wrapping_sub(cpu.faults) != before || self.gave_way;
+        let completed = cpu.retired_now().wrapping_sub(cpu.uncounted) != before || self.gave_way;
         if !completed {
             // What a faulting instruction hit on its way is not reported.
             cpu.pending_debug = held;
+        }
+        if cpu.pending & pending::COUNT != 0 {
+            cpu.pmu_stepped(branch && completed);
         }
         if completed && vm_level == cpu.vmx.in_guest {
             // RF lasts one instruction, unless that instruction set it (IRET).
@@ -92,6 +99,33 @@ impl Runner {
         }
         if cpu.pending_debug != 0 {
             cpu.pending |= pending::DEBUG;
+        }
+    }
+
+    /// Whether the instruction of a block of one is a branch, as the performance counters have it: whatever goes
+    /// elsewhere by itself, far or near, if the condition is met or not.
+    fn is_branch(&self, index: u32) -> bool {
+        use iced_x86::{Decoder, DecoderOptions, FlowControl as F};
+        let block = self.cache.block(index);
+        let mut bytes = [0; 15];
+        let first = usize::from(block.bytes).min(bytes.len());
+        let ram = &self.cpu.ram;
+        let (here, there) = bytes.split_at_mut(first);
+        ram.read_at(RamOffset(block.start), here);
+        if block.crosses {
+            ram.read_at(RamOffset(self.cache.second_page(index)), there);
+        }
+        let bits = mode_of(&self.cpu, true).bits;
+        let instruction = Decoder::new(u32::from(bits), &bytes, DecoderOptions::NONE).decode();
+        match instruction.flow_control() {
+            F::UnconditionalBranch
+            | F::IndirectBranch
+            | F::ConditionalBranch
+            | F::Return
+            | F::Call
+            | F::IndirectCall
+            | F::Interrupt => !is_vmx(instruction.mnemonic()),
+            F::Next | F::XbeginXabortXend | F::Exception => false,
         }
     }
 
@@ -122,4 +156,13 @@ impl Runner {
         self.take(Trap::Exception, &Op::default());
         true
     }
+}
+
+/// Decoders have VM entries and calls for branches.
+fn is_vmx(mnemonic: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(
+        mnemonic,
+        M::Vmcall | M::Vmlaunch | M::Vmresume | M::Vmfunc | M::Vmmcall | M::Vmrun
+    )
 }

@@ -31,6 +31,8 @@ pub struct Features {
     pub xsaves: bool,
     /// IA32_DEBUGCTL bits that may be set.
     pub debugctl_allowed: u64,
+    /// IA32_PERF_GLOBAL_CTRL bits that may be set; `None` without that MSR.
+    pub perf_global: Option<u64>,
 }
 
 /// Allowed settings of a control field (SDM Vol 3 A.2).
@@ -180,6 +182,10 @@ impl Caps {
             }
         }
         let nx = if features.nx { efer::NXE } else { 0 };
+        let (exit_perf, entry_perf) = match features.perf_global {
+            Some(_) => (exit::LOAD_PERF_GLOBAL_CTRL, entry::LOAD_PERF_GLOBAL_CTRL),
+            None => (0, 0),
+        };
         Self {
             features,
             pin: Controls {
@@ -196,11 +202,11 @@ impl Caps {
             },
             exit: Controls {
                 must_be_1: exit::DEFAULT1 & !exit::SAVE_DEBUG_CONTROLS,
-                may_be_1: exit::DEFAULT1 | EXIT,
+                may_be_1: exit::DEFAULT1 | EXIT | exit_perf,
             },
             entry: Controls {
                 must_be_1: entry::DEFAULT1 & !entry::LOAD_DEBUG_CONTROLS,
-                may_be_1: entry::DEFAULT1 | ENTRY,
+                may_be_1: entry::DEFAULT1 | ENTRY | entry_perf,
             },
             cr0_fixed_1: cr0::PE | cr0::NE | cr0::PG,
             cr4_fixed_1: cr4::VMXE,
@@ -208,7 +214,7 @@ impl Caps {
             efer_allowed: efer::SCE | efer::LME | efer::LMA | nx,
             ept_vpid: EPT_VPID,
             misc: MISC,
-            supported: supported(secondary_controls),
+            supported: supported(secondary_controls, features.perf_global.is_some()),
         }
     }
 
@@ -293,7 +299,7 @@ const CR0_ALLOWED: u64 = 0xffff_ffff;
 const WRITE_BACK: u64 = 6;
 
 /// Fields that exist with the given secondary controls (SDM Vol 3 appendix B, footnotes of its tables).
-fn supported(secondary_controls: u32) -> [bool; VmcsField::COUNT] {
+fn supported(secondary_controls: u32, perf_global: bool) -> [bool; VmcsField::COUNT] {
     use VmcsField as F;
     let has = |control| secondary_controls & control != 0;
     let mut out = [true; VmcsField::COUNT];
@@ -317,8 +323,6 @@ fn supported(secondary_controls: u32) -> [bool; VmcsField::COUNT] {
             | F::SpecCtrlMask
             | F::SpecCtrlShadow
             | F::InstructionTimeout
-            | F::GuestPerfGlobalCtrl
-            | F::HostPerfGlobalCtrl
             | F::GuestBndcfgs
             | F::GuestRtitCtl
             | F::GuestLbrCtl
@@ -330,6 +334,7 @@ fn supported(secondary_controls: u32) -> [bool; VmcsField::COUNT] {
             | F::HostSCet
             | F::HostSsp
             | F::HostInterruptSspTable => false,
+            F::GuestPerfGlobalCtrl | F::HostPerfGlobalCtrl => perf_global,
             F::GuestInterruptStatus
             | F::EoiExitBitmap0
             | F::EoiExitBitmap1
@@ -366,6 +371,7 @@ pub(super) mod tests {
             rdseed: true,
             xsaves: true,
             debugctl_allowed: 3,
+            perf_global: Some(0x7_0000_000f),
         }
     }
 
@@ -432,7 +438,7 @@ pub(super) mod tests {
             (VmcsField::GuestRip, true),
             (VmcsField::VmreadBitmap, true),
             (VmcsField::XssExitingBitmap, true),
-            (VmcsField::GuestPerfGlobalCtrl, false),
+            (VmcsField::GuestPerfGlobalCtrl, true),
             (VmcsField::TscMultiplier, false),
         ] {
             assert_eq!(c.has_field(field), there, "{field:?}");
@@ -448,5 +454,22 @@ pub(super) mod tests {
             ..features()
         };
         assert_eq!(secondary(without) & secondary::ENABLE_RDTSCP, 0);
+        // Bits 12 and 13 (Tables 25-14 and 25-17).
+        let bare = Features {
+            perf_global: None,
+            ..features()
+        };
+        for (f, there) in [(features(), true), (bare, false)] {
+            let c = Caps::new(f);
+            assert_eq!(
+                c.msr(msr::IA32_VMX_EXIT_CTLS).unwrap() >> (32 + 12) & 1 != 0,
+                there
+            );
+            assert_eq!(
+                c.msr(msr::IA32_VMX_ENTRY_CTLS).unwrap() >> (32 + 13) & 1 != 0,
+                there
+            );
+            assert_eq!(c.has_field(VmcsField::HostPerfGlobalCtrl), there);
+        }
     }
 }

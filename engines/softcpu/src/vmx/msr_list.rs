@@ -46,6 +46,7 @@ impl Cpu {
     /// could not be read.
     pub(super) fn store_msr_list(&mut self) -> Result<(), u64> {
         let (count, address) = self.msr_area(F::ExitMsrStoreCount, F::ExitMsrStoreAddress);
+        self.pmu_sync();
         if count > MOST_ENTRIES {
             return Err(MOST_ENTRIES + 1);
         }

@@ -134,6 +134,16 @@ const LEAF5: CpuidResult = CpuidResult {
     edx: 1 << leaf5::C1_SHIFT,
 };
 
+/// Leaf 0AH (SDM Vol 2, Table 3-8): version 2 of architectural performance monitoring, all seven events of it, four
+/// general-purpose counters and three of fixed function with 48 bits each. Mispredicted branches and references to the
+/// last-level cache are events that are there and never happen, on a processor that neither predicts nor caches.
+const LEAF_A: CpuidResult = CpuidResult {
+    eax: 7 << 24 | 48 << 16 | 4 << 8 | 2,
+    ebx: 0,
+    ecx: 0,
+    edx: 48 << 5 | 3,
+};
+
 fn extended(leaf: u32, words: &Words) -> CpuidResult {
     match leaf {
         0x8000_0000 => CpuidResult {
@@ -188,6 +198,7 @@ pub(super) fn table(words: &Words, config: &ModelConfig) -> CpuidTable {
         edx: words.leaf7_edx,
     };
     t.push(7, Some(0), leaf7);
+    t.push(0xa, None, LEAF_A);
     for (n, level) in (0..).zip(topology(config.vcpus)) {
         t.push(0xb, Some(n), level);
     }

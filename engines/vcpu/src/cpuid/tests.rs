@@ -142,6 +142,24 @@ fn every_feature_has_a_name() {
 
 /// APM Vol 3 E.1: what is not there is zero, beyond the highest leaf as well. E.4.2: the APIC bit follows the APIC,
 /// SYSCALL does not follow the mode. E.4.16: leaf 8000001Eh tells the vCPU's number.
+/// Leaf 0AH (SDM Vol 2, Table 3-8), whatever the level: version 2, four counters of 48 bits, a bit each for seven events,
+/// none of them missing; three counters of fixed function of 48 bits. AMD processors have no such leaf.
+#[test]
+fn performance_monitoring() {
+    for which in CpuModel::ALL {
+        let leaf = model(which, &CONFIG).answer(0xa, 0);
+        let expected = match which.vendor() {
+            Vendor::Intel => CpuidResult {
+                eax: 0x0730_0402,
+                edx: 0x603,
+                ..CpuidResult::default()
+            },
+            Vendor::Amd => CpuidResult::default(),
+        };
+        assert_eq!(leaf, expected, "{which}");
+    }
+}
+
 #[test]
 fn amd_leaves_follow_the_vcpu() {
     let t = amd(&CONFIG);

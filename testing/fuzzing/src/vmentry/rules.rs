@@ -44,6 +44,8 @@ const IF: u64 = 1 << 9;
 const UNUSABLE: u32 = 1 << 16;
 /// SCE, LME, LMA, NXE.
 const EFER: u64 = 0xd01;
+/// Four general-purpose counters, three of fixed function: IA32_PERF_GLOBAL_CTRL.
+const COUNTERS: u64 = 0x7_0000_000f;
 /// LBR and BTF, the bits of IA32_DEBUGCTL the model has.
 const DEBUGCTL: u64 = 3;
 
@@ -217,6 +219,10 @@ impl Entry<'_> {
             (canonical(self.get(F::HostRip)), "host RIP"),
             (exit & 1 << 19 == 0 || pat(self.get(F::HostPat)), "host PAT"),
             (
+                exit & 1 << 12 == 0 || self.get(F::HostPerfGlobalCtrl) & !COUNTERS == 0,
+                "host PERF_GLOBAL_CTRL",
+            ),
+            (
                 exit & 1 << 21 == 0 || efer & !EFER == 0 && efer & 0x500 == 0x500,
                 "host EFER",
             ),
@@ -291,6 +297,10 @@ impl Entry<'_> {
                 "IA32_DEBUGCTL",
             ),
             (entry & 1 << 14 == 0 || pat(self.get(F::GuestPat)), "PAT"),
+            (
+                entry & 1 << 13 == 0 || self.get(F::GuestPerfGlobalCtrl) & !COUNTERS == 0,
+                "PERF_GLOBAL_CTRL",
+            ),
             (
                 entry & 1 << 15 == 0
                     || efer & !EFER == 0 && lma == long && (cr0 & PG == 0 || lma == lme),

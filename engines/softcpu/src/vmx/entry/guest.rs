@@ -113,6 +113,11 @@ fn registers(s: &Subject<'_>, mode: &Mode) -> Checked {
     }
     let ok = canonical(v.get(F::GuestSysenterEsp)) && canonical(v.get(F::GuestSysenterEip));
     require!(ok, SECTION, "IA32_SYSENTER_ESP and EIP canonical");
+    if controls & entry::LOAD_PERF_GLOBAL_CTRL != 0 {
+        let allowed = s.caps.features.perf_global.unwrap_or(0);
+        let ok = v.get(F::GuestPerfGlobalCtrl) & !allowed == 0;
+        require!(ok, SECTION, "IA32_PERF_GLOBAL_CTRL reserved bits");
+    }
     if controls & entry::LOAD_PAT != 0 {
         require!(valid_pat(v.get(F::GuestPat)), SECTION, "IA32_PAT");
     }

@@ -42,6 +42,11 @@ fn registers(s: &Subject<'_>) -> Checked {
     if controls & exit::LOAD_PAT != 0 {
         require!(valid_pat(v.get(F::HostPat)), SECTION, "IA32_PAT");
     }
+    if controls & exit::LOAD_PERF_GLOBAL_CTRL != 0 {
+        let allowed = s.caps.features.perf_global.unwrap_or(0);
+        let ok = v.get(F::HostPerfGlobalCtrl) & !allowed == 0;
+        require!(ok, SECTION, "IA32_PERF_GLOBAL_CTRL reserved bits");
+    }
     if controls & exit::LOAD_EFER != 0 {
         let value = v.get(F::HostEfer);
         require!(

@@ -66,6 +66,10 @@ impl Cpu {
         if controls & entry::LOAD_PAT != 0 {
             self.msr.pat = v.get(F::GuestPat);
         }
+        if controls & entry::LOAD_PERF_GLOBAL_CTRL != 0 {
+            let value = v.get(F::GuestPerfGlobalCtrl);
+            self.set_perf_global_control(value);
+        }
     }
 
     /// 27.3.2.2 and 27.3.2.3.

@@ -264,7 +264,7 @@ fn exit_controls() {
     let base = 0x3_6fff;
     let cases: &[(&str, &[(F, u64)])] = &[
         ("bit 16 clear", &[(F::ExitControls, base & !(1 << 16))]),
-        ("bit 12", &[(F::ExitControls, base | 1 << 12)]),
+        ("bit 30", &[(F::ExitControls, base | 1 << 30)]),
         (
             "timer saved without timer",
             &[(F::ExitControls, base | 1 << 22)],
@@ -399,6 +399,22 @@ fn host_state() {
             "EFER.LMA clear",
             &[(F::ExitControls, 0x3_6fff | 1 << 21), (F::HostEfer, 0x100)],
         ),
+        (
+            "27.2.2",
+            "PERF_GLOBAL_CTRL bit 4",
+            &[
+                (F::ExitControls, 0x3_6fff | 1 << 12),
+                (F::HostPerfGlobalCtrl, 0x10),
+            ],
+        ),
+        (
+            "27.2.2",
+            "PERF_GLOBAL_CTRL bit 35",
+            &[
+                (F::ExitControls, 0x3_6fff | 1 << 12),
+                (F::HostPerfGlobalCtrl, 1 << 35),
+            ],
+        ),
         ("27.2.3", "CS RPL", &[(F::HostCsSelector, 0xb)]),
         ("27.2.3", "GS TI", &[(F::HostGsSelector, 4)]),
         ("27.2.3", "null CS", &[(F::HostCsSelector, 0)]),
@@ -470,6 +486,13 @@ fn guest_registers() {
         (
             "PAT type 3",
             &[(F::EntryControls, E | 1 << 14), (F::GuestPat, 3 << 56)],
+        ),
+        (
+            "PERF_GLOBAL_CTRL bit 4",
+            &[
+                (F::EntryControls, E | 1 << 13),
+                (F::GuestPerfGlobalCtrl, 0x10),
+            ],
         ),
         (
             "EFER bit 2",

@@ -68,6 +68,10 @@ impl Cpu {
         if c & exit::LOAD_PAT != 0 {
             self.msr.pat = v.get(F::HostPat);
         }
+        if c & exit::LOAD_PERF_GLOBAL_CTRL != 0 {
+            let value = v.get(F::HostPerfGlobalCtrl);
+            self.set_perf_global_control(value);
+        }
         if !long && self.cr0 & cr0::PG != 0 && self.cr4 & cr4::PAE != 0 {
             self.pdpte = read_pdptes(&self.ram, self.cr3);
             let reserved = pdpte_reserved(self.vmx.caps.features.maxphyaddr);

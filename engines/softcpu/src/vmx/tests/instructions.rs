@@ -158,7 +158,7 @@ fn vmread_and_vmwrite() {
         (Succeed, 1),
         "high half of the TSC offset"
     );
-    for encoding in [0x9999, 0x4003, 0x2808, 0x1_681c, 1 << 32 | 0x681c] {
+    for encoding in [0x9999, 0x4003, 0x2812, 0x1_681c, 1 << 32 | 0x681c] {
         assert_eq!(
             access(VMREAD, encoding, 7),
             (FailValid(12), 7),

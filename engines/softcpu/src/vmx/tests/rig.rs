@@ -148,10 +148,21 @@ fn cpuid() -> CpuidTable {
             edx,
         },
     };
+    let counters = CpuidLeaf {
+        leaf: 0xa,
+        subleaf: None,
+        // Version 2, four counters and three of fixed function, 48 bits.
+        result: CpuidResult {
+            eax: 0x0730_0402,
+            edx: 0x603,
+            ..CpuidResult::default()
+        },
+    };
     CpuidTable {
         leaves: vec![
             leaf(1, None, 0, 1 << 3 | 1 << 5 | 1 << 17 | 1 << 26 | 1 << 30, 0),
             leaf(7, Some(0), 1 << 10 | 1 << 18 | 1 << 7 | 1 << 20, 0, 0),
+            counters,
             CpuidLeaf {
                 leaf: 0xd,
                 subleaf: Some(1),

@@ -105,6 +105,33 @@ fn efer_and_pat() {
     assert_eq!(r.cpu().msr.pat, 0x0007_0406_0007_0406);
 }
 
+/// SDM Vol 3 27.3.2.1, 28.5.1: IA32_PERF_GLOBAL_CTRL, and with it what counts. Instructions of the host before the
+/// entry and after the exit do not.
+#[test]
+fn performance_counters_are_switched() {
+    const GLOBAL: u32 = 0x38f;
+    let mut r = Rig::root();
+    r.or(F::EntryControls, entry::LOAD_PERF_GLOBAL_CTRL);
+    r.or(F::ExitControls, exit::LOAD_PERF_GLOBAL_CTRL);
+    r.set(F::GuestPerfGlobalCtrl, 1 << 32);
+    r.set(F::HostPerfGlobalCtrl, 1 << 1);
+    r.cpu().write_msr(GLOBAL, 4).unwrap();
+    // Instructions, at all levels.
+    r.cpu().write_msr(0x38d, 3).unwrap();
+    // NOP four times, then CPUID, which exits and so does not retire.
+    assert_eq!(r.run_guest(&[0x90, 0x90, 0x90, 0x90, 0x0f, 0xa2]), 10);
+    assert_eq!(r.cpu().read_msr(GLOBAL), Ok(1 << 1));
+    r.cpu().pmu_sync();
+    assert_eq!(r.cpu().read_msr(0x309), Ok(4));
+    // Without the controls it stays.
+    let mut r = Rig::root();
+    r.set(F::GuestPerfGlobalCtrl, 1 << 32);
+    r.set(F::HostPerfGlobalCtrl, 1 << 1);
+    r.cpu().write_msr(GLOBAL, 4).unwrap();
+    assert_eq!(r.run_guest(CPUID), 10);
+    assert_eq!(r.cpu().read_msr(GLOBAL), Ok(4));
+}
+
 /// SDM Vol 3 Table 28-10: bits 9:7 the address size, bit 11 the operand size, 17:15 the segment, 22 and 27 no index and
 /// no base, 29:28 the instruction. Table 28-11: bit 10 a register.
 #[test]
