@@ -241,7 +241,7 @@ impl HostExec {
         };
         let memory = match method {
             Method::Gather(gather) => MemoryUse::Gather(gather),
-            Method::Control(_) => self.memory_use(insn)?,
+            Method::Control(_) => memory_use(insn, &mut self.info)?,
             _ => MemoryUse::None,
         };
         Ok(Prepared {
@@ -251,12 +251,6 @@ impl HostExec {
             facts: facts::facts(insn, group, memory),
             tiny: underflow::Tiny::Never,
         })
-    }
-
-    fn memory_use(&mut self, insn: &Instruction) -> Result<MemoryUse, PrepareError> {
-        let operand = (0..insn.op_count()).find(|&i| insn.op_kind(i) == OpKind::Memory);
-        let access = operand.map(|i| self.info.info(insn).op_access(i));
-        operand_use(insn, access.unwrap_or(iced_x86::OpAccess::None))
     }
 
     fn prepare_stub(&mut self, insn: &Instruction, group: Group) -> Result<Prepared, PrepareError> {
@@ -556,6 +550,34 @@ fn take_simd_exception(ext: &mut ExtState, raised: u32) -> Outcome {
         raised & 0x3f
     };
     Outcome::SimdException
+}
+
+/// What [`HostExec::prepare`] would find of `insn`; nothing for what it would refuse.
+pub fn facts_of(insn: &Instruction, info: &mut InstructionInfoFactory) -> Option<Facts> {
+    let group = facts::group(insn.code())?;
+    if features::support(insn.code(), HostFeatures::get()) != Support::Present {
+        return None;
+    }
+    let memory = match masked::gather(insn).ok()? {
+        Some(gather) => MemoryUse::Gather(gather),
+        None => memory_use(insn, info).ok()?,
+    };
+    Some(facts::facts(insn, group, memory))
+}
+
+fn memory_use(
+    insn: &Instruction,
+    info: &mut InstructionInfoFactory,
+) -> Result<MemoryUse, PrepareError> {
+    let in_memory = |kind| {
+        matches!(
+            kind,
+            OpKind::Memory | OpKind::MemorySegDI | OpKind::MemorySegEDI | OpKind::MemorySegRDI
+        )
+    };
+    let operand = (0..insn.op_count()).find(|&i| in_memory(insn.op_kind(i)));
+    let access = operand.map(|i| info.info(insn).op_access(i));
+    operand_use(insn, access.unwrap_or(iced_x86::OpAccess::None))
 }
 
 /// How `insn` uses its memory operand, accessed as `access`.

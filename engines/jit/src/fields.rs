@@ -20,7 +20,7 @@ pub struct General {
 /// What a field names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// Nothing: the field holds part of the opcode, or is not there.
+    /// A vector register, or nothing: the field holds part of the opcode, or is not there.
     Fixed(u8),
     /// A general register.
     General(General),
@@ -65,7 +65,7 @@ pub struct Encoding {
 }
 
 /// Reads the encoding of an instruction of 64-bit code; nothing for what has operands of other kinds than general
-/// registers, memory by ModRM, and immediates.
+/// and vector registers, memory by ModRM, and immediates. Vector registers keep their numbers.
 pub fn read(
     insn: &Instruction,
     bytes: &[u8],
@@ -103,7 +103,7 @@ pub fn read(
     let kinds = info.op_kinds();
     for (i, kind) in kinds.iter().enumerate() {
         let i = i as u32;
-        let general = |size: u8| general(insn, i, size, access(i));
+        let register = |size: u8| register(insn, i, size, access(i));
         let (place, size) = match kind {
             K::r8_or_mem => (Place::Rm, 1),
             K::r16_or_mem => (Place::Rm, 2),
@@ -119,6 +119,15 @@ pub fn read(
             K::r64_rm => (Place::Rm, 8),
             K::r32_vvvv => (Place::Vvvv, 4),
             K::r64_vvvv => (Place::Vvvv, 8),
+            K::xmm_or_mem | K::ymm_or_mem => (Place::Rm, 16),
+            K::xmm_rm | K::ymm_rm => (Place::Rm, 16),
+            K::xmm_reg | K::ymm_reg => (Place::Reg, 16),
+            K::xmm_vvvv | K::ymm_vvvv => (Place::Vvvv, 16),
+            K::xmm_is4 | K::ymm_is4 => {
+                // The register's number is where an immediate would be.
+                e.immediate = (bytes.len() as u8 - 1, 1);
+                continue;
+            }
             K::r8_opcode => (Place::Opcode, 1),
             K::r16_opcode => (Place::Opcode, 2),
             K::r32_opcode => (Place::Opcode, 4),
@@ -152,14 +161,14 @@ pub fn read(
             }
             Place::Rm => {
                 e.modrm = true;
-                e.rm = Field::General(general(size)?);
+                e.rm = register(size)?;
             }
             Place::Reg => {
                 e.modrm = true;
-                e.reg = Field::General(general(size)?);
+                e.reg = register(size)?;
             }
-            Place::Vvvv => e.vvvv = Field::General(general(size)?),
-            Place::Opcode => e.in_opcode = Some(general(size)?),
+            Place::Vvvv => e.vvvv = register(size)?,
+            Place::Opcode => e.in_opcode = Some(general(insn, i, size, access(i))?),
         }
     }
     Some(e)
@@ -170,6 +179,17 @@ enum Place {
     Reg,
     Vvvv,
     Opcode,
+}
+
+fn register(insn: &Instruction, operand: u32, size: u8, access: OpAccess) -> Option<Field> {
+    let register = insn.op_register(operand);
+    if register.is_xmm() || register.is_ymm() {
+        return u8::try_from(register.number())
+            .ok()
+            .filter(|n| *n < 16)
+            .map(Field::Fixed);
+    }
+    general(insn, operand, size, access).map(Field::General)
 }
 
 fn general(insn: &Instruction, operand: u32, size: u8, access: OpAccess) -> Option<General> {
@@ -242,6 +262,15 @@ impl Encoding {
         if first & 0xf0 == 0x40 {
             self.wide = first & 8 != 0;
             at += 1;
+            // It means nothing unless the opcode follows at once (SDM Vol 2 2.2.1); nobody writes it so.
+            let next = *bytes.get(at)?;
+            let prefix = matches!(
+                next,
+                0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3 | 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65
+            );
+            if prefix || next & 0xf0 == 0x40 {
+                return None;
+            }
         }
         loop {
             let byte = *bytes.get(at)?;

@@ -9,6 +9,8 @@
 //! | RCX, R11, R15 | values on their way; RCX because JRCXZ tests without touching the flags |
 //! | RSP | the host's stack |
 //! | OF, SF, ZF, AF, PF, CF | the guest's |
+//! | XMM0 to XMM15, MXCSR | the guest's while [`Native::no_sse`] is zero |
+//! | YMM0 to YMM15 | the guest's while [`Native::no_avx`] is zero, which needs the other |
 //! | base of GS | the address of [`Cpu`] |
 //!
 //! The guest's R9, R10, R11, R14 and R15 are in [`Cpu::regs`].
@@ -102,6 +104,30 @@ pub const LEFT: Mem = native(offset_of!(Native, left));
 pub const fn scratch(index: usize) -> Mem {
     native(offset_of!(Native, scratch) + 8 * index)
 }
+/// [`Native::no_sse`].
+pub const NO_SSE: Mem = native(offset_of!(Native, no_sse));
+/// [`Native::no_avx`].
+pub const NO_AVX: Mem = native(offset_of!(Native, no_avx));
+/// A word of [`Native::barriers`].
+pub const fn barrier(index: usize) -> Mem {
+    native(offset_of!(Native, barriers) + 8 * index)
+}
+/// Where a YMM register is kept, with the address of the processor in [`ADDRESS`].
+pub const fn ymm(number: u8) -> Mem {
+    Mem::at(
+        ADDRESS,
+        (offset_of!(Cpu, ext.ymm) + 32 * number as usize) as i32,
+    )
+}
+/// Where its upper half is.
+pub const fn ymm_upper(number: u8) -> Mem {
+    Mem::at(
+        ADDRESS,
+        (offset_of!(Cpu, ext.ymm) + 32 * number as usize + 16) as i32,
+    )
+}
+/// Where MXCSR is kept.
+pub const MXCSR: Mem = field(offset_of!(Cpu, ext.mxcsr));
 /// A mask of [`View::masks`].
 pub const fn mask(index: usize) -> Mem {
     Mem::at(VIEW, (offset_of!(View, masks) + 8 * index) as i32)

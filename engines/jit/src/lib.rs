@@ -10,7 +10,7 @@
 //!
 //! # Safety
 //! Generated code reads and writes three things: the processor behind GS, its own table of blocks, and guest RAM by
-//! addresses that the TLB gave out. It calls nothing but the handlers. The processor stays where it is while it runs.
+//! addresses that the TLB gave out. It calls nothing but the handlers, with MXCSR as Rust code expects it. The processor stays where it is while it runs.
 
 mod area;
 mod asm;
@@ -19,6 +19,10 @@ mod layout;
 mod stubs;
 mod table;
 mod translate;
+mod vectors;
+
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::arch::asm;
@@ -39,6 +43,8 @@ use translate::{Numbers, translate};
 #[derive(Clone, Copy)]
 pub(crate) struct Record {
     op: Op,
+    /// What is to be executed behind it, as a range of [`Calls::ops`].
+    behind: (u32, u32),
     /// RAM offset of its block.
     start: u64,
     /// Bytes of its block.
@@ -67,7 +73,9 @@ const LONGEST: usize = 32 << 10;
 #[derive(Default)]
 struct Calls {
     records: Vec<Record>,
-    trapped: Option<(Trap, u32)>,
+    ops: Vec<Op>,
+    /// With what, which operation, of which block.
+    trapped: Option<(Trap, Op, u32)>,
     panic: Option<Box<dyn Any + Send>>,
 }
 
@@ -142,7 +150,16 @@ fn handle(cpu: &mut Cpu, calls: &mut Calls, number: u32) -> u64 {
     if record.flags {
         cpu.flags.set_bits(flags_of(cpu.native.flags));
     }
-    let done = (record.op.run)(cpu, &record.op);
+    let (first, end) = record.behind;
+    let mut behind = calls.ops[first as usize..end as usize].iter();
+    let mut op = &record.op;
+    let mut done = (op.run)(cpu, op);
+    while done.is_ok()
+        && let Some(next) = behind.next()
+    {
+        op = next;
+        done = (op.run)(cpu, op);
+    }
     let goes_on = done.is_ok() && !record.last;
     if goes_on {
         if record.flags {
@@ -153,6 +170,7 @@ fn handle(cpu: &mut Cpu, calls: &mut Calls, number: u32) -> u64 {
         }
         cpu.native.view = cpu.tlb.view_address();
         cpu.native.tag = code_tag(cpu);
+        cpu.native.barriers = cpu.vector_barriers();
         return 0;
     }
     if !record.flags {
@@ -160,7 +178,7 @@ fn handle(cpu: &mut Cpu, calls: &mut Calls, number: u32) -> u64 {
     }
     match done {
         Ok(()) => cpu.regs[RIP] = cpu.next_rip,
-        Err(trap) => calls.trapped = Some((trap, number)),
+        Err(trap) => calls.trapped = Some((trap, *op, record.block)),
     }
     cpu.native.left = HANDLER;
     1
@@ -177,6 +195,7 @@ impl BlockExecutor for Translator {
         cpu.native.poll = cpu.attention.poll_address();
         cpu.native.table = &raw const *self.table as u64;
         cpu.native.executor = &raw mut *self.calls as u64;
+        (cpu.native.no_sse, cpu.native.no_avx) = (1, 1);
         set_gs(this);
     }
 
@@ -190,6 +209,7 @@ impl BlockExecutor for Translator {
         }
         let numbers = Numbers {
             record: self.calls.records.len() as u32,
+            op: self.calls.ops.len() as u32,
             way: self.ways.len() as u32,
         };
         let origin = self.area.next_address();
@@ -198,6 +218,7 @@ impl BlockExecutor for Translator {
             return None;
         }
         self.calls.records.extend(t.records);
+        self.calls.ops.extend(t.ops);
         self.ways.extend(t.exits.iter().map(|e| WayOut {
             jump: origin + e.jump as u64,
         }));
@@ -217,6 +238,7 @@ impl BlockExecutor for Translator {
         cpu.native.view = cpu.tlb.view_address();
         cpu.native.tag = tag;
         cpu.native.flags = image_of(cpu.flags.bits());
+        cpu.native.barriers = cpu.vector_barriers();
         cpu.native.entry = entry.0.get();
         cpu.attention.arm();
         let this = &raw mut *cpu as u64;
@@ -231,13 +253,8 @@ impl BlockExecutor for Translator {
         if let Some(panic) = self.calls.panic.take() {
             resume_unwind(panic);
         }
-        if let Some((trap, record)) = self.calls.trapped.take() {
-            let record = &self.calls.records[record as usize];
-            return Left::Trapped {
-                trap,
-                op: record.op,
-                block: record.block,
-            };
+        if let Some((trap, op, block)) = self.calls.trapped.take() {
+            return Left::Trapped { trap, op, block };
         }
         let way = match cpu.native.left {
             HANDLER => None,
@@ -274,6 +291,7 @@ impl BlockExecutor for Translator {
         self.leaves.clear();
         self.table.clear();
         self.calls.records.clear();
+        self.calls.ops.clear();
         self.full = false;
     }
 }

@@ -8,7 +8,7 @@ use crate::layout::{
     ADDRESS, ENTRY, FLAGS, LEFT, MAPPED, PAGE, RCX, SLOT, STACK, TABLE, TAG, THIS, VIEW,
     VIEW_ADDRESS, register,
 };
-use crate::table;
+use crate::{table, vectors};
 use softcpu::cpu::RIP;
 
 /// In `LEFT`: no way that could be joined.
@@ -36,6 +36,10 @@ pub struct Stubs {
     /// Looks for the block at the linear address in [`ADDRESS`]. RCX is zero if it is there: then [`SLOT`] is the
     /// address of its code, and [`ADDRESS`] its page.
     pub lookup: u64,
+    /// [`vectors::give_sse`].
+    pub sse: u64,
+    /// [`vectors::give_avx`].
+    pub avx: u64,
 }
 
 fn save(a: &mut Asm) {
@@ -83,6 +87,13 @@ impl Stubs {
         let mut a = Asm::new(area.next_address());
         let at = |a: &Asm| a.origin + a.here() as u64;
 
+        let sse = at(&a);
+        vectors::give_sse(&mut a);
+        let avx = at(&a);
+        vectors::give_avx(&mut a);
+        let take_back = at(&a);
+        vectors::take_back(&mut a);
+
         let enter = at(&a);
         for reg in KEPT {
             push_or_pop(&mut a, 0x50, reg);
@@ -100,6 +111,7 @@ impl Stubs {
         a.store(LEFT, SLOT);
         a.store(register(RIP), ADDRESS);
         save(&mut a);
+        a.call(take_back);
         leave(&mut a);
 
         let way = at(&a);
@@ -109,8 +121,9 @@ impl Stubs {
 
         let helper = at(&a);
         save(&mut a);
-        a.load(Reg(7), THIS);
         a.mov(Reg(6), RCX);
+        a.call(take_back);
+        a.load(Reg(7), THIS);
         a.lea(STACK, Mem::at(STACK, -8));
         let wide = Legacy {
             wide: true,
@@ -169,6 +182,8 @@ impl Stubs {
             way,
             helper,
             lookup,
+            sse,
+            avx,
         }
     }
 }

@@ -245,6 +245,12 @@ pub struct Native {
     pub left: u64,
     /// Words for values on their way.
     pub scratch: [u64; 4],
+    /// Zero while the host's XMM registers and MXCSR are the guest's.
+    pub no_sse: u64,
+    /// Zero while also the upper halves of the host's YMM registers are.
+    pub no_avx: u64,
+    /// [`Cpu::vector_barriers`] of now: zero if they may become the guest's.
+    pub barriers: [u64; 2],
 }
 
 /// One software vCPU.

@@ -71,6 +71,32 @@ const PASSAGE_CODE: [u8; 19] = [
     0xff, 0x2d, 0xfd, 0x0f, 0, 0, // jmp far [rip + 0xffd]
 ];
 
+/// Offset in the slot of the code a case of 64-bit mode goes through on its way into a warm machine.
+const WARM: u64 = PASSAGE + 0x100;
+
+/// In 64-bit mode at CPL 3: accesses the window's pages as far as they may be, with flags, registers, and memory as
+/// they were in the end; jumps into the case.
+fn warming_code(layout: Layout) -> Vec<u8> {
+    let mut code = Vec::new();
+    let mut with = |opcode: &[u8], target: u64| {
+        code.extend_from_slice(opcode);
+        let next = layout.slot + WARM + code.len() as u64 + 4;
+        code.extend_from_slice(&(target.wrapping_sub(next) as u32).to_le_bytes());
+    };
+    let (window, data) = (layout.window(), layout.slot + PASSAGE_DATA);
+    for page in [window, window + 4096] {
+        // not byte [rip + disp], twice
+        with(&[0xf6, 0x15], page);
+        with(&[0xf6, 0x15], page);
+    }
+    // mov rsp, [rip + disp]
+    with(&[0x48, 0x8b, 0x25], window + READ_ONLY_OFFSET as u64);
+    with(&[0x48, 0x8b, 0x25], data);
+    // jmp [rip + disp]
+    with(&[0xff, 0x25], data + 8);
+    code
+}
+
 /// Vectors with an error code (SDM Vol 3 Table 6-1).
 const fn has_error_code(vector: u64) -> bool {
     matches!(vector, 8 | 10..=14 | 17 | 21)
@@ -125,6 +151,8 @@ pub struct EngineSubject {
     /// Where the last case's code was and how long.
     last_code: (u64, u64),
     polls: Arc<AtomicU32>,
+    /// Cases find their window's pages in the TLB.
+    warm: bool,
 }
 
 impl EngineSubject {
@@ -165,9 +193,18 @@ impl EngineSubject {
             start,
             last_code: (layout.code(), CODE_BYTES as u64),
             polls,
+            warm: false,
         };
         subject.fill_memory();
         Ok(subject)
+    }
+
+    /// Has cases of 64-bit mode find what they may access in the TLB: a state that is set leaves an engine nothing
+    /// there, so that the first access of each case would always be a miss.
+    #[must_use]
+    pub fn warm(mut self) -> Self {
+        self.warm = true;
+        self
     }
 
     fn put(&self, gpa: u64, bytes: &[u8]) {
@@ -213,6 +250,8 @@ impl EngineSubject {
         page(self.layout.slot + PASSAGE, P | U);
         page(self.layout.slot + PASSAGE_DATA, P | U | NX);
         self.put(self.layout.slot + PASSAGE, &PASSAGE_CODE);
+        let warming = warming_code(self.layout);
+        self.put(self.layout.slot + WARM, &warming);
         page(self.layout.code(), P | W | U);
         page(self.layout.code() + 4096, P | W | U);
 
@@ -288,6 +327,9 @@ impl EngineSubject {
                 &[u64::from(ss), g[4], before.rip | u64::from(cs) << 32],
             );
             (rip, cs, ss) = (self.layout.slot + PASSAGE, CODE64, DATA);
+        } else if self.warm {
+            self.put_words(self.layout.slot + PASSAGE_DATA, &[g[4], before.rip]);
+            rip = self.layout.slot + WARM;
         }
         self.put_words(
             LOADER_STACK,

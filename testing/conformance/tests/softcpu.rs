@@ -45,9 +45,19 @@ fn softcpu_agrees_with_the_host() {
     assert!(missing.is_empty(), "not implemented: {missing:?}");
 }
 
-/// The same cases with every block translated before it is executed.
+/// The same cases with every block translated before it is executed. Accesses hit the TLB where they may.
 #[test]
 fn translated_code_agrees_with_the_host() {
+    translated(EngineSubject::warm);
+}
+
+/// The same again. Every first access misses the TLB.
+#[test]
+fn translated_code_that_misses_agrees_with_the_host() {
+    translated(|subject| subject);
+}
+
+fn translated(prepare: impl Fn(EngineSubject) -> EngineSubject + Sync) {
     let config = Config::from_environment(1_000_000);
     let implemented = Implemented::new();
     let report = run(
@@ -59,10 +69,8 @@ fn translated_code_agrees_with_the_host() {
                 Ok(Box::new(translator))
             });
             let engine = SoftEngine::with_executors(executors);
-            Some(
-                EngineSubject::new(&engine, layout, background)
-                    .expect("the software CPU runs everywhere"),
-            )
+            let subject = EngineSubject::new(&engine, layout, background);
+            Some(prepare(subject.expect("the software CPU runs everywhere")))
         },
     )
     .expect("the host has the memory");

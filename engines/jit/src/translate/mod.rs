@@ -5,12 +5,15 @@
 //!
 //! An instruction that cannot be written again has its handler called. So has one whose access misses the TLB, whole,
 //! from the *cold* code behind the block; it goes on behind the instruction then. Nothing of an instruction is done
-//! before its checks, so a handler always begins it anew.
+//! before its checks, so a handler always begins it anew. What executes vector instructions natively is in `vector`.
 
 mod memory;
 mod plain;
 mod rewrite;
 mod transfer;
+mod vector;
+
+use std::collections::BTreeMap;
 
 use iced_x86::{Decoder, Instruction, InstructionInfoFactory};
 use softcpu::code::{Op, Source};
@@ -21,6 +24,7 @@ use crate::Record;
 use crate::asm::{Asm, Mem};
 use crate::layout::{ADDRESS, BUDGET, POLL, RCX, SLOT};
 use crate::stubs::Stubs;
+use vector::{Given, Request};
 
 /// A way out that can be joined to a block of the same page.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +39,8 @@ pub struct Translation {
     pub code: Vec<u8>,
     /// What its handlers are called with.
     pub records: Vec<Record>,
+    /// What [`Record::behind`] counts in.
+    pub ops: Vec<Op>,
     /// Its ways out.
     pub exits: Vec<Exit>,
     /// Offset of the code that leaves before the block.
@@ -46,6 +52,8 @@ pub struct Translation {
 pub struct Numbers {
     /// First record.
     pub record: u32,
+    /// First operation behind records.
+    pub op: u32,
     /// First way.
     pub way: u32,
 }
@@ -58,6 +66,10 @@ struct Cold {
     record: u32,
     /// Where to go on; `None` if the handler ends the block.
     back: Option<usize>,
+    /// What is relied upon there.
+    given: Given,
+    /// The operation there, by its place in the block.
+    next: usize,
 }
 
 struct Translator<'a> {
@@ -75,6 +87,13 @@ struct Translator<'a> {
     /// Misses of the instruction being translated.
     misses: Vec<usize>,
     record: u32,
+    /// Which instruction that is.
+    op: usize,
+    /// Which vector registers are the guest's at this place.
+    given: Given,
+    requests: Vec<Request>,
+    /// Records of what is left of the block from an operation on.
+    rests: BTreeMap<usize, u32>,
 }
 
 /// What is done about a block of another page that is not at hand.
@@ -111,12 +130,21 @@ pub fn translate(
         ways: Vec::new(),
         misses: Vec::new(),
         record: 0,
+        op: 0,
+        given: Given::Nothing,
+        requests: Vec::new(),
+        rests: BTreeMap::new(),
     };
     t.block()?;
     let leave = t.out_of_line();
     Some(Translation {
         code: t.a.code,
         records: t.records,
+        ops: if t.rests.is_empty() {
+            Vec::new()
+        } else {
+            source.ops.to_vec()
+        },
         exits: t.exits,
         leave,
     })
@@ -136,7 +164,8 @@ impl Translator<'_> {
         let mut decoder =
             Decoder::with_ip(64, self.source.bytes, 0, self.cpu.vectors.decoder_options());
         let mut insn = Instruction::default();
-        for op in &ops[..instructions] {
+        for (number, op) in ops[..instructions].iter().enumerate() {
+            self.op = number;
             if decoder.position() != usize::from(op.offset) || !decoder.can_decode() {
                 // The bytes are not those the block was decoded from.
                 return None;
@@ -186,10 +215,16 @@ impl Translator<'_> {
             && self.cpu.vectors.has(insn.code());
         self.misses.clear();
         self.record = self.numbers.record + self.records.len() as u32;
-        let exits = (self.exits.len(), self.ways.len());
+        let exits = (self.exits.len(), self.ways.len(), self.requests.len());
+        let vectors = &self.cpu.vectors;
+        let facts = (!native && !last)
+            .then(|| vectors.facts(insn, &mut self.info))
+            .flatten();
         let at = usize::from(op.offset);
         let bytes = &self.source.bytes[at..at + usize::from(op.length)];
-        let done = if !native {
+        let done = if let Some(facts) = facts {
+            self.vector(insn, bytes, offsets, &facts)
+        } else if !native {
             Err(ByHandler)
         } else if last {
             self.transfer(op, insn, bytes)
@@ -201,10 +236,11 @@ impl Translator<'_> {
             self.a.code.truncate(start);
             self.exits.truncate(exits.0);
             self.ways.truncate(exits.1);
+            self.requests.truncate(exits.2);
             self.misses.clear();
             needs_record = true;
-            self.a.set(RCX, self.record);
-            self.a.call(self.stubs.helper);
+            self.call_handler(self.record);
+            self.given = Given::Nothing;
         }
         let back = (!last).then(|| self.a.here());
         for from in std::mem::take(&mut self.misses) {
@@ -212,6 +248,8 @@ impl Translator<'_> {
                 from,
                 record: self.record,
                 back,
+                given: self.given,
+                next: self.op + 1,
             });
         }
         if needs_record {
@@ -219,6 +257,7 @@ impl Translator<'_> {
             let vector = table::row(insn.mnemonic()).is_none();
             self.records.push(Record {
                 op: *op,
+                behind: (0, 0),
                 start: self.source.start.0,
                 bytes: self.source.bytes.len() as u32,
                 block: self.source.index,
@@ -228,18 +267,53 @@ impl Translator<'_> {
         }
     }
 
+    fn call_handler(&mut self, record: u32) {
+        self.a.set(RCX, record);
+        self.a.call(self.stubs.helper);
+    }
+
+    /// The record of what is left of the block from an operation on.
+    fn rest(&mut self, from: usize) -> u32 {
+        let number = self.numbers.record + self.records.len() as u32;
+        if let Some(known) = self.rests.get(&from) {
+            return *known;
+        }
+        self.rests.insert(from, number);
+        let ops = self.source.ops;
+        self.records.push(Record {
+            op: ops[from],
+            behind: (
+                self.numbers.op + from as u32 + 1,
+                self.numbers.op + ops.len() as u32,
+            ),
+            start: self.source.start.0,
+            bytes: self.source.bytes.len() as u32,
+            block: self.source.index,
+            flags: true,
+            last: true,
+        });
+        number
+    }
+
     /// Gives the offset of the code that leaves before the block.
     fn out_of_line(&mut self) -> usize {
         let mut leave = 0;
         for cold in std::mem::take(&mut self.cold) {
             let here = self.a.here();
             self.a.aim(cold.from, here);
-            self.a.set(RCX, cold.record);
-            self.a.call(self.stubs.helper);
+            self.call_handler(cold.record);
             if let Some(back) = cold.back {
+                self.request(cold.given, cold.next);
                 let to = self.a.origin + back as u64;
                 self.a.jump(to);
             }
+        }
+        for request in std::mem::take(&mut self.requests) {
+            let here = self.a.here();
+            self.a.aim(request.from, here);
+            self.request(request.given, request.op);
+            let to = self.a.origin + request.back as u64;
+            self.a.jump(to);
         }
         for (from, offset, way) in std::mem::take(&mut self.ways) {
             let here = self.a.here();

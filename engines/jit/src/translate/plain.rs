@@ -71,7 +71,7 @@ impl Translator<'_> {
                 // The register's upper bits choose the word.
                 Err(ByHandler)
             }
-            _ => self.written_again(insn, bytes, offsets),
+            _ => self.written_again(insn, bytes, offsets, None),
         }
     }
 

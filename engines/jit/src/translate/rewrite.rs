@@ -6,14 +6,16 @@ use super::{ByHandler, Done, Translator};
 use crate::asm::{Legacy, Mem, Reg, Rm, Vex};
 use crate::fields::{self, Encoding, Field, General};
 use crate::layout::{ADDRESS, GUEST_RCX, RCX, SLOT, host, register};
+use softcpu::insn::Facts;
 
 impl Translator<'_> {
-    /// The same instruction with other operands.
+    /// The same instruction with other operands. `facts` are those of a vector instruction.
     pub(super) fn written_again(
         &mut self,
         insn: &Instruction,
         bytes: &[u8],
         offsets: &iced_x86::ConstantOffsets,
+        facts: Option<&Facts>,
     ) -> Done {
         let access: [OpAccess; 5] = {
             let info = self.info.info(insn);
@@ -23,13 +25,18 @@ impl Translator<'_> {
             let access = access.get(i as usize).copied();
             access.unwrap_or(OpAccess::ReadWrite)
         };
-        let e = fields::read(insn, bytes, offsets, access).ok_or(ByHandler)?;
+        let mut e = fields::read(insn, bytes, offsets, access).ok_or(ByHandler)?;
+        e.store_in_order(insn);
         let mut p = Placing {
             free: if e.reads_cl { vec![] } else { vec![RCX] },
             ..Placing::default()
         };
+        let limits = Limits {
+            size: if facts.is_some() { 32 } else { 8 },
+            alignment: facts.map_or(1, |f| f.alignment),
+        };
         if let Field::Memory { size, written } = e.rm {
-            self.operand_in_memory(insn, &e, size, written, &mut p)?;
+            self.operand_in_memory(insn, &e, (size, written), &limits, &mut p)?;
         } else {
             p.free.extend([SLOT, ADDRESS]);
         }
@@ -65,16 +72,17 @@ impl Translator<'_> {
         &mut self,
         insn: &Instruction,
         e: &Encoding,
-        size: u8,
-        written: bool,
+        (size, written): (u8, bool),
+        limits: &Limits,
         p: &mut Placing,
     ) -> Done {
-        if size == 0 || size > 8 {
+        if size == 0 || size > limits.size {
             return Err(ByHandler);
         }
         self.address(insn)?;
         let locked = e.locked() || (insn.mnemonic() == M::Xchg);
-        let aligned = (locked && size > 1).then(|| size.trailing_zeros() as u8);
+        let alignment = if locked { size } else { limits.alignment };
+        let aligned = (alignment > 1).then(|| alignment.trailing_zeros() as u8);
         self.check(size, written, aligned);
         if !e.any_high() {
             p.memory = Some(Rm::Mem(Mem::indexed(SLOT, ADDRESS, 0, 0)));
@@ -172,6 +180,14 @@ impl Translator<'_> {
     }
 }
 
+/// What an operand in memory may be.
+struct Limits {
+    /// Most bytes.
+    size: u8,
+    /// What its address has to be a multiple of.
+    alignment: u8,
+}
+
 /// Where the operands of an instruction that is written again go.
 #[derive(Default)]
 struct Placing {
@@ -188,6 +204,19 @@ struct Placing {
 }
 
 impl Encoding {
+    /// Stores past the caches are ordinary ones: that is a hint (SDM Vol 1 10.4.6.2), and an ordinary one is seen by
+    /// others in the order of the program, which what follows a store may rely on.
+    fn store_in_order(&mut self, insn: &Instruction) {
+        let ordinary = match insn.mnemonic() {
+            // MOVAPS, MOVAPD.
+            M::Movntps | M::Movntpd | M::Vmovntps | M::Vmovntpd => 0x29,
+            // MOVDQA.
+            M::Movntdq | M::Vmovntdq => 0x7f,
+            _ => return,
+        };
+        self.opcode[usize::from(self.opcode_bytes) - 1] = ordinary;
+    }
+
     /// What all fields together do with a guest register.
     fn uses(&self, number: u8) -> (bool, bool) {
         let in_opcode = self.in_opcode.map(Field::General);

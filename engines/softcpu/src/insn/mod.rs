@@ -42,6 +42,7 @@ use iced_x86::Instruction;
 
 pub use descriptor_tables::OPERAND_SIZE_16;
 pub use form::{Form, Kind};
+pub use hostexec::{Class, Facts, MemoryUse};
 pub use monitor::Monitor;
 pub use msr::{DEBUGCTL_ALLOWED, FEATURE_CONTROL_LOCKED_VMX, valid_pat};
 pub use vector::{HostSide, VectorTable};

@@ -2,13 +2,16 @@
 //! loads and stores that are ours.
 
 use hostexec::{
-    Bounce, Class, MaskedMemory, MemoryUse, Outcome, PrepareError, Prepared, X87Context,
+    Bounce, Class, Facts, MXCSR_RESET, MaskedMemory, MemoryUse, Outcome, PrepareError, Prepared,
+    X87Context,
 };
+use iced_x86::{Instruction, InstructionInfoFactory};
 use x86defs::cr::{cr0, cr4};
 use x86defs::exception::{NM, UD, XM};
 
 use super::features::GuestFeatures;
 use super::form::Form;
+use super::table::{self, Bind};
 use crate::code::{Handler, Op};
 use crate::cpu::{Cpu, Flow};
 use crate::flags::Flags;
@@ -43,6 +46,19 @@ impl VectorTable {
     /// Whether the model has what the decoder lists `code` under.
     pub fn has(&self, code: iced_x86::Code) -> bool {
         self.features.has(code)
+    }
+
+    /// What is to be known of an instruction whose handler has the host execute it; nothing of others.
+    pub fn facts(&self, insn: &Instruction, info: &mut InstructionInfoFactory) -> Option<Facts> {
+        let host = match table::row(insn.mnemonic()).map(|r| r.bind) {
+            Some(Bind::StringOrHost(_)) => !insn.is_string_instruction(),
+            Some(_) => false,
+            None => true,
+        };
+        if !host || !self.features.has_vector(insn.code()) {
+            return None;
+        }
+        hostexec::facts_of(insn, info)
     }
 
     fn add(&mut self, p: Prepared) -> u64 {
@@ -92,6 +108,17 @@ pub fn bind_host(form: &Form, op: &mut Op, side: &mut HostSide) -> Option<Handle
 }
 
 impl Cpu {
+    /// What keeps SSE and VEX instructions of 64-bit mode from being executed on the host with the guest's MXCSR
+    /// beyond it, as two words: zero if nothing does. Beside the checks before any of them (`vector_allowed`) that is
+    /// an exception that is not masked, because the host would raise it.
+    pub fn vector_barriers(&self) -> [u64; 2] {
+        let sse = self.cr0 & (cr0::EM | cr0::TS)
+            | !self.cr4 & cr4::OSFXSR
+            | u64::from(!self.ext.mxcsr & MXCSR_RESET);
+        let vex = sse | !self.cr4 & cr4::OSXSAVE | !self.xcr0 & 6;
+        [sse, vex]
+    }
+
     /// The checks before any instruction of a class (SDM Vol 3 2.5, 13.1; Vol 2 2.4).
     #[inline(always)]
     fn vector_allowed(&mut self, class: Class) -> Flow {

@@ -1,0 +1,197 @@
+//! Small guests, interpreted and translated.
+
+mod encodings;
+mod random;
+mod vectors;
+
+use std::sync::Arc;
+
+use guestmem::{Gpa, GuestRam};
+use softcpu::SoftEngine;
+use vcpu::cpuid::{CpuModel, HostVector, ModelConfig, model};
+use vcpu::{
+    Attention, DescriptorTable, Engine, NestedVirt, Platform, RunExit, SegmentRegister, Vcpu,
+    VcpuState, VmConfig,
+};
+use x86defs::segment::{Access, Selector};
+
+use crate::Translator;
+
+const RAM_BYTES: u64 = 2 << 20;
+const PML4: u64 = 0x1000;
+const PDPT: u64 = 0x2000;
+const DIRECTORY: u64 = 0x3000;
+const TABLE: u64 = 0x4000;
+const GDT: u64 = 0x5000;
+const IDT: u64 = 0x6000;
+const HANDLERS: u64 = 0x8000;
+const STACK: u64 = 0xc000;
+const CODE: u64 = 0x1_0000;
+/// Pages for data, with pages of something else between them.
+const DATA: [u64; 3] = [0x2_0000, 0x2_2000, 0x2_4000];
+/// Not mapped.
+const NOWHERE: u64 = 0x8_0000;
+
+/// OUT to the port at which a guest stops.
+const STOP: [u8; 2] = [0xe6, 0xf4];
+
+struct Board(Attention);
+
+impl Platform for Board {
+    fn pio_write(&mut self, _: u16, _: u8, _: u32, _: u64) {
+        self.0.raise(Attention::STOP);
+    }
+
+    fn poll(&mut self, _: u64) -> u64 {
+        10_000
+    }
+}
+
+/// A processor at CPL 0 in 64-bit mode; memory is mapped one to one.
+struct Machine {
+    vcpu: Box<dyn Vcpu>,
+    ram: Arc<GuestRam>,
+    state: VcpuState,
+}
+
+/// How a program ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// At the OUT behind its last instruction.
+    Whole,
+    /// With this exception at this offset in the program.
+    Fault { vector: u64, at: u64 },
+}
+
+impl Machine {
+    fn translated() -> Self {
+        let executors: softcpu::Executors = Arc::new(|| {
+            let translator = Translator::new(0).map_err(std::io::Error::other)?;
+            Ok(Box::new(translator))
+        });
+        Self::new(&SoftEngine::with_executors(executors))
+    }
+
+    fn interpreted() -> Self {
+        Self::new(&SoftEngine::new())
+    }
+
+    fn new(engine: &dyn Engine) -> Self {
+        let ram = Arc::new(GuestRam::new(&[(Gpa(0), RAM_BYTES)]).unwrap());
+        let put = |at: u64, word: u64| ram.write(Gpa(at), &word.to_le_bytes()).unwrap();
+        put(PML4, PDPT | 3);
+        put(PDPT, DIRECTORY | 3);
+        put(DIRECTORY, TABLE | 3);
+        for page in (0..RAM_BYTES).step_by(4096).filter(|p| *p != NOWHERE) {
+            put(TABLE + 8 * (page >> 12), page | 3);
+        }
+        put(GDT + 8, 0x00af_9b00_0000_ffff);
+        put(GDT + 16, 0x00cf_9300_0000_ffff);
+        for vector in 0..256 {
+            let at = HANDLERS + 16 * vector;
+            put(IDT + 16 * vector, at & 0xffff | 8 << 16 | 0x8e00 << 32);
+            ram.write(Gpa(at), &STOP).unwrap();
+        }
+        let host = HostVector::detect();
+        let config = ModelConfig {
+            vcpus: 1,
+            nested: NestedVirt::Off,
+            tsc_hz: 1_000_000_000,
+            crystal_hz: 25_000_000,
+            host,
+        };
+        let config = VmConfig {
+            vcpus: 1,
+            cpuid: model(CpuModel::Max, &config),
+            nested: NestedVirt::Off,
+            tsc_hz: 1_000_000_000,
+        };
+        let attention = Attention::new();
+        let board = Box::new(Board(attention.clone()));
+        let vm = engine.create_vm(&config, ram.clone()).unwrap();
+        let mut vcpu = vm.create_vcpu(0, board, attention).unwrap();
+        let mut state = vcpu.state().unwrap();
+        set_long_mode(&mut state);
+        Self { vcpu, ram, state }
+    }
+
+    fn set_xmm(&mut self, number: usize, value: u128) {
+        let at = 160 + 16 * number;
+        self.state.extended.legacy[at..at + 16].copy_from_slice(&value.to_le_bytes());
+        // XSTATE_BV: what the image has.
+        self.state.extended.legacy[512] = 7;
+    }
+
+    fn xmm(&self, number: usize) -> u128 {
+        let at = 160 + 16 * number;
+        u128::from_le_bytes(self.state.extended.legacy[at..at + 16].try_into().unwrap())
+    }
+
+    fn set_mxcsr(&mut self, value: u32) {
+        self.state.extended.legacy[24..28].copy_from_slice(&value.to_le_bytes());
+        self.state.extended.legacy[512] = 7;
+    }
+
+    fn mxcsr(&self) -> u32 {
+        u32::from_le_bytes(self.state.extended.legacy[24..28].try_into().unwrap())
+    }
+
+    fn put(&self, at: u64, bytes: &[u8]) {
+        self.ram.write(Gpa(at), bytes).unwrap();
+    }
+
+    fn get<const N: usize>(&self, at: u64) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.ram.read(Gpa(at), &mut bytes).unwrap();
+        bytes
+    }
+
+    /// Runs a program from [`Self::state`], and replaces that.
+    fn run(&mut self, program: &[u8]) -> End {
+        self.put(CODE, program);
+        self.put(CODE + program.len() as u64, &STOP);
+        self.state.rip = CODE;
+        self.vcpu.set_state(&self.state).unwrap();
+        assert_eq!(self.vcpu.run().unwrap(), RunExit::Stopped);
+        self.state = self.vcpu.state().unwrap();
+        let at = self.state.rip;
+        if at >= CODE {
+            assert_eq!(at, CODE + (program.len() + STOP.len()) as u64);
+            return End::Whole;
+        }
+        let vector = (at - HANDLERS) / 16;
+        let with_code = matches!(vector, 8 | 10..=14 | 17 | 21);
+        let rip = u64::from_le_bytes(self.get(self.state.gpr[4] + 8 * u64::from(with_code)));
+        let at = rip - CODE;
+        End::Fault { vector, at }
+    }
+}
+
+fn set_long_mode(state: &mut VcpuState) {
+    let segment = |selector: u16, access: u32| SegmentRegister {
+        selector: Selector(selector),
+        base: 0,
+        limit: u32::MAX,
+        access: Access(access),
+    };
+    state.segments = [segment(16, 0xc093); 6];
+    state.segments[1] = segment(8, 0xa09b);
+    state.gdtr = DescriptorTable {
+        base: GDT,
+        limit: 23,
+    };
+    state.idtr = DescriptorTable {
+        base: IDT,
+        limit: 0xfff,
+    };
+    state.gpr = [0; 16];
+    state.gpr[4] = STACK;
+    [state.gpr[6], state.gpr[7], state.gpr[3]] = DATA;
+    state.rflags = 2;
+    // PG, WP, NE, ET, MP, PE; OSXSAVE, OSXMMEXCPT, OSFXSR, PAE; NXE, LMA, LME.
+    state.system.cr0 = 0x8001_0033;
+    state.system.cr3 = PML4;
+    state.system.cr4 = 0x4_0620;
+    state.system.efer = 0xd00;
+    state.system.xcr0 = 7;
+}

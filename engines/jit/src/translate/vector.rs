@@ -1,0 +1,106 @@
+//! SSE and VEX instructions, on the host's registers of the same numbers.
+//!
+//! The first one of a block sees to it that they are the guest's (`vectors`); what follows it in the block knows. If
+//! they may not be, the handlers execute what is left of the block. A handler called in between has them back for the
+//! host, so code that it returns to has to ask again: the cold code for itself, the other by the next instruction.
+
+use iced_x86::{Instruction, Mnemonic as M};
+use softcpu::insn::{Class, Facts, MemoryUse};
+
+use super::{ByHandler, Done, Translator};
+use crate::layout::{GUEST_RCX, NO_AVX, NO_SSE, RCX};
+
+/// Which of the host's vector registers are known to be the guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Given {
+    /// None.
+    Nothing,
+    /// XMM registers and MXCSR.
+    Sse,
+    /// YMM registers and MXCSR.
+    Avx,
+}
+
+/// Out of line: registers asked for, then back.
+#[derive(Clone, Copy)]
+pub(super) struct Request {
+    /// Offset of the distance of the jump that leads here.
+    pub from: usize,
+    /// What is asked for.
+    pub given: Given,
+    /// The operation that needs them, by its place in the block.
+    pub op: usize,
+    /// Where to go on.
+    pub back: usize,
+}
+
+impl Translator<'_> {
+    pub(super) fn vector(
+        &mut self,
+        insn: &Instruction,
+        bytes: &[u8],
+        offsets: &iced_x86::ConstantOffsets,
+        facts: &Facts,
+    ) -> Done {
+        let needed = match facts.class {
+            Class::Sse => Given::Sse,
+            Class::Vex => Given::Avx,
+            Class::X87 | Class::X87NoWait | Class::Mmx => return Err(ByHandler),
+        };
+        let plain = matches!(
+            facts.memory,
+            MemoryUse::None | MemoryUse::Read(_) | MemoryUse::Write(_)
+        );
+        if facts.x87_state || !plain {
+            return Err(ByHandler);
+        }
+        self.ask_for(needed);
+        match insn.mnemonic() {
+            M::Vzeroupper | M::Vzeroall => self.a.raw(bytes),
+            M::Pcmpestri
+            | M::Pcmpestri64
+            | M::Pcmpistri
+            | M::Vpcmpestri
+            | M::Vpcmpestri64
+            | M::Vpcmpistri => {
+                self.written_again(insn, bytes, offsets, Some(facts))?;
+                // The index.
+                self.a.mov(GUEST_RCX, RCX);
+            }
+            _ => self.written_again(insn, bytes, offsets, Some(facts))?,
+        }
+        Ok(())
+    }
+
+    fn ask_for(&mut self, needed: Given) {
+        if self.given >= needed {
+            return;
+        }
+        let word = if needed == Given::Avx { NO_AVX } else { NO_SSE };
+        self.a.load(RCX, word);
+        let there = self.a.if_zero();
+        let from = self.a.jump(0);
+        self.a.land(there);
+        self.requests.push(Request {
+            from,
+            given: needed,
+            op: self.op,
+            back: self.a.here(),
+        });
+        self.given = needed;
+    }
+
+    /// Calls for registers; has the handlers execute the block from operation `op` on if they are not to be had.
+    pub(super) fn request(&mut self, given: Given, op: usize) {
+        let stub = match given {
+            Given::Nothing => return,
+            Given::Sse => self.stubs.sse,
+            Given::Avx => self.stubs.avx,
+        };
+        self.a.call(stub);
+        let there = self.a.if_zero();
+        let record = self.rest(op);
+        self.call_handler(record);
+        self.a.land(there);
+    }
+}
