@@ -1,5 +1,5 @@
-//! The frame memory, which can be cleared in no time: blocks are marked, and filled with zeros when they are next
-//! written. So no access takes longer than filling the few blocks it touches.
+//! The frame memory, in blocks that are there once they are written. A display whose memory is never used takes none,
+//! and clearing drops whole blocks: no access takes longer than filling the few blocks it touches.
 
 use crate::vbe::MEMORY_BYTES;
 
@@ -9,47 +9,38 @@ const BLOCKS: usize = MEMORY_BYTES / BLOCK;
 
 /// 16 MiB.
 pub(super) struct FrameMemory {
-    bytes: Vec<u8>,
-    /// Blocks that read as zero, whatever is in `bytes`.
-    cleared: [bool; BLOCKS],
+    /// Blocks; what is not there reads as zero.
+    blocks: [Option<Box<[u8]>>; BLOCKS],
 }
 
 impl FrameMemory {
     /// All zero.
     pub fn new() -> Self {
         Self {
-            bytes: vec![0; MEMORY_BYTES],
-            cleared: [false; BLOCKS],
+            blocks: [const { None }; BLOCKS],
         }
     }
 
     /// A byte; `None` beyond the end.
     pub fn get(&self, at: usize) -> Option<u8> {
-        match self.cleared.get(at / BLOCK)? {
-            true => Some(0),
-            false => self.bytes.get(at).copied(),
-        }
+        let block = self.blocks.get(at / BLOCK)?;
+        Some(block.as_ref().map_or(0, |bytes| bytes[at % BLOCK]))
     }
 
     /// Sets a byte; beyond the end nothing happens.
     pub fn set(&mut self, at: usize, value: u8) {
-        let block = at / BLOCK;
-        let Some(cleared) = self.cleared.get_mut(block) else {
-            return;
-        };
-        if std::mem::take(cleared) {
-            self.bytes[block * BLOCK..][..BLOCK].fill(0);
+        if let Some(block) = self.blocks.get_mut(at / BLOCK) {
+            block.get_or_insert_with(|| vec![0; BLOCK].into())[at % BLOCK] = value;
         }
-        self.bytes[at] = value;
     }
 
     /// Makes the first `count` bytes zero; what is beyond the end is left out.
     pub fn clear(&mut self, count: usize) {
         let count = count.min(MEMORY_BYTES);
-        let whole = count / BLOCK;
-        self.cleared[..whole].fill(true);
-        if self.cleared.get(whole) == Some(&false) {
-            self.bytes[whole * BLOCK..count].fill(0);
+        let (whole, rest) = (count / BLOCK, count % BLOCK);
+        self.blocks[..whole].fill(None);
+        if let Some(Some(bytes)) = self.blocks.get_mut(whole) {
+            bytes[..rest].fill(0);
         }
     }
 }
@@ -92,17 +83,18 @@ mod tests {
         assert_eq!(memory.get(MEMORY_BYTES), None);
     }
 
-    /// However much is cleared, less than a block is filled then and there.
+    /// However much is cleared, less than a block is filled then and there; and what is written takes a block.
     #[test]
-    fn whole_blocks_are_only_marked() {
+    fn blocks_are_there_once_they_are_written() {
+        let there = |m: &FrameMemory| m.blocks.iter().filter(|block| block.is_some()).count();
         let mut memory = FrameMemory::new();
+        assert_eq!(there(&memory), 0);
         (0..BLOCKS).for_each(|block| memory.set(block * BLOCK, 1));
+        assert_eq!(there(&memory), BLOCKS);
+        memory.clear(MEMORY_BYTES - 1);
+        assert_eq!(there(&memory), 1);
         memory.clear(MEMORY_BYTES);
-        assert_eq!(memory.cleared, [true; BLOCKS]);
-        let untouched = |m: &FrameMemory| m.bytes.iter().filter(|&&byte| byte != 0).count();
-        assert_eq!(untouched(&memory), BLOCKS);
         memory.set(5, 7);
-        assert_eq!(untouched(&memory), BLOCKS, "one filled, one set");
-        assert_eq!(memory.cleared.iter().filter(|&&c| !c).count(), 1);
+        assert_eq!(there(&memory), 1);
     }
 }
