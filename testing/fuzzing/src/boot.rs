@@ -1,7 +1,8 @@
 //! Random kernels: sound files of every kind, files near to sound ones, files cut short; with modules, command lines
 //! and memories of every size.
 //!
-//! What must hold: no panic, whatever the file, and a refusal says why in a few words; a sound kernel boots; what is
+//! What must hold: no panic, whatever the file, and a refusal says why in a few words; a sound kernel boots, and one that
+//! breaks a rule of its format does not; what is
 //! entered is in RAM; it finds its segments, modules, texts and memory map as its protocol has them, none over another
 //! ([`told`]); the ACPI tables are whole ([`tables`]).
 
@@ -38,6 +39,7 @@ pub struct Boot {
     built: u64,
     refused: u64,
     sound: u64,
+    wrong: u64,
     linux: u64,
     multiboot: u64,
     pvh: u64,
@@ -173,6 +175,7 @@ impl Target for Boot {
         };
         let boots = file.sound.is_some() && must_boot(&config, is_linux(&file));
         self.sound += u64::from(boots);
+        self.wrong += u64::from(file.wrong.is_some());
         match build(&config) {
             Err(refusal) => {
                 self.refused += 1;
@@ -182,7 +185,12 @@ impl Target for Boot {
                 let engine = matches!(refusal, MachineError::Engine(_));
                 assert!(!engine, "the engine makes any machine: {text}");
             }
-            Ok(machine) => self.built(&machine, &file, &given),
+            Ok(machine) => {
+                if let Some(why) = file.wrong {
+                    panic!("a program is loaded that has {why}");
+                }
+                self.built(&machine, &file, &given);
+            }
         }
     }
 
@@ -195,6 +203,7 @@ impl Target for Boot {
             ("built", self.built),
             ("refused", self.refused),
             ("sound", self.sound),
+            ("wrong", self.wrong),
             ("linux", self.linux),
             ("multiboot", self.multiboot),
             ("pvh", self.pvh),

@@ -1,21 +1,32 @@
-//! Random accesses to the whole board, as a vCPU makes them: ports, memory-mapped devices, local APIC, time.
+//! Random accesses to the whole board, as a vCPU makes them: ports, memory-mapped devices, local APIC, time; and drivers of
+//! its disks and its display, right and wrong, with queues and command lists in RAM.
 //!
-//! The board is the one `machine` builds, with a disk and a CD-ROM that a driver has started; so a device that
-//! is added there is fuzzed from then on. Memory where their structures are is written too. What must hold: no
-//! panic; a poll lets the vCPU go on for at least one instruction; time does not go backwards; answers stay in the
-//! bytes that were asked for.
+//! The board is the one `machine` builds, for a kernel or for firmware, so a device that is added there is fuzzed from
+//! then on. What must hold: no panic; a case takes little processor time; a poll lets the vCPU go on for at least one
+//! instruction; time does not go backwards; answers stay in the bytes that were asked for; functions write to no memory
+//! they were not told of; a driver that keeps the rules gets its data whatever went on before its reset; a function
+//! that was reset reads as a new one; what is read-only stays as it is, and no disk changes its size; there is always a
+//! picture of the screen, and a mode that is set shows what is in frame memory.
 
+mod ahci;
+mod display;
+mod hand;
+mod virtio;
+
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use guestmem::{Gpa, GuestRam};
-use machine::{DiskConfig, Image, MachineConfig};
-use vcpu::Platform;
+use guestmem::Gpa;
+use machine::{DiskConfig, Firmware, Image, MachineConfig, Variables};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::board::{Built, build};
 use crate::boot::made_up_kernel;
 use crate::{Input, Target};
+use hand::{Hand, MEMORY};
+use virtio::Drivers;
 
 /// Most accesses of a case.
 const ACCESSES: usize = 160;
@@ -23,21 +34,27 @@ const ACCESSES: usize = 160;
 const PORTS: [u16; 40] = [
     0x20, 0x21, 0xa0, 0xa1, 0x40, 0x41, 0x42, 0x43, 0x60, 0x61, 0x64, 0x70, 0x71, 0x72, 0x73, 0x80,
     0x92, 0xb2, 0xcf8, 0xcf9, 0xcfc, 0xcfd, 0xcfe, 0x3f8, 0x3f9, 0x3fa, 0x3fb, 0x3fc, 0x3fd, 0x402,
-    0x4d0, 0x4d1, 0x510, 0x511, 0x514, 0x600, 0x604, 0x608, 0x3c0, 0x3d4,
+    0x4d0, 0x4d1, 0x510, 0x511, 0x514, 0x600, 0x604, 0x608, 0x3c0, 0x1ce,
 ];
 /// Pages where something is: VGA, flash, PCI windows and ECAM, I/O APIC, HPET, local APIC.
-const PAGES: [u64; 18] = [
-    DISK,
-    DISK + 0x1000,
-    DISK + 0x8000,
-    SATA,
+const PAGES: [u64; 24] = [
     0xa_0000,
     0xb_8000,
     0xf_0000,
     0xb000_0000,
     0xb000_1000,
+    0xb000_8000,
+    0xb001_0000,
+    0xb001_8000,
     0xb00f_8000,
+    0xb00f_a000,
     0xc000_0000,
+    0xc010_0000,
+    0xc010_1000,
+    0xc018_0000,
+    0xc080_0000,
+    0xd000_0000,
+    0xd100_0000,
     0xe000_0000,
     0xfe00_0000,
     0xfec0_0000,
@@ -46,24 +63,77 @@ const PAGES: [u64; 18] = [
     0xffc0_0000,
     0xffff_f000,
 ];
-/// Where the PCI functions' registers are put: the disk's structures and MSI-X, the SATA controller's.
-const DISK: u64 = 0xd800_0000;
-const SATA: u64 = 0xd900_0000;
-/// Where their structures are in RAM: rings of a queue; list, frames and tables of a port.
-const STRUCTURES: u64 = 0x1_0000;
-const STRUCTURE_BYTES: u64 = 0x8000;
-/// Bytes of the disk and of the disc.
-const IMAGE_BYTES: usize = 64 << 10;
 /// x2APIC registers and what they are switched on with.
 const APIC_MSRS: [u32; 4] = [0x1b, 0x6e0, 0x800, 0x830];
+
+/// The most processor time of a case. Most take less than a thousandth of it.
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// The files behind the board's disks, in a folder of their own.
+struct Media {
+    folder: tempfile::TempDir,
+    /// What they hold at the start of a case: two disks and a disc.
+    contents: [Vec<u8>; 3],
+}
+
+impl Media {
+    fn new() -> Self {
+        let content = |bytes: usize, seed: u8| -> Vec<u8> {
+            let byte = |at: usize| (at as u8).wrapping_mul(seed) ^ (at >> 9) as u8;
+            (0..bytes).map(byte).collect()
+        };
+        let disk = virtio::SECTORS as usize * 512;
+        let disc = ahci::SECTORS as usize * 2048;
+        let media = Self {
+            folder: tempfile::tempdir().expect("a folder for temporary files"),
+            contents: [content(disk, 3), content(disk, 5), content(disc, 7)],
+        };
+        for n in 0..3 {
+            media.write(n);
+        }
+        media
+    }
+
+    fn path(&self, n: usize) -> PathBuf {
+        self.folder.path().join(n.to_string())
+    }
+
+    fn write(&self, n: usize) {
+        fs::write(self.path(n), &self.contents[n]).expect("room for a small file");
+    }
+
+    fn read(&self, n: usize) -> Vec<u8> {
+        fs::read(self.path(n)).expect("the file is there")
+    }
+
+    fn disks(&self) -> Vec<DiskConfig> {
+        let disk = |n| DiskConfig {
+            path: self.path(n),
+            read_only: n == 1,
+        };
+        vec![disk(0), disk(1)]
+    }
+}
+
+/// How functions read after a reset.
+struct Fresh {
+    disks: [Vec<u64>; 2],
+    controller: Vec<u64>,
+}
 
 /// The target.
 pub struct Devices {
     kernel: Arc<Vec<u8>>,
-    image: PathBuf,
+    code: Arc<Vec<u8>>,
+    variables: Arc<Vec<u8>>,
+    media: Media,
+    fresh: Option<Fresh>,
     accesses: u64,
     claimed: u64,
     interrupts: u64,
+    blocks: u64,
+    discs: u64,
+    pictures: u64,
 }
 
 impl Default for Devices {
@@ -74,56 +144,59 @@ impl Default for Devices {
 
 impl Devices {
     /// The target.
+    ///
+    /// # Panics
+    /// There is no folder for the disks' files.
     #[must_use]
     pub fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("nestling-fuzzing-{}-{number}", std::process::id());
-        let image = std::env::temp_dir().join(name);
-        std::fs::write(&image, vec![0; IMAGE_BYTES]).expect("room for temporary files");
         Self {
             kernel: Arc::new(made_up_kernel()),
-            image,
+            code: Arc::new(vec![0xf4; 128 << 10]),
+            variables: Arc::new(vec![0xff; 8 << 10]),
+            media: Media::new(),
+            fresh: None,
             accesses: 0,
             claimed: 0,
             interrupts: 0,
+            blocks: 0,
+            discs: 0,
+            pictures: 0,
         }
     }
 
-    fn board(&self) -> Built {
-        // Both only read it, so that each case starts with the same.
-        let disk = DiskConfig {
-            path: self.image.clone(),
-            read_only: true,
-        };
+    fn board(&self, firmware: bool) -> Built {
+        let firmware = firmware.then(|| Firmware {
+            code: Image::Bytes(Arc::clone(&self.code)),
+            variables: Some(Variables {
+                template: Image::Bytes(Arc::clone(&self.variables)),
+                file: None,
+            }),
+        });
+        let has_firmware = firmware.is_some();
         let config = MachineConfig {
-            memory_bytes: 32 << 20,
-            kernel: Some(Image::Bytes(Arc::clone(&self.kernel))),
+            memory_bytes: MEMORY,
+            kernel: (!has_firmware).then(|| Image::Bytes(Arc::clone(&self.kernel))),
             clock: machine::ClockMode::Virtual,
             debug_exit: true,
-            disks: vec![disk],
-            cdrom: Some(self.image.clone()),
+            disks: self.media.disks(),
+            cdrom: Some(self.media.path(2)),
+            firmware,
+            display: Some(Default::default()),
+            keys: "a<ctrl-alt-del>B".parse().expect("keys"),
             ..MachineConfig::default()
         };
-        let mut built = build(&config).expect("a machine");
-        start_functions(&mut *built.platform);
-        built
+        build(&config).expect("a machine")
     }
 
-    fn access(
-        &mut self,
-        platform: &mut dyn Platform,
-        ram: &GuestRam,
-        input: &mut Input<'_>,
-        retired: &mut u64,
-    ) {
+    fn access(&mut self, hand: &mut Hand<'_>, input: &mut Input<'_>) {
         let size = input.pick(&[1u8, 1, 1, 2, 4, 4]);
         let value = match input.below(4) {
             0 => input.any::<u8>().into(),
             1 => input.number() as u32,
             _ => input.any::<u32>(),
         };
-        match input.below(11) {
+        let platform = &mut *hand.platform;
+        match input.below(9) {
             0 | 1 => {
                 let answer = platform.pio_read(port(input), size, 0);
                 let mask = u32::MAX >> (32 - 8 * u32::from(size));
@@ -149,77 +222,58 @@ impl Devices {
                     false => platform.apic_msr_read(msr, 0).map(|_| ()),
                 };
             }
-            8 | 9 => {
-                let at = STRUCTURES + u64::from(input.any::<u16>()) % STRUCTURE_BYTES;
-                // Half of them addresses of where something is.
-                let value = match input.below(4) {
-                    0 => u64::from(value),
-                    1 => place(input).0,
-                    _ => STRUCTURES + u64::from(input.any::<u16>()),
-                };
-                ram.write(Gpa(at), &value.to_le_bytes()).expect("RAM");
-            }
-            _ => self.pass_time(platform, input, retired),
+            _ => hand.pass_time(match input.below(4) {
+                0 => u64::from(input.any::<u32>()),
+                _ => u64::from(input.any::<u16>()),
+            }),
         }
     }
 
-    fn pass_time(&mut self, platform: &mut dyn Platform, input: &mut Input<'_>, retired: &mut u64) {
-        let before = platform.tsc(*retired);
-        *retired += match input.below(4) {
-            0 => u64::from(input.any::<u32>()),
-            _ => u64::from(input.any::<u16>()),
-        };
-        assert!(platform.poll(*retired) >= 1, "the vCPU may go on");
-        assert!(platform.tsc(*retired) >= before, "time goes on");
-        if platform.interrupt_pending() {
-            self.interrupts += u64::from(platform.acknowledge_interrupt().is_some());
+    /// Functions that were reset read as new ones, and drivers that keep the rules get their data.
+    fn settle(&mut self, hand: &mut Hand<'_>, input: &mut Input<'_>, written: bool) {
+        virtio::place(hand);
+        ahci::place(hand);
+        let fresh = self.fresh.as_ref().expect("there was a new board");
+        for disk in 0..2 {
+            virtio::reset(hand, disk);
+            let image = virtio::image(hand, disk);
+            assert_eq!(image, fresh.disks[disk], "disk {disk} after a reset");
         }
-        platform.take_nmi();
+        ahci::reset(hand);
+        assert_eq!(ahci::image(hand), fresh.controller, "after a reset");
+        let mut drivers = Drivers::default();
+        let now = match written {
+            true => self.media.read(0),
+            false => Vec::new(),
+        };
+        let first = if written {
+            &now
+        } else {
+            &self.media.contents[0]
+        };
+        drivers.right(hand, input, [first, &self.media.contents[1]]);
+        self.blocks += drivers.answered;
+        ahci::right(hand, input, &self.media.contents[2]);
+        self.discs += 1;
+    }
+
+    fn look(&mut self) {
+        let mut built = self.board(false);
+        let mut hand = Hand::new(&mut *built.platform, &built.ram);
+        virtio::place(&mut hand);
+        ahci::place(&mut hand);
+        let disks = [0, 1].map(|disk| virtio::image(&mut hand, disk));
+        ahci::reset(&mut hand);
+        let controller = ahci::image(&mut hand);
+        self.fresh = Some(Fresh { disks, controller });
     }
 }
 
-/// What a driver does before the first request: base addresses, the disk's queue, the SATA controller's first port.
-fn start_functions(platform: &mut dyn Platform) {
-    let mut config = |device: u32, function: u32, register: u32, value: u64| {
-        let address = 1 << 31 | device << 11 | function << 8 | register;
-        platform.pio_write(0xcf8, 4, address, 0);
-        platform.pio_write(0xcfc, 4, value as u32, 0);
-    };
-    for (device, function, bars) in [
-        (2, 0, [(1, DISK + 0x8000), (4, DISK)]),
-        (31, 2, [(5, SATA), (5, SATA)]),
-    ] {
-        for (bar, at) in bars {
-            config(device, function, 0x10 + 4 * bar, at);
-        }
-        config(device, function, 4, 7);
-    }
-    let rings = [0u64, 0x1000, 0x2000].map(|at| STRUCTURES + at);
-    platform.mmio_write(Gpa(DISK + 0x14), &[3], 0);
-    for half in 0..2u32 {
-        let mut features = [0; 4];
-        for select in [0x00, 0x08] {
-            platform.mmio_write(Gpa(DISK + select), &half.to_le_bytes(), 0);
-        }
-        platform.mmio_read(Gpa(DISK + 0x04), &mut features, 0);
-        platform.mmio_write(Gpa(DISK + 0x0c), &features, 0);
-    }
-    platform.mmio_write(Gpa(DISK + 0x14), &[0x0b], 0);
-    for (offset, at) in [0x20, 0x28, 0x30].into_iter().zip(rings) {
-        platform.mmio_write(Gpa(DISK + offset), &at.to_le_bytes(), 0);
-    }
-    platform.mmio_write(Gpa(DISK + 0x1c), &1u16.to_le_bytes(), 0);
-    platform.mmio_write(Gpa(DISK + 0x14), &[0x0f], 0);
-    for (offset, value) in [
-        (0x00, STRUCTURES + 0x4000),
-        (0x08, STRUCTURES + 0x5000),
-        (0x18, 0x10),
-        (0x30, 0xffff_ffff),
-        (0x18, 0x11),
-    ] {
-        let value = (value as u32).to_le_bytes();
-        platform.mmio_write(Gpa(SATA + 0x100 + offset), &value, 0);
-    }
+/// Processor time of this thread.
+fn time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 fn port(input: &mut Input<'_>) -> u16 {
@@ -242,30 +296,61 @@ fn place(input: &mut Input<'_>) -> Gpa {
     Gpa(page + offset.min(0xff8))
 }
 
-impl Drop for Devices {
-    fn drop(&mut self) {
-        // A file that is left behind does no harm.
-        let _ = std::fs::remove_file(&self.image);
-    }
-}
-
 impl Target for Devices {
     fn run(&mut self, data: &[u8]) {
+        if self.fresh.is_none() {
+            self.look();
+        }
+        let started = time();
         let mut input = Input::new(data);
-        let Built {
-            machine: _machine,
-            mut platform,
-            ram,
-            ..
-        } = self.board();
-        let mut retired = 0;
+        let mut built = self.board(input.once_in(2));
+        let mut hand = Hand::new(&mut *built.platform, &built.ram);
+        virtio::place(&mut hand);
+        ahci::place(&mut hand);
+        display::place(&mut hand);
+        let mut drivers = Drivers::default();
+        // What a case is most of: registers, a disk, the disc, the display.
+        let subject = input.below(4);
+        let mut reached = false;
         for _ in 0..ACCESSES {
             if input.is_empty() {
                 break;
             }
             self.accesses += 1;
-            self.access(&mut *platform, &ram, &mut input, &mut retired);
+            match subject {
+                1 if !input.once_in(4) => {
+                    reached = true;
+                    drivers.wrong(&mut hand, &mut input);
+                }
+                2 if !input.once_in(4) => {
+                    reached = true;
+                    ahci::wrong(&mut hand, &mut input);
+                }
+                3 if !input.once_in(4) => display::any(&mut hand, &mut input),
+                _ => self.access(&mut hand, &mut input),
+            }
         }
+        hand.check_guard();
+        let screen = built.machine.screen.as_ref().expect("there is a display");
+        display::check(&screen.picture());
+        self.settle(&mut hand, &mut input, reached);
+        if subject == 3 {
+            display::right(&mut hand, &mut input, screen);
+            self.pictures += 1;
+        }
+        hand.check_guard();
+        self.interrupts += hand.interrupts;
+        drop(built);
+        for n in [1, 2] {
+            assert!(self.media.read(n) == self.media.contents[n], "medium {n}");
+        }
+        let now = self.media.read(0);
+        assert_eq!(now.len(), self.media.contents[0].len(), "a disk's size");
+        if now != self.media.contents[0] {
+            self.media.write(0);
+        }
+        let took = time() - started;
+        assert!(took < LONGEST, "a case of {took:?}");
     }
 
     fn longest(&self) -> usize {
@@ -277,47 +362,9 @@ impl Target for Devices {
             ("accesses", self.accesses),
             ("answered", self.claimed),
             ("interrupts", self.interrupts),
+            ("blocks", self.blocks),
+            ("discs", self.discs),
+            ("pictures", self.pictures),
         ]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The functions are where they are looked for, and work.
-    #[test]
-    fn the_functions_are_started() {
-        let devices = Devices::new();
-        let Built {
-            machine: _machine,
-            mut platform,
-            ram,
-            ..
-        } = devices.board();
-        let mut status = [0; 1];
-        platform.mmio_read(Gpa(DISK + 0x14), &mut status, 0);
-        assert_eq!(status, [0x0f], "DRIVER_OK, no reset is needed");
-        let mut command = [0; 4];
-        platform.mmio_read(Gpa(SATA + 0x118), &mut command, 0);
-        assert_eq!(u32::from_le_bytes(command) & 0xc011, 0xc011, "running");
-        // A read of the first sector.
-        let descriptor = |n: u64, at: u64, len: u32, flags: u16| {
-            let mut bytes = at.to_le_bytes().to_vec();
-            bytes.extend(len.to_le_bytes());
-            bytes.extend(flags.to_le_bytes());
-            bytes.extend((n as u16 + 1).to_le_bytes());
-            ram.write(Gpa(STRUCTURES + 16 * n), &bytes).expect("RAM");
-        };
-        descriptor(0, STRUCTURES + 0x6000, 16, 1);
-        descriptor(1, STRUCTURES + 0x7000, 513, 2);
-        let at = STRUCTURES + 0x7000 + 512;
-        ram.write(Gpa(at), &[0xee]).expect("RAM");
-        ram.write(Gpa(STRUCTURES + 0x1000), &[0, 0, 1, 0, 0, 0])
-            .expect("RAM");
-        platform.mmio_write(Gpa(DISK + 0x1000), &[0, 0], 0);
-        let mut done = [0xff];
-        ram.read(Gpa(at), &mut done).expect("RAM");
-        assert_eq!(done, [0]);
     }
 }

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use guestmem::{Gpa, GuestRam};
-use machine::{Firmware, Image, MachineConfig, Variables};
+use machine::{Firmware, FirmwareError, Image, MachineConfig, MachineError, Variables};
 use vcpu::Platform;
 
 use crate::board::{Built, build, bytes, qword, sum};
@@ -58,7 +58,7 @@ impl FirmwareTarget {
     /// Sizes: sound ones, and others near to them.
     fn size(input: &mut Input<'_>, least: usize) -> usize {
         match input.below(16) {
-            0 => input.below(2 * least),
+            0 => least / 2 + input.below(BLOCK) + BLOCK * input.below(least / BLOCK),
             1 => least - 1 + input.below(3),
             2 => MOST - BLOCK + input.below(3) * BLOCK,
             3 => 0,
@@ -99,24 +99,23 @@ impl FirmwareTarget {
         for (name, (key, size)) in guest.directory() {
             let alignment = 64 << input.below(8);
             let at = next.next_multiple_of(alignment) + 64 * input.below(16) as u64;
-            // One byte more than it has is zero.
-            guest
-                .ram
-                .write(Gpa(at), &vec![0xee; size + 2])
-                .expect("RAM");
-            let control = guest.dma(
-                Guest::SELECT_READ | u32::from(key) << 16,
-                size as u32 + 1,
-                at,
-            );
+            // What it has, and zeros behind its end, and nothing behind those.
+            let behind = input.pick(&[1, 2, 64, 0x1800]);
+            let all = size + behind;
+            guest.ram.write(Gpa(at), &vec![0xee; all + 1]).expect("RAM");
+            let control = guest.dma(Guest::SELECT_READ | u32::from(key) << 16, all as u32, at);
             assert_eq!(control, 0, "reading {name}");
-            let content = bytes(guest.ram, at, size + 2);
-            assert_eq!(content[size..], [0, 0xee], "behind {name}");
+            let content = bytes(guest.ram, at, all + 1);
+            let (zeros, rest) = content[size..].split_at(behind);
+            assert!(zeros.iter().all(|&byte| byte == 0), "behind {name}");
+            assert_eq!(rest, [0xee], "behind what was asked for of {name}");
+            assert_eq!(guest.next(), 0, "behind {name}, by port");
             if input.once_in(8) {
-                let port = guest.item(key, size);
-                assert!(content[..size] == port, "{name} by port and by DMA");
+                let mut port = guest.item(key, all);
+                port.push(0xee);
+                assert!(content == port, "{name} by port and by DMA");
             }
-            next = at + size as u64 + 2;
+            next = at + all as u64 + 1;
             placed.insert(name, (at, size));
         }
         placed
@@ -365,6 +364,13 @@ impl Target for FirmwareTarget {
                 let text = refusal.to_string();
                 assert!(!(code_fits && variables_fit), "refused: {text}");
                 assert!(!text.is_empty() && text.len() < 1000, "{text}");
+                // For what is wrong, and not for what came of it.
+                let told = match refusal {
+                    MachineError::Firmware(FirmwareError::CodeSize { .. }) => !code_fits,
+                    MachineError::Firmware(FirmwareError::VariablesSize { .. }) => code_fits,
+                    _ => false,
+                };
+                assert!(told, "{} {variables:?}: {text}", code.len());
                 return;
             }
         };

@@ -76,11 +76,14 @@ fn vmentry() {
 
 #[test]
 fn devices() {
-    const COUNT: u64 = 20_000;
+    const COUNT: u64 = 4_000;
     let figures = run("devices", COUNT);
     reaches(&figures, "accesses", 50 * COUNT, 1);
     reaches(&figures, "answered", COUNT, 1);
-    reaches(&figures, "interrupts", COUNT, 20);
+    reaches(&figures, "interrupts", COUNT, 40);
+    reaches(&figures, "blocks", COUNT, 1);
+    reaches(&figures, "discs", COUNT, 1);
+    reaches(&figures, "pictures", COUNT, 5);
 }
 
 #[test]
@@ -90,6 +93,7 @@ fn boot() {
     reaches(&figures, "built", COUNT, 5);
     reaches(&figures, "refused", COUNT, 5);
     reaches(&figures, "sound", COUNT, 10);
+    reaches(&figures, "wrong", COUNT, 20);
     reaches(&figures, "linux", COUNT, 40);
     reaches(&figures, "multiboot", COUNT, 10);
     reaches(&figures, "pvh", COUNT, 25);

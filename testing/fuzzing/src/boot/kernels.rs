@@ -21,6 +21,8 @@ pub struct File {
     pub bytes: Vec<u8>,
     /// What it loads and where it is entered; `None` if it was changed, and may mean anything.
     pub sound: Option<Sound>,
+    /// Why no loader takes it, if it is near to a sound one but for that.
+    pub wrong: Option<&'static str>,
 }
 
 /// What a sound kernel asks for.
@@ -55,11 +57,15 @@ pub fn bzimage() -> Vec<u8> {
 
 /// Any file.
 pub fn any(input: &mut Input<'_>) -> File {
-    let (mut bytes, sound, fields) = match input.below(4) {
+    let kind = input.below(4);
+    let (mut bytes, sound, fields) = match kind {
         0 => linux(input),
         1 => kludge(input),
         long => elf(input, long == 3),
     };
+    if kind >= 2 && input.once_in(8) {
+        return wrong_elf(input, bytes, kind == 3);
+    }
     let changes = input.below(4);
     for _ in 0..changes {
         let at = match input.once_in(4) {
@@ -79,10 +85,52 @@ pub fn any(input: &mut Input<'_>) -> File {
         return File {
             bytes: input.bytes(SEGMENT_BYTES).to_vec(),
             sound: None,
+            wrong: None,
         };
     }
     let sound = (changes == 0 && !cut).then_some(sound);
-    File { bytes, sound }
+    File {
+        bytes,
+        sound,
+        wrong: None,
+    }
+}
+
+/// A sound ELF program whose first segment breaks a rule of its header (System V ABI, "Program Header").
+fn wrong_elf(input: &mut Input<'_>, mut bytes: Vec<u8>, long: bool) -> File {
+    // Where p_offset, p_filesz and p_memsz are in the first program header, and how wide they are.
+    let (offset, file, memory, width) = match long {
+        true => (64 + 8, 64 + 32, 64 + 40, 8),
+        false => (52 + 4, 52 + 16, 52 + 20, 4),
+    };
+    let number = |bytes: &[u8], at: usize| {
+        let mut number = [0; 8];
+        number[..width].copy_from_slice(&bytes[at..at + width]);
+        u64::from_le_bytes(number)
+    };
+    let in_file = number(&bytes, file);
+    let (field, value, why) = match input.below(3) {
+        0 => {
+            let less = input.below(in_file as usize) as u64;
+            (memory, less, "more bytes in the file than in memory")
+        }
+        1 => {
+            let behind = bytes.len() as u64 - number(&bytes, offset) + 1;
+            let more = behind + input.below(0x1000) as u64;
+            bytes[memory..memory + width].copy_from_slice(&more.to_le_bytes()[..width]);
+            (file, more, "bytes behind the file's end")
+        }
+        _ => {
+            let behind = bytes.len() as u64 + input.below(0x1000) as u64;
+            (offset, behind, "a start behind the file's end")
+        }
+    };
+    bytes[field..field + width].copy_from_slice(&value.to_le_bytes()[..width]);
+    File {
+        bytes,
+        sound: None,
+        wrong: Some(why),
+    }
 }
 
 type Made = (Vec<u8>, Sound, Vec<usize>);

@@ -16,6 +16,8 @@ use super::{Events, FAR, FAR_BYTES, Machine, RAM_BYTES};
 
 /// The most turns of either side until both are at the same place again.
 const FOLLOW: usize = 4096;
+/// Instructions between two polls of a side that executes one after the other: where it lets long repeats give way.
+const SINGLY: u64 = 64;
 /// Rounds without an instruction after which there will be none: the processor waits.
 const IDLE: u32 = 4;
 
@@ -68,7 +70,7 @@ impl Side {
     fn begin(&mut self, start: &VcpuState) {
         let slice = match self.way {
             Way::Blocks(slice) => slice.max(1),
-            Way::Singly => 1,
+            Way::Singly => SINGLY,
         };
         self.machine.lines.still.store(slice, Ordering::Relaxed);
         self.before = self.machine.begin(start, Events::default());

@@ -88,12 +88,15 @@ impl<'a> Guest<'a> {
         panic!("an operation without end: {control:#x}, {length:#x} bytes to {to:#x}")
     }
 
+    /// The next byte of the item that is selected, by the data port.
+    pub fn next(&mut self) -> u8 {
+        self.platform.pio_read(DATA, 1, 0) as u8
+    }
+
     /// The first bytes of an item, by the data port.
     pub fn item(&mut self, key: u16, size: usize) -> Vec<u8> {
         self.platform.pio_write(SELECTOR, 2, key.into(), 0);
-        (0..size)
-            .map(|_| self.platform.pio_read(DATA, 1, 0) as u8)
-            .collect()
+        (0..size).map(|_| self.next()).collect()
     }
 
     /// The files' keys and sizes, by name.
