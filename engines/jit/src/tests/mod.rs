@@ -1,10 +1,12 @@
 //! Small guests, interpreted and translated.
 
+mod bytes;
 mod encodings;
 mod random;
 mod vectors;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use guestmem::{Gpa, GuestRam};
 use softcpu::SoftEngine;
@@ -17,7 +19,7 @@ use x86defs::segment::{Access, Selector};
 
 use crate::Translator;
 
-const RAM_BYTES: u64 = 2 << 20;
+const RAM_BYTES: u64 = 256 << 10;
 const PML4: u64 = 0x1000;
 const PDPT: u64 = 0x2000;
 const DIRECTORY: u64 = 0x3000;
@@ -35,14 +37,23 @@ const NOWHERE: u64 = 0x8_0000;
 /// OUT to the port at which a guest stops.
 const STOP: [u8; 2] = [0xe6, 0xf4];
 
-struct Board(Attention);
+/// Polls after which a program has gone astray.
+const MOST_POLLS: u32 = 3;
+
+struct Board {
+    attention: Attention,
+    polls: Arc<AtomicU32>,
+}
 
 impl Platform for Board {
     fn pio_write(&mut self, _: u16, _: u8, _: u32, _: u64) {
-        self.0.raise(Attention::STOP);
+        self.attention.raise(Attention::STOP);
     }
 
     fn poll(&mut self, _: u64) -> u64 {
+        if self.polls.fetch_add(1, Ordering::Relaxed) >= MOST_POLLS {
+            self.attention.raise(Attention::STOP);
+        }
         10_000
     }
 }
@@ -52,6 +63,7 @@ struct Machine {
     vcpu: Box<dyn Vcpu>,
     ram: Arc<GuestRam>,
     state: VcpuState,
+    polls: Arc<AtomicU32>,
 }
 
 /// How a program ended.
@@ -83,7 +95,8 @@ impl Machine {
         put(PDPT, DIRECTORY | 3);
         put(DIRECTORY, TABLE | 3);
         for page in (0..RAM_BYTES).step_by(4096).filter(|p| *p != NOWHERE) {
-            put(TABLE + 8 * (page >> 12), page | 3);
+            let code = matches!(page, HANDLERS | CODE);
+            put(TABLE + 8 * (page >> 12), page | 3 | u64::from(!code) << 63);
         }
         put(GDT + 8, 0x00af_9b00_0000_ffff);
         put(GDT + 16, 0x00cf_9300_0000_ffff);
@@ -107,12 +120,21 @@ impl Machine {
             tsc_hz: 1_000_000_000,
         };
         let attention = Attention::new();
-        let board = Box::new(Board(attention.clone()));
+        let polls = Arc::new(AtomicU32::new(0));
+        let board = Box::new(Board {
+            attention: attention.clone(),
+            polls: polls.clone(),
+        });
         let vm = engine.create_vm(&config, ram.clone()).unwrap();
         let mut vcpu = vm.create_vcpu(0, board, attention).unwrap();
         let mut state = vcpu.state().unwrap();
         set_long_mode(&mut state);
-        Self { vcpu, ram, state }
+        Self {
+            vcpu,
+            ram,
+            state,
+            polls,
+        }
     }
 
     fn set_xmm(&mut self, number: usize, value: u128) {
@@ -146,14 +168,21 @@ impl Machine {
         bytes
     }
 
+    /// Runs from [`Self::state`], and replaces that.
+    fn go(&mut self) -> RunExit {
+        self.polls.store(0, Ordering::Relaxed);
+        self.vcpu.set_state(&self.state).unwrap();
+        let exit = self.vcpu.run().unwrap();
+        self.state = self.vcpu.state().unwrap();
+        exit
+    }
+
     /// Runs a program from [`Self::state`], and replaces that.
     fn run(&mut self, program: &[u8]) -> End {
         self.put(CODE, program);
         self.put(CODE + program.len() as u64, &STOP);
         self.state.rip = CODE;
-        self.vcpu.set_state(&self.state).unwrap();
-        assert_eq!(self.vcpu.run().unwrap(), RunExit::Stopped);
-        self.state = self.vcpu.state().unwrap();
+        assert_eq!(self.go(), RunExit::Stopped);
         let at = self.state.rip;
         if at >= CODE {
             assert_eq!(at, CODE + (program.len() + STOP.len()) as u64);
