@@ -133,7 +133,7 @@ pub const fn mask(index: usize) -> Mem {
     Mem::at(VIEW, (offset_of!(View, masks) + 8 * index) as i32)
 }
 
-/// The mask that is clear in multiples of `1 << log2`.
+/// The mask that is clear in offsets in a page that are multiples of `1 << log2`.
 pub const fn alignment(log2: u8) -> Mem {
     Mem::at(
         VIEW,

@@ -61,17 +61,20 @@ impl Translator<'_> {
     }
 
     /// Has the access of `size` bytes at [`ADDRESS`] go out of line unless the TLB allows it; [`SLOT`] is what leads
-    /// from the address to the byte then. `aligned` is log2 of what the address has to be a multiple of.
-    pub(super) fn check(&mut self, size: u8, write: bool, aligned: Option<u8>) {
-        if let Some(log2) = aligned {
-            self.a.extract(RCX, ADDRESS, alignment(log2));
-            self.found();
-        }
+    /// from the address to the byte then. `aligned`: the address has to be a multiple of `size`, which is a power of
+    /// two.
+    pub(super) fn check(&mut self, size: u8, write: bool, aligned: bool) {
         let a = &mut self.a;
         a.extract(SLOT, ADDRESS, mask(0));
         a.load(RCX, if write { WRITE } else { READ });
-        a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, i32::from(size) - 1));
-        a.extract(RCX, RCX, mask(1));
+        if aligned {
+            // Then it does not cross the page's end either.
+            a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
+            a.extract(RCX, RCX, alignment(size.trailing_zeros() as u8));
+        } else {
+            a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, i32::from(size) - 1));
+            a.extract(RCX, RCX, mask(1));
+        }
         self.found();
         self.a.load(SLOT, PLACE);
     }

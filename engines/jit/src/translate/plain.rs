@@ -49,7 +49,7 @@ impl Translator<'_> {
                 }
                 let rbp = Reg(5);
                 self.a.mov(ADDRESS, rbp);
-                self.check(8, false, None);
+                self.check(8, false, false);
                 self.a.load(RCX, Mem::indexed(SLOT, ADDRESS, 0, 0));
                 self.a.lea(RSP, Mem::at(rbp, 8));
                 self.a.mov(rbp, RCX);
@@ -82,14 +82,14 @@ impl Translator<'_> {
         let memory = insn.op0_kind() == OpKind::Memory;
         if memory {
             self.address(insn)?;
-            self.check(8, false, None);
+            self.check(8, false, false);
             self.a.load(RCX, Mem::indexed(SLOT, ADDRESS, 0, 0));
             self.a.store(scratch(0), RCX);
         } else if insn.op0_kind() == OpKind::Register && !insn.op0_register().is_gpr64() {
             return Err(ByHandler);
         }
         self.a.lea(ADDRESS, Mem::at(RSP, -8));
-        self.check(8, true, None);
+        self.check(8, true, false);
         let to = Mem::indexed(SLOT, ADDRESS, 0, 0);
         if memory {
             self.a.load(RCX, scratch(0));
@@ -118,7 +118,7 @@ impl Translator<'_> {
         }
         let guest = insn.op0_register().number() as u8;
         self.a.mov(ADDRESS, RSP);
-        self.check(8, false, None);
+        self.check(8, false, false);
         let from = Mem::indexed(SLOT, ADDRESS, 0, 0);
         let to = host(guest);
         // POP RSP leaves what was popped.

@@ -33,7 +33,7 @@ impl Translator<'_> {
         };
         let limits = Limits {
             size: if facts.is_some() { 32 } else { 8 },
-            alignment: facts.map_or(1, |f| f.alignment),
+            aligned: facts.is_some_and(|f| f.alignment > 1),
         };
         if let Field::Memory { size, written } = e.rm {
             self.operand_in_memory(insn, &e, (size, written), &limits, &mut p)?;
@@ -81,8 +81,8 @@ impl Translator<'_> {
         }
         self.address(insn)?;
         let locked = e.locked() || (insn.mnemonic() == M::Xchg);
-        let alignment = if locked { size } else { limits.alignment };
-        let aligned = (alignment > 1).then(|| alignment.trailing_zeros() as u8);
+        // Operands that have to be aligned have to be so by their size.
+        let aligned = size > 1 && (locked || limits.aligned);
         self.check(size, written, aligned);
         if !e.any_high() {
             p.memory = Some(Rm::Mem(Mem::indexed(SLOT, ADDRESS, 0, 0)));
@@ -184,8 +184,8 @@ impl Translator<'_> {
 struct Limits {
     /// Most bytes.
     size: u8,
-    /// What its address has to be a multiple of.
-    alignment: u8,
+    /// Its address has to be a multiple of its size.
+    aligned: bool,
 }
 
 /// Where the operands of an instruction that is written again go.

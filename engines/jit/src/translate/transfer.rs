@@ -111,7 +111,7 @@ impl Translator<'_> {
     /// Pushes the address `next` bytes behind the block's start.
     pub(super) fn push_return(&mut self, next: i64) {
         self.a.lea(ADDRESS, Mem::at(RSP, -8));
-        self.check(8, true, None);
+        self.check(8, true, false);
         self.a.load(RCX, PAGE);
         self.a.lea(RCX, Mem::at(RCX, self.in_page(next) as i32));
         self.a.store(Mem::indexed(SLOT, ADDRESS, 0, 0), RCX);
@@ -139,7 +139,7 @@ impl Translator<'_> {
                 return Err(ByHandler);
             }
             self.address(insn)?;
-            self.check(8, false, None);
+            self.check(8, false, false);
             self.a.load(ADDRESS, Mem::indexed(SLOT, ADDRESS, 0, 0));
         }
         self.a.call(self.stubs.lookup);
@@ -161,7 +161,7 @@ impl Translator<'_> {
             _ => return Err(ByHandler),
         };
         self.a.mov(ADDRESS, RSP);
-        self.check(8, false, None);
+        self.check(8, false, false);
         self.a.load(ADDRESS, Mem::indexed(SLOT, ADDRESS, 0, 0));
         self.a.call(self.stubs.lookup);
         self.found();

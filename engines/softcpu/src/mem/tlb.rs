@@ -41,7 +41,7 @@ pub struct Space {
 pub struct View {
     /// Masks for the extraction of bits: those that choose the slot, and those above the offset in a page.
     pub masks: [u64; 2],
-    /// Masks of the bits that are clear in a multiple of 2, 4, 8, 16, 32 and 64.
+    /// Masks of the bits that are clear in offsets in a page that are a multiple of 2, 4, 8, 16, 32 and 64.
     pub alignments: [u64; 6],
     /// Reads: negated linear address of the page.
     pub read: [u64; SLOTS],
@@ -67,7 +67,7 @@ impl View {
         let none: [u64; SLOTS] = std::array::from_fn(no_page);
         Self {
             masks: [(SLOTS as u64 - 1) << 12, !PAGE_MASK],
-            alignments: std::array::from_fn(|n| (2 << n) - 1),
+            alignments: std::array::from_fn(|n| !PAGE_MASK | ((2 << n) - 1)),
             read: none,
             write: none,
             fetch: none,
