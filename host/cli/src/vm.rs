@@ -4,10 +4,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use lifecycle::Lost;
 use lifecycle::confine::{Confine, Confined, calls::CallSet};
 use lifecycle::{Console, RunOptions, Statistics, Vm};
 pub use machine::{BootProtocol, Frame, Typed};
@@ -231,6 +233,8 @@ pub struct RunReport {
     pub picture: Option<Frame>,
     /// What its memory holds at the end.
     pub memory: Option<MemoryContents>,
+    /// What of its output nobody took in time.
+    pub lost: Lost,
 }
 
 /// Why a run could not be started or went wrong on the host's side.
@@ -269,7 +273,13 @@ impl DebugOutput {
     /// Opens it to be written.
     fn open(&self) -> Result<Box<dyn Write + Send>, String> {
         match self {
-            Self::StandardError => Ok(Box::new(io::stderr())),
+            // Not by the library's own handle: whoever waits in that keeps others from saying anything.
+            Self::StandardError => match io::stderr().as_fd().try_clone_to_owned() {
+                Ok(error) => Ok(Box::new(File::from(error))),
+                Err(error) => Err(format!(
+                    "cannot write the debug console to standard error: {error}; name a file"
+                )),
+            },
             Self::File(path) => match File::create(path) {
                 Ok(file) => Ok(Box::new(file)),
                 Err(error) => {
@@ -341,6 +351,7 @@ impl Runner for Monitor {
             statistics: report.statistics,
             picture: vm.screen().map(|screen| screen.picture()),
             memory: Some(vm.memory().clone()),
+            lost: report.lost,
         })
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use e2e::guest::{Guest, Level1};
 use e2e::kernel::{
-    again_and_again, debug_exit, echo_until_q, halt, power_off, print, reset_by_chipset,
+    again_and_again, debug_exit, echo_until_q, halt, out8, power_off, print, reset_by_chipset,
     reset_by_keyboard, spin, triple_fault,
 };
 use e2e::program::{Ended, Run, Running};
@@ -233,6 +233,43 @@ fn a_console_nobody_reads_ends_the_run() {
         .end();
     assert_eq!(ended.output, b"a");
     assert!(ended.messages.contains("status 14\n"), "{}", ended.messages);
+}
+
+/// Nobody reads, though the pipe is open. What does not fit into it cannot be written, and the guest is over.
+#[test]
+fn a_console_that_is_stuck_does_not_hold_up_the_end() {
+    let guest = Guest::new(&[print(&[b'a'; 200_000]), power_off()]);
+    let mut running = Run::program("/bin/sh")
+        .args(["-c", r#"{ "$@"; echo "status $?" >&2; } | sleep 500"#, "sh"])
+        .args([e2e::program::path()])
+        .args(["run", "--engine", "soft", "--kernel"])
+        .args([guest.path()])
+        .start();
+    running.await_message("bytes of the guest's console are lost: nobody took them in time;");
+    running.await_message("status 0\n");
+}
+
+/// Nor does standard error with the debug console, also if there is something to say at the end.
+#[test]
+fn standard_error_that_is_stuck_does_not_hold_up_the_end() {
+    let guest = Guest::new(&[again_and_again(out8(0x402, b'a'))]);
+    let script = r#"{ { "$@" 2>&1 >/dev/null; echo "status $?" >&3; } | sleep 500; } 3>&1"#;
+    let mut running = Run::program("/bin/sh")
+        .args(["-c", script, "sh"])
+        .args([e2e::program::path()])
+        .args([
+            "run",
+            "--engine",
+            "soft",
+            "--debugcon",
+            "-",
+            "--timeout",
+            "5",
+        ])
+        .args(["--kernel"])
+        .args([guest.path()])
+        .start();
+    running.await_output(b"status 124\n");
 }
 
 /// What a run in virtual time shows of itself.

@@ -1,8 +1,9 @@
 //! The way of the first serial port and of the debug console to the outside: a queue and a thread in each direction.
 //!
 //! A vCPU never writes to the host itself: it fills a bounded queue that a thread empties. When the reader
-//! outside is slow the guest waits, as on a real line; when the run is stopped it no longer does. What is queued when
-//! the guest ends the run is still written.
+//! outside is slow the guest waits once a mebibyte is queued, as on a real line; when the run is stopped it no longer
+//! does. What is queued when the guest ends the run is still written, as long as the reader takes some of it from time
+//! to time; what is left then is lost, and counted.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,8 @@ use machine::{Board, SerialInput, SerialOutput};
 
 /// Bytes that wait for the outside before the guest has to.
 const OUTPUT_QUEUE_BYTES: usize = 1 << 20;
+/// Bytes written at once, so that it is seen how far a slow reader has come.
+const PIECE_BYTES: usize = 4096;
 /// How long output is gathered before it is written, so that a line costs one write and not eighty.
 const GATHER: Duration = Duration::from_millis(1);
 /// How long the input thread waits for room before it looks whether the run is over.
@@ -22,12 +25,20 @@ const INPUT_STEP: Duration = Duration::from_millis(100);
 struct Queue {
     bytes: Vec<u8>,
     /// Bytes taken by the writer and not yet written.
-    in_flight: bool,
+    in_flight: usize,
+    /// Bytes written.
+    written: u64,
     /// No more bytes are wanted; pushing drops them.
     released: bool,
     /// No more bytes will come.
     ended: bool,
     error: Option<std::io::Error>,
+}
+
+impl Queue {
+    fn unwritten(&self) -> usize {
+        self.bytes.len() + self.in_flight
+    }
 }
 
 /// The guest's output on its way out.
@@ -75,12 +86,21 @@ impl Output {
 
     /// Waits until all is written or the time is over; true when all is written.
     pub(crate) fn wait_written(&self, timeout: Duration) -> bool {
-        let unwritten = |q: &mut Queue| !q.bytes.is_empty() || q.in_flight;
-        let (mut queue, _) = self
+        let (queue, _) = self
             .changed
-            .wait_timeout_while(self.lock(), timeout, unwritten)
+            .wait_timeout_while(self.lock(), timeout, |queue| queue.unwritten() > 0)
             .unwrap_or_else(PoisonError::into_inner);
-        !unwritten(&mut queue)
+        queue.unwritten() == 0
+    }
+
+    /// Bytes that wait to be written.
+    fn unwritten(&self) -> u64 {
+        self.lock().unwritten() as u64
+    }
+
+    /// Bytes that were written.
+    fn written(&self) -> u64 {
+        self.lock().written
     }
 
     /// The error that ended writing, if one did.
@@ -107,12 +127,12 @@ impl Output {
                 .wait_timeout_while(queue, GATHER, ended)
                 .unwrap_or_else(PoisonError::into_inner);
             let bytes = std::mem::take(&mut queue.bytes);
-            queue.in_flight = true;
+            queue.in_flight = bytes.len();
             drop(queue);
             self.changed.notify_all();
-            let result = out.write_all(&bytes).and_then(|()| out.flush());
+            let result = self.write_pieces(&bytes, &mut *out);
             let mut queue = self.lock();
-            queue.in_flight = false;
+            queue.in_flight = 0;
             if let Err(e) = result {
                 queue.error = Some(e);
                 queue.released = true;
@@ -126,6 +146,28 @@ impl Output {
             }
         }
     }
+}
+
+impl Output {
+    fn write_pieces(&self, bytes: &[u8], out: &mut dyn Write) -> std::io::Result<()> {
+        for piece in bytes.chunks(PIECE_BYTES) {
+            out.write_all(piece)?;
+            out.flush()?;
+            let mut queue = self.lock();
+            queue.in_flight -= piece.len();
+            queue.written += piece.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of a guest's output that could not be written before the run was over, as nobody took them in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Those of the first serial port.
+    pub console: u64,
+    /// Those of the debug console.
+    pub debug: u64,
 }
 
 /// All that a guest writes to.
@@ -150,6 +192,19 @@ impl Outputs {
     /// [`Output::end`] for each.
     pub(crate) fn end(&self) {
         self.all().for_each(|output| output.end());
+    }
+
+    /// Bytes that were written, of all.
+    pub(crate) fn written(&self) -> u64 {
+        self.all().map(|output| output.written()).sum()
+    }
+
+    /// What was not written.
+    pub(crate) fn unwritten(&self) -> Lost {
+        Lost {
+            console: self.console.unwritten(),
+            debug: self.debug.as_ref().map_or(0, |output| output.unwritten()),
+        }
     }
 
     /// Waits until all is written, for each at most so long; true when all is written.

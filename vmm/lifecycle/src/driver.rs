@@ -9,7 +9,7 @@ use machine::{Board, GuestRequest, Machine};
 use vcpu::EngineError;
 
 use crate::admission::{Event, State, admit};
-use crate::console::Outputs;
+use crate::console::{Lost, Outputs};
 use crate::threads::{self, Left};
 
 /// How often vCPUs that were asked to leave are asked again.
@@ -18,6 +18,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(20);
 const LEAVE_LIMIT: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 10_000 });
 /// How long output that the run left may take once the run was stopped from outside.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+/// How long it may take when the guest ended the run, and how long of that without anything being written.
+const DRAIN_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 4 } else { 60 });
+const STALL_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 5 });
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,8 @@ pub struct RunReport {
     pub statistics: Statistics,
     /// Why the guest's output could not be written to its end, if it could not.
     pub console_error: Option<String>,
+    /// What of the guest's output was not taken in time.
+    pub lost: Lost,
 }
 
 /// A run that went wrong on the host's side.
@@ -310,7 +315,7 @@ impl Driver {
             // Every thread catches its panics and reports them as a message.
             let _ = thread.join();
         }
-        self.flush();
+        let lost = self.flush();
         let ending = self.ending.take();
         Ok(RunReport {
             outcome: ending.expect("a stopped run has a reason")?,
@@ -320,28 +325,43 @@ impl Driver {
                 guest_time,
             },
             console_error: self.outputs.console.take_error().map(|e| e.to_string()),
+            lost,
         })
     }
 
-    /// Gives the output time to be written: as long as it takes when the guest ended the run, shortly when
-    /// somebody outside did or does now.
-    fn flush(&self) {
+    /// Gives the output time to be written: as long as somebody takes it, but not for ever, when the guest ended the
+    /// run; shortly when somebody outside did or does now. Gives what was not.
+    fn flush(&self) -> Lost {
         self.outputs.end();
         let hurried = matches!(
             self.ending,
             Some(Ok(RunOutcome::Stopped | RunOutcome::Timeout)) | Some(Err(_))
         );
-        let mut limit = hurried.then(|| Instant::now() + FLUSH_LIMIT);
+        let begin = Instant::now();
+        let soon = begin + FLUSH_LIMIT;
+        let mut limit = match hurried {
+            true => soon,
+            false => begin + DRAIN_LIMIT,
+        };
+        if let Some(deadline) = self.deadline {
+            limit = limit.min(deadline.max(soon));
+        }
+        let (mut written, mut moved) = (self.outputs.written(), begin);
         while !self.outputs.wait_written(ASK_AGAIN) {
             while let Ok(message) = self.messages.try_recv() {
                 if matches!(message, Message::Stop) {
-                    limit = Some(Instant::now());
+                    limit = Instant::now();
                 }
             }
-            let over = |t: Option<Instant>| t.is_some_and(|t| Instant::now() >= t);
-            if over(limit) || over(self.deadline) {
-                return;
+            let now = Instant::now();
+            let so_far = self.outputs.written();
+            if so_far != written {
+                (written, moved) = (so_far, now);
+            }
+            if now >= limit || now >= moved + STALL_LIMIT {
+                break;
             }
         }
+        self.outputs.unwritten()
     }
 }

@@ -20,6 +20,7 @@ mod driver;
 mod handle;
 mod threads;
 
+pub use console::Lost;
 pub use driver::{RunError, RunOutcome, RunReport, Statistics};
 pub use handle::{Console, RunOptions, StartError, Stopper, Vm, VmHandle};
 

@@ -16,7 +16,7 @@ use vcpu::{
     Wake,
 };
 
-use crate::{Console, RunError, RunOptions, RunOutcome, StartError, Vm, VmHandle};
+use crate::{Console, Lost, RunError, RunOptions, RunOutcome, StartError, Vm, VmHandle};
 
 /// What a guest's vCPU does instead of executing instructions.
 struct Guest<'a> {

@@ -1,7 +1,7 @@
 //! The demo with a runner that plays a recorded console.
 
 use super::*;
-use crate::vm::{Confinement, Jit, RunError, Typed};
+use crate::vm::{Confinement, Jit, Lost, RunError, Typed};
 use lifecycle::Statistics;
 use std::io::Read;
 
@@ -36,6 +36,7 @@ impl Runner for Recording {
             outcome,
             picture: None,
             memory: None,
+            lost: Lost::default(),
             statistics: Statistics {
                 retired: None,
                 wall: Duration::ZERO,

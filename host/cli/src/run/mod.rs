@@ -75,6 +75,15 @@ fn explanation(outcome: RunOutcome) -> Option<&'static str> {
     }
 }
 
+/// What is said of output that nobody took in time.
+fn loss(what: &str, bytes: u64) -> Option<String> {
+    (bytes > 0).then(|| {
+        format!(
+            "the last {bytes} bytes of the guest's {what} are lost: nobody took them in time; have them read, or send them to a file"
+        )
+    })
+}
+
 /// Tells the user of a run that could not be started or failed.
 pub fn run_failure(error: RunError) -> Failure {
     match error {
@@ -152,7 +161,13 @@ pub fn run(args: &RunArgs, runner: &dyn Runner) -> Result<u8, Failure> {
         statistics,
         picture,
         memory,
+        lost,
     } = result.map_err(run_failure)?;
+    for (what, bytes) in [("console", lost.console), ("debug console", lost.debug)] {
+        if let Some(text) = loss(what, bytes) {
+            output::say(&text);
+        }
+    }
     if let (Some(screenshot), Some(picture)) = (screenshot, picture) {
         screenshot.write(&picture)?;
     }

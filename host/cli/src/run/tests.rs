@@ -12,6 +12,17 @@ fn args(extra: &[&str]) -> RunArgs {
 }
 
 #[test]
+fn output_that_nobody_took_is_told() {
+    assert_eq!(loss("console", 0), None);
+    let text = loss("debug console", 3000).expect("something is lost");
+    assert_eq!(
+        text,
+        "the last 3000 bytes of the guest's debug console are lost: nobody took them in time; have them read, or \
+         send them to a file"
+    );
+}
+
+#[test]
 fn the_end_gives_the_status() {
     let none = None;
     assert_eq!(exit_status(RunOutcome::PowerOff, none), 0);

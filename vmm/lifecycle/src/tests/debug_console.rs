@@ -78,6 +78,76 @@ fn a_stuck_pipe_does_not_hold_up_a_stop() {
     drop(release);
 }
 
+/// The guest is over: nobody has to wait for a reader that never comes.
+#[test]
+fn a_stuck_pipe_does_not_hold_up_the_end_and_what_is_lost_is_told() {
+    let begin = Instant::now();
+    let (vm, serial, debug, release) = stuck(|g| {
+        (0..3000).for_each(|_| g.out(PORT, b'x'));
+        g.print("end");
+        g.out(0xf4, 3);
+        g.spin()
+    });
+    let report = vm.wait().expect("no failure of the host's");
+    assert_eq!(report.outcome, RunOutcome::DebugExit(3));
+    let lost = |console, debug| Lost { console, debug };
+    assert_eq!(report.lost, lost(0, 3000));
+    assert!(begin.elapsed() < Duration::from_secs(25));
+    assert_eq!((serial.text().as_str(), debug.text().as_str()), ("end", ""));
+    drop(release);
+}
+
+/// Takes a little at a time, each after so long.
+struct Slow {
+    to: Screen,
+    pause: Duration,
+}
+
+impl Write for Slow {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        thread::sleep(self.pause);
+        self.to.write(&bytes[..bytes.len().min(4096)])
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A guest that sends so many times 4096 bytes and ends, on a serial port whose reader takes these one by one; the end,
+/// and how much arrived.
+fn slowly(program: Program, pause: Duration) -> (Lost, usize) {
+    let screen = Screen::default();
+    let console = Console {
+        output: Box::new(Slow {
+            to: screen.clone(),
+            pause,
+        }),
+        ..screen.console()
+    };
+    let vm = start_with(&config(), console, program);
+    let report = vm.wait().expect("no failure of the host's");
+    assert_eq!(report.outcome, RunOutcome::DebugExit(4));
+    let arrived = screen.text().len();
+    (report.lost, arrived)
+}
+
+/// A slow reader is waited for as long as it goes on, but not for ever. (Tests wait for 2 s and 4 s.)
+#[test]
+fn a_slow_reader_is_waited_for_but_not_for_ever() {
+    let program: Program = |g| {
+        (0..8).for_each(|_| g.print(&"x".repeat(4096)));
+        g.out(0xf4, 4);
+        g.spin()
+    };
+    let (lost, arrived) = slowly(program, Duration::from_millis(300));
+    assert_eq!((lost, arrived), (Lost::default(), 8 * 4096), "2.4 s in all");
+    let (lost, arrived) = slowly(program, Duration::from_millis(900));
+    assert!(lost.console > 0, "7.2 s in all");
+    // One more piece may be on its way.
+    assert!(8 * 4096 - lost.console as usize <= arrived);
+    assert!(arrived < 8 * 4096);
+}
+
 #[test]
 fn what_cannot_be_written_is_dropped_and_does_not_end_the_run() {
     let screen = Screen::default();
