@@ -7,13 +7,25 @@ use std::path::Path;
 
 use crate::failure::Failure;
 
+/// What is read at most of a pipe, which may have no end, however large files may be.
+const LARGEST_PIPE: u64 = 1 << 30;
+
 /// Reads a file or a pipe of at most `limit` bytes; `too_large` says what is told of one with more.
 ///
 /// # Errors
-/// One that cannot be read, is a device, which may have no end, or has more bytes.
+/// One that cannot be read, is a device, which may have no end, or has more bytes; a pipe with more than a gibibyte.
 pub fn read(
     path: &Path,
     limit: u64,
+    too_large: impl FnOnce() -> Failure,
+) -> Result<Vec<u8>, Failure> {
+    read_up_to(path, limit, LARGEST_PIPE, too_large)
+}
+
+fn read_up_to(
+    path: &Path,
+    limit: u64,
+    pipe_limit: u64,
     too_large: impl FnOnce() -> Failure,
 ) -> Result<Vec<u8>, Failure> {
     let failure = |e| Failure::reading(path, &e);
@@ -27,17 +39,28 @@ pub fn read(
             "name a file or a pipe",
         ));
     }
+    let most = match metadata.is_file() {
+        true => limit,
+        false => limit.min(pipe_limit),
+    };
     // What is not a regular file, or still grows, is seen to be too large by what comes.
     let mut bytes = Vec::new();
-    if metadata.len() <= limit {
-        file.take(limit.saturating_add(1))
+    if metadata.len() <= most {
+        file.take(most.saturating_add(1))
             .read_to_end(&mut bytes)
             .map_err(failure)?;
     }
-    match metadata.len().max(bytes.len() as u64) > limit {
-        true => Err(too_large()),
-        false => Ok(bytes),
+    if metadata.len().max(bytes.len() as u64) <= most {
+        return Ok(bytes);
     }
+    if most == limit {
+        return Err(too_large());
+    }
+    Err(Failure::new(
+        format_args!("cannot use {}", path.display()),
+        format_args!("more than {} MiB come from it", most >> 20),
+        "name a file instead of a pipe, or check that it ends",
+    ))
 }
 
 /// The same for a file whose kind has an upper bound.
@@ -106,15 +129,48 @@ mod tests {
         assert!(why(Path::new("/")).starts_with("cannot read /: Is a directory"));
     }
 
-    #[test]
-    fn a_pipe_is_read_no_further_than_to_the_limit() {
+    /// What is told of a pipe without an end; and how much came through it.
+    fn endless(read: impl FnOnce(&Path) -> Result<Vec<u8>, Failure>) -> (String, u64) {
         use std::os::fd::AsRawFd;
         let (reader, mut writer) = std::io::pipe().expect("a pipe");
-        let endless = std::thread::spawn(move || while writer.write_all(&[0; 4096]).is_ok() {});
+        let endless = std::thread::spawn(move || {
+            let mut written = 0;
+            while writer.write_all(&[0; 4096]).is_ok() {
+                written += 4096;
+            }
+            written
+        });
         let path = format!("/proc/self/fd/{}", reader.as_raw_fd());
-        let text = why(Path::new(&path));
-        assert!(text.contains("it has more than 1 MiB"), "{text}");
+        let text = read(Path::new(&path)).expect_err("refused").to_string();
         drop(reader);
-        endless.join().expect("it ends");
+        (text, endless.join().expect("it ends"))
+    }
+
+    /// What the pipe itself holds, and what was asked for beyond the limit.
+    const SLACK: u64 = 1 << 20;
+
+    #[test]
+    fn a_pipe_is_read_no_further_than_to_the_limit() {
+        let (text, written) = endless(|path| read_bounded(path, LIMIT));
+        assert!(text.contains("it has more than 1 MiB"), "{text}");
+        assert!(written <= LIMIT + SLACK, "{written}");
+    }
+
+    /// Also for a guest with much memory.
+    #[test]
+    fn a_pipe_has_a_limit_of_its_own() {
+        let refused = || Failure::new("a", "b", "c");
+        let (text, written) = endless(|path| read_up_to(path, 1 << 50, LIMIT, refused));
+        assert!(
+            text.ends_with(
+                ": more than 1 MiB come from it; name a file instead of a pipe, or check that it ends"
+            ),
+            "{text}"
+        );
+        assert!(written <= LIMIT + SLACK, "{written}");
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(&[7; LIMIT as usize + 1]).expect("written");
+        let read = read_up_to(file.path(), 1 << 50, LIMIT, refused).expect("it is no pipe");
+        assert_eq!(read.len() as u64, LIMIT + 1);
     }
 }

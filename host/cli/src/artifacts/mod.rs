@@ -31,8 +31,8 @@ const BUSYBOX_PACKAGE: &str = "busybox-static";
 const KERNEL_FILE: &str = "vmlinuz";
 /// The name of busybox's file in its cache entry.
 const BUSYBOX_FILE: &str = "busybox";
-/// No kernel, module or busybox of the user's has more.
-const LARGEST_FILE_BYTES: u64 = 512 << 20;
+/// No kernel, module, busybox or other file for a guest of the user's has more.
+pub const LARGEST_FILE_BYTES: u64 = 512 << 20;
 /// The modules taken from a kernel package besides what they need.
 const VENDOR_MODULES: [&str; 2] = ["kvm-intel", "kvm-amd"];
 /// What those are known to need; anything else they turn out to need costs one more pass over the package.

@@ -11,9 +11,12 @@ use object::{Object, ObjectSection};
 
 use super::decompress;
 use crate::failure::Failure;
+use crate::input_file;
 
 /// No module may be larger, unpacked.
 const LARGEST_MODULE: usize = 64 << 20;
+/// More is not read of a list of the modules that are built in, which has a line for each.
+const LARGEST_LIST: u64 = 1 << 20;
 /// How many directory entries a search for modules looks at.
 const MOST_ENTRIES: usize = 100_000;
 /// How many modules a set may have.
@@ -212,7 +215,8 @@ impl ModuleDirectory {
             return Ok(());
         };
         if file == "modules.builtin" {
-            let list = std::fs::read_to_string(path).map_err(|e| Failure::reading(path, &e))?;
+            let list = input_file::read_bounded(path, LARGEST_LIST)?;
+            let list = String::from_utf8_lossy(&list);
             self.built_in.extend(list.lines().filter_map(name_of_file));
         } else if let Some(name) = name_of_file(file) {
             self.files.entry(name).or_insert_with(|| path.to_path_buf());

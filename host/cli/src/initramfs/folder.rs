@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::artifacts::GuestFile;
+use crate::artifacts::{GuestFile, LARGEST_FILE_BYTES};
 use crate::failure::Failure;
+use crate::input_file;
 
 /// All regular files below `folder`, sorted by their paths; links are followed.
 ///
@@ -36,7 +37,7 @@ pub fn files(folder: &Path) -> Result<Vec<GuestFile>, Failure> {
             files.push(GuestFile {
                 path: name.to_string(),
                 mode: metadata.permissions().mode() & 0o777,
-                content: fs::read(&path).map_err(reading)?,
+                content: input_file::read_bounded(&path, LARGEST_FILE_BYTES)?,
             });
         }
     }

@@ -9,8 +9,9 @@ pub mod script;
 
 use std::path::Path;
 
-use crate::artifacts::{Artifacts, GuestFile};
+use crate::artifacts::{Artifacts, GuestFile, LARGEST_FILE_BYTES};
 use crate::failure::Failure;
+use crate::input_file;
 use script::{Inner, Steps, Vmm, path};
 
 /// How a guest's report lines begin.
@@ -228,7 +229,7 @@ pub fn other_program(file: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 fn carried(file: &Path, name: &str, advice: &str) -> Result<Vec<u8>, Failure> {
-    let content = std::fs::read(file).map_err(|e| Failure::reading(file, &e))?;
+    let content = input_file::read_bounded(file, LARGEST_FILE_BYTES)?;
     program::loaded_part(&content)
         .map_err(|why| Failure::new(format_args!("cannot put {name} into a guest"), why, advice))
 }

@@ -146,6 +146,19 @@ fn a_directory_is_searched_at_any_depth() {
 }
 
 #[test]
+fn a_list_of_built_in_modules_has_a_bound() {
+    let root = tempfile::tempdir().expect("a directory");
+    let list = root.path().join("modules.builtin");
+    let text = |bytes: u64| "kernel/irqbypass.ko\n".repeat(bytes as usize / 20);
+    std::fs::write(&list, text(LARGEST_LIST)).expect("written");
+    let directory = ModuleDirectory::open(root.path()).expect("readable");
+    assert!(directory.is_built_in("irqbypass"));
+    std::fs::write(&list, text(LARGEST_LIST + 40)).expect("written");
+    let told = ModuleDirectory::open(root.path()).map_or_else(|e| e.to_string(), |_| "read".into());
+    assert!(told.contains("it has more than 1 MiB; check"), "{told}");
+}
+
+#[test]
 fn a_missing_directory_is_an_error() {
     assert!(ModuleDirectory::open(Path::new("/nonexistent/modules")).is_err());
 }
