@@ -87,10 +87,54 @@ fn build() -> Result<PathBuf> {
     bail!("cargo names no program")
 }
 
-/// A run of the program, or of another one, to be started.
+/// Where `setpriv` of util-linux is, which has a program killed when the thread that started it ends (PR_SET_PDEATHSIG).
+/// Nothing where it is not, or cannot do that.
+fn setpriv() -> Option<&'static Path> {
+    static PLACE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    PLACE
+        .get_or_init(|| {
+            let folders = std::env::var_os("PATH")?;
+            let mut places = std::env::split_paths(&folders).map(|folder| folder.join("setpriv"));
+            places.find(|place| {
+                let tried = Command::new(place)
+                    .args(DIES_WITH_US)
+                    .arg("/bin/true")
+                    .stderr(Stdio::null())
+                    .status();
+                tried.is_ok_and(|status| status.success())
+            })
+        })
+        .as_deref()
+}
+
+const DIES_WITH_US: [&str; 3] = ["--pdeathsig", "KILL", "--"];
+
+/// The same command, killed when the thread that started it ends, where that can be had.
+fn dying_with_us(command: Command) -> Command {
+    let Some(setpriv) = setpriv() else {
+        return command;
+    };
+    let mut dying = Command::new(setpriv);
+    dying
+        .args(DIES_WITH_US)
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => dying.env(name, value),
+            None => dying.env_remove(name),
+        };
+    }
+    dying
+}
+
+/// A run of the program, or of another one, to be started. It ends with the test that started it, also if that is
+/// killed.
 #[derive(Debug)]
 pub struct Run {
     command: Command,
+    /// The user and group to run as, if not ours.
+    user: Option<u32>,
     input: Vec<u8>,
     /// Standard input does not end: more may be typed.
     typed: bool,
@@ -134,6 +178,7 @@ impl Run {
         command.env_remove("NESTLING_LOG").env_remove("APT_CONFIG");
         Self {
             command,
+            user: None,
             input: Vec::new(),
             typed: false,
             deadline: DEADLINE,
@@ -184,7 +229,7 @@ impl Run {
     /// Runs as the user and group `id`; only root can.
     #[must_use]
     pub fn user(mut self, id: u32) -> Self {
-        self.command.uid(id).gid(id);
+        self.user = Some(id);
         self
     }
 
@@ -199,10 +244,18 @@ impl Run {
     ///
     /// # Errors
     /// The host's refusal to start it.
-    pub fn try_start(mut self) -> std::io::Result<Running> {
+    pub fn try_start(self) -> std::io::Result<Running> {
         let what = format!("{:?}", self.command);
-        let mut child = self
-            .command
+        let mut command = match self.user {
+            None => dying_with_us(self.command),
+            // That this user cannot start the program is to be told from what the program says.
+            Some(id) => {
+                let mut command = self.command;
+                command.uid(id).gid(id);
+                command
+            }
+        };
+        let mut child = command
             // What it starts ends with it at the deadline.
             .process_group(0)
             .stdin(Stdio::piped())
@@ -481,5 +534,58 @@ fn assert_is_failure(line: &str) {
     );
     for unfit in ["panicked", "os error", "RUST_BACKTRACE", "Some("] {
         assert!(!line.contains(unfit), "not for a user: {line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "program::tests::a_killed_test_leaves_nothing_running";
+    /// Tells the test that it is the one to be killed.
+    const TO_BE_KILLED: &str = "NESTLING_E2E_TO_BE_KILLED";
+    const MARK: &str = "its child is ";
+
+    /// Whether a process runs; one that ended and was not collected does not.
+    fn runs(id: &str) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat"));
+        let state = stat.ok().and_then(|stat| {
+            let (_, rest) = stat.rsplit_once(") ")?;
+            rest.chars().next()
+        });
+        !matches!(state, None | Some('Z' | 'X'))
+    }
+
+    #[test]
+    fn a_killed_test_leaves_nothing_running() {
+        let busy = || Run::program("/bin/sh").args(["-c", "while :; do :; done"]);
+        if std::env::var_os(TO_BE_KILLED).is_some() {
+            let child = busy().start();
+            println!("{MARK}{}.", child.id());
+            std::thread::sleep(DEADLINE);
+            return;
+        }
+        if setpriv().is_none() {
+            crate::skipped("this machine has no setpriv that knows --pdeathsig");
+            return;
+        }
+        let own = std::env::current_exe().expect("it runs");
+        let mut test = Run::program(own)
+            .args(["--exact", NAME, "--nocapture"])
+            .env(TO_BE_KILLED, "1")
+            .start();
+        test.await_within_output(b".\n");
+        test.signal(Signal::KILL);
+        let output = test.end().text();
+        let child = output
+            .split_once(MARK)
+            .and_then(|(_, rest)| rest.split_once('.'))
+            .map(|(id, _)| id.to_owned())
+            .expect("it tells");
+        let begin = Instant::now();
+        while runs(&child) {
+            assert!(begin.elapsed() < Duration::from_secs(20), "{child} runs");
+            std::thread::sleep(POLL);
+        }
     }
 }
