@@ -198,6 +198,8 @@ pub struct Machine {
     pub reset: VcpuState,
     /// RAM beyond 4 GByte is looked at after each case.
     far_checked: bool,
+    /// It has an executor.
+    translates: bool,
 }
 
 impl Machine {
@@ -239,6 +241,7 @@ impl Machine {
             image,
             reset,
             far_checked: true,
+            translates: false,
         }
     }
 
@@ -327,6 +330,7 @@ impl Machine {
     /// Has `executor` run hot blocks.
     pub fn set_executor(&mut self, executor: Box<dyn BlockExecutor>) {
         self.runner.set_executor(executor);
+        self.translates = true;
     }
 
     /// Has reads of [`STOP`] end runs.

@@ -39,8 +39,16 @@ pub trait Target {
 }
 
 /// The names of the targets.
-pub const NAMES: [&str; 8] = [
-    "code", "steps", "paging", "vmentry", "devices", "boot", "firmware", "text",
+pub const NAMES: [&str; 9] = [
+    "code",
+    "steps",
+    "translated",
+    "paging",
+    "vmentry",
+    "devices",
+    "boot",
+    "firmware",
+    "text",
 ];
 
 /// The target of that name.
@@ -49,6 +57,7 @@ pub fn target(name: &str) -> Option<Box<dyn Target>> {
     Some(match name {
         "code" => Box::new(code::Code::new()),
         "steps" => Box::new(steps::Steps::new()),
+        "translated" => Box::new(steps::Steps::translated()),
         "paging" => Box::new(paging::Paging::new()),
         "vmentry" => Box::new(vmentry::VmEntry::new()),
         "devices" => Box::new(devices::Devices::new()),

@@ -4,11 +4,12 @@
 //! What must hold: wherever both have executed as much, registers, segments, control registers, MSRs, vector state, the
 //! board's accesses and at the end every byte of memory are the same, and so is how the run ended
 //! ([`compare`](crate::cpu::ways::compare)). A block is an optimization: nothing a guest does may tell it from single
-//! steps. So this is what any faster way to run code is held against.
+//! steps. Translated code is held against single steps in the same way, but for flags that the manual leaves undefined: there
+//! it gives what the host's processor gives.
 
 use vcpu::{MpState, RunExit};
 
-use crate::cpu::modes::{CODE, DATA, GDT, IDT32, IDT64, MODES, TSS, image, start};
+use crate::cpu::modes::{CODE, DATA, GDT, IDT32, IDT64, MODES, Mode, TSS, image, start};
 use crate::cpu::ways::{Side, Way, compare};
 use crate::cpu::{Machine, invariants};
 use crate::{Input, Target};
@@ -68,8 +69,61 @@ const PIECES: [&[u8]; 40] = [
     &[0xe2, 0xfc],                                     // loop $-2
 ];
 
+/// 64-bit code that leaves no flag undefined, and that a translator has code of its own for.
+const PLAIN: [&[u8]; 48] = [
+    &[0x01, 0xd8],                                  // add eax, ebx
+    &[0x48, 0x01, 0xd8],                            // add rax, rbx
+    &[0x29, 0xc8],                                  // sub eax, ecx
+    &[0x48, 0x39, 0xd8],                            // cmp rax, rbx
+    &[0x11, 0xc8],                                  // adc eax, ecx
+    &[0x48, 0x19, 0xd0],                            // sbb rax, rdx
+    &[0x66, 0x01, 0xf0],                            // add ax, si
+    &[0x00, 0xe0],                                  // add al, ah
+    &[0x28, 0xf9],                                  // sub cl, bh
+    &[0x83, 0xc3, 0x7f],                            // add ebx, 7fh
+    &[0x48, 0x83, 0xe9, 0x01],                      // sub rcx, 1
+    &[0xff, 0xc0],                                  // inc eax
+    &[0x48, 0xff, 0xc9],                            // dec rcx
+    &[0x75, 0xee],                                  // jne back
+    &[0x72, 0xf0],                                  // jb back
+    &[0x7d, 0xf2],                                  // jge back
+    &[0x7a, 0x03],                                  // jp forth
+    &[0xf7, 0xd8],                                  // neg eax
+    &[0x48, 0xf7, 0xd1],                            // not rcx
+    &[0x50],                                        // push rax
+    &[0x5b],                                        // pop rbx
+    &[0x41, 0x57],                                  // push r15
+    &[0x41, 0x58],                                  // pop r8
+    &[0xe8, 0x00, 0x00, 0x00, 0x00],                // call the next
+    &[0xc3],                                        // ret
+    &[0xff, 0xd0],                                  // call rax
+    &[0x48, 0x89, 0x07],                            // mov [rdi], rax
+    &[0x48, 0x8b, 0x06],                            // mov rax, [rsi]
+    &[0x8a, 0x66, 0x07],                            // mov ah, [rsi + 7]
+    &[0x88, 0x07],                                  // mov [rdi], al
+    &[0x01, 0x07],                                  // add [rdi], eax
+    &[0x48, 0x2b, 0x4e, 0x10],                      // sub rcx, [rsi + 10h]
+    &[0x0f, 0xb6, 0xc0],                            // movzx eax, al
+    &[0x48, 0x63, 0xc8],                            // movsxd rcx, eax
+    &[0x48, 0x8d, 0x04, 0x8b],                      // lea rax, [rbx + 4 rcx]
+    &[0x0f, 0x44, 0xc1],                            // cmove eax, ecx
+    &[0x0f, 0x94, 0xc0],                            // sete al
+    &[0x48, 0x87, 0xc3],                            // xchg rax, rbx
+    &[0xf0, 0x0f, 0xc1, 0x07],                      // lock xadd [rdi], eax
+    &[0x48, 0x0f, 0xb1, 0x0f],                      // cmpxchg [rdi], rcx
+    &[0x48, 0x0f, 0xc8],                            // bswap rax
+    &[0xf9],                                        // stc
+    &[0xf5],                                        // cmc
+    &[0x66, 0x0f, 0x6e, 0xc0],                      // movd xmm0, eax
+    &[0x0f, 0x58, 0xc8],                            // addps xmm1, xmm0
+    &[0x0f, 0x11, 0x0f],                            // movups [rdi], xmm1
+    &[0x66, 0x48, 0x0f, 0x7e, 0xca],                // movq rdx, xmm1
+    &[0x65, 0x48, 0x8b, 0x0c, 0x25, 0, 0x20, 1, 0], // mov rcx, gs:[12000h]
+];
+
 /// The target.
 pub struct Steps {
+    translates: bool,
     blocks: Side,
     singly: Side,
     instructions: u64,
@@ -87,12 +141,33 @@ impl Default for Steps {
     }
 }
 
+/// The machine that runs in blocks.
+fn first(translates: bool) -> Machine {
+    let mut machine = Machine::new(image());
+    if translates {
+        let translator = jit::Translator::new(0).expect("memory for code");
+        machine.set_executor(Box::new(translator));
+    }
+    machine
+}
+
 impl Steps {
     /// The target, with two machines.
     #[must_use]
     pub fn new() -> Self {
+        Self::of(false)
+    }
+
+    /// The target whose first machine executes translated code where there is any, and 64-bit code most of the time.
+    #[must_use]
+    pub fn translated() -> Self {
+        Self::of(true)
+    }
+
+    fn of(translates: bool) -> Self {
         Self {
-            blocks: Side::new(Machine::new(image()), Way::Blocks(1)),
+            translates,
+            blocks: Side::new(first(translates), Way::Blocks(1)),
             singly: Side::new(Machine::new(image()), Way::Singly),
             instructions: 0,
             compared: 0,
@@ -142,9 +217,13 @@ impl Steps {
     }
 }
 
-fn code(input: &mut Input<'_>) -> Vec<u8> {
+fn code(input: &mut Input<'_>, plain: bool) -> Vec<u8> {
     let mut code = Vec::with_capacity(CODE_BYTES + 8);
     while code.len() < CODE_BYTES && !input.is_empty() {
+        if plain && !input.once_in(8) {
+            code.extend(input.pick(&PLAIN));
+            continue;
+        }
         match input.below(8) {
             0 | 1 => code.push(input.any()),
             2 => code.extend([
@@ -183,7 +262,10 @@ fn memory(input: &mut Input<'_>) -> Vec<u8> {
 impl Target for Steps {
     fn run(&mut self, data: &[u8]) {
         let mut input = Input::new(data);
-        let mode = input.pick(&MODES);
+        let mode = match self.translates && !input.once_in(8) {
+            true => Mode::Long,
+            false => input.pick(&MODES),
+        };
         let user = input.once_in(2);
         let mut state = start(&self.blocks.machine.reset, mode, user, &mut input);
         state.system.cr4 &= !VMXE;
@@ -202,7 +284,8 @@ impl Target for Steps {
             _ => 0,
         };
         state.rip += offset;
-        let code = code(&mut input);
+        let plain = self.translates && mode == Mode::Long && !input.once_in(4);
+        let code = code(&mut input, plain);
         self.write(CODE + offset, &code);
         let agreed = match compare(&mut self.blocks, &mut self.singly, &state, MOST) {
             Ok(agreed) => agreed,
@@ -226,7 +309,7 @@ impl Target for Steps {
         self.tasks += u64::from(after.tr.base != state.tr.base);
         if after.system.cr4 & VMXE != 0 || agreed.apart {
             // What VMXON made is no part of the state that is set.
-            self.blocks.machine = Machine::new(image());
+            self.blocks.machine = first(self.translates);
             self.singly.machine = Machine::new(image());
         } else {
             self.blocks.machine.restore();

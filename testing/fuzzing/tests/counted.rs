@@ -56,6 +56,18 @@ fn steps() {
 }
 
 #[test]
+fn translated() {
+    const COUNT: u64 = 10_000;
+    let figures = run("translated", COUNT);
+    reaches(&figures, "instructions", 40 * COUNT, 1);
+    reaches(&figures, "compared", 4 * COUNT, 1);
+    reaches(&figures, "halted", COUNT, 4);
+    reaches(&figures, "repeats", COUNT, 80);
+    let apart = figure(&figures, "apart");
+    assert!(apart * 50 < COUNT, "{apart} cases were not compared");
+}
+
+#[test]
 fn paging() {
     const COUNT: u64 = 100_000;
     let figures = run("paging", COUNT);

@@ -107,6 +107,28 @@ fn cases_execute_their_own_code() {
     assert_eq!(after.gpr[0], 2);
 }
 
+/// A repeated string instruction takes as long whether its page holds code that was executed, and is stored to element by
+/// element for that, or not.
+#[test]
+fn a_repeat_takes_as_long_whatever_was_executed_before() {
+    let taken = |code_there: bool| {
+        // REP STOSB; HLT.
+        let (mut machine, mut state) = machine(Mode::Long, &[0xf3, 0xaa, 0xf4]);
+        if code_there {
+            machine.write(DATA + 0x800, &[0xf4]);
+            let mut there = state.clone();
+            there.rip = DATA + 0x800;
+            let (_, after, _) = machine.execute(&there, Events::default());
+            assert_eq!(after.rip, DATA + 0x801);
+        }
+        (state.gpr[1], state.gpr[7]) = (100, DATA);
+        let (_, after, count) = machine.execute(&state, Events::default());
+        assert_eq!((after.gpr[1], after.rip), (0, CODE + 3));
+        count
+    };
+    assert_eq!(taken(true), taken(false));
+}
+
 /// An interrupt instruction that ends in shutdown stops there, also behind others of its block.
 #[test]
 fn a_shutdown_stops_at_its_instruction() {

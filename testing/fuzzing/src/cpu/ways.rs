@@ -7,15 +7,17 @@
 use std::sync::atomic::Ordering;
 
 use guestmem::{Gpa, RamOffset};
+use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use softcpu::cpu::sreg;
 use vcpu::{RunExit, VcpuState};
 use x86defs::cr::cr0;
 
 use super::modes::TABLES;
 use super::{Events, FAR, FAR_BYTES, Machine, RAM_BYTES};
+use crate::board::bytes;
 
 /// The most turns of either side until both are at the same place again.
-const FOLLOW: usize = 4096;
+const FOLLOW: usize = 1 << 16;
 /// Instructions between two polls of a side that executes one after the other: where it lets long repeats give way.
 const SINGLY: u64 = 64;
 /// Rounds without an instruction after which there will be none: the processor waits.
@@ -41,6 +43,9 @@ pub struct Side {
     /// A repeated string instruction has stored over itself before it gave way: what goes on there is another
     /// instruction.
     rewritten: bool,
+    /// Whether it looks for instructions that leave flags undefined, and whether there was one.
+    looks: bool,
+    undefined: bool,
 }
 
 /// The most bytes of an instruction.
@@ -54,6 +59,15 @@ struct Place {
     repeats: Option<(u64, u64)>,
 }
 
+/// An instruction and what it is fetched by.
+struct Looking {
+    executed: u64,
+    uncounted: u64,
+    first: u64,
+    bits: u32,
+    by: (u64, u64, u64, u8),
+}
+
 impl Side {
     /// That machine, in this way.
     #[must_use]
@@ -64,6 +78,8 @@ impl Side {
             before: 0,
             exit: None,
             rewritten: false,
+            looks: false,
+            undefined: false,
         }
     }
 
@@ -76,31 +92,92 @@ impl Side {
         self.before = self.machine.begin(start, Events::default());
         self.exit = None;
         self.rewritten = false;
+        self.undefined = false;
     }
 
     fn turn(&mut self) {
         if self.exit.is_none() {
+            let before = self.looking();
             let runner = &mut self.machine.runner;
+            // Then all code is dropped meanwhile, and nobody knows any more what of it was stored to.
+            let dropped = runner.cpu.vectors.full;
             self.exit = match self.way {
                 Way::Blocks(_) => runner.turn(),
                 Way::Singly => runner.single_step(),
             };
-            self.rewritten |= self.machine.runner.gave_way() && self.stored_to_itself();
+            if self.looks && !self.undefined {
+                self.undefined = self.left_undefined(before);
+            }
+            self.rewritten |=
+                self.machine.runner.gave_way() && (dropped || self.stored_to_itself());
         }
+    }
+
+    /// The linear address of the next instruction.
+    fn first(&self) -> u64 {
+        let cpu = &self.machine.runner.cpu;
+        match cpu.long64 {
+            true => cpu.rip(),
+            false => cpu.seg[sreg::CS].base.wrapping_add(cpu.rip()) & 0xffff_ffff,
+        }
+    }
+
+    fn bits(&self) -> u32 {
+        let cpu = &self.machine.runner.cpu;
+        match cpu.seg[sreg::CS].access.default_big() {
+            _ if cpu.long64 => 64,
+            true => 32,
+            false => 16,
+        }
+    }
+
+    /// Where the next instruction is, and what it is fetched by.
+    fn looking(&self) -> Looking {
+        let cpu = &self.machine.runner.cpu;
+        Looking {
+            executed: cpu.retired_now(),
+            uncounted: cpu.uncounted,
+            first: self.first(),
+            bits: self.bits(),
+            by: (cpu.cr0, cpu.cr3, cpu.cr4, cpu.cpl),
+        }
+    }
+
+    /// Whether the instruction that was executed there left flags undefined. None did if there was an event instead, and
+    /// one that changes what it was fetched by does not.
+    fn left_undefined(&mut self, at: Looking) -> bool {
+        let now = self.looking();
+        let executed = now.executed != at.executed && now.uncounted == at.uncounted;
+        if !executed || now.by != at.by {
+            return false;
+        }
+        let (first, bits) = (at.first, at.bits);
+        let cpu = &mut self.machine.runner.cpu;
+        let Ok(Some(at)) = cpu.fetch_target(first) else {
+            return false;
+        };
+        let mut bytes = [0; LONGEST as usize];
+        let count = (cpu.ram.size_bytes() - at.0).min(LONGEST) as usize;
+        cpu.ram.read_at(at, &mut bytes[..count]);
+        let instruction = Decoder::new(bits, &bytes[..count], DecoderOptions::NONE).decode();
+        use Mnemonic as M;
+        // OF after a rotation by several bits: also where they are as many as nine or seventeen and change nothing.
+        let rotates = matches!(instruction.mnemonic(), M::Rcl | M::Rcr | M::Rol | M::Ror);
+        instruction.rflags_undefined() != 0 || rotates
     }
 
     /// Whether the instruction at RIP was stored to since the last look at the boundary.
     fn stored_to_itself(&mut self) -> bool {
+        let first = self.first();
         let cpu = &mut self.machine.runner.cpu;
-        let first = match cpu.long64 {
-            true => cpu.rip(),
-            false => cpu.seg[sreg::CS].base.wrapping_add(cpu.rip()) & 0xffff_ffff,
-        };
         if cpu.code_pages.stale.is_empty() {
             return false;
         }
-        let ends = [first, first.wrapping_add(LONGEST - 1)];
-        let ends = ends.map(|va| cpu.fetch_target(va).ok().flatten());
+        // Its first page is mapped, or it would not have been executed; a walk for the second might change an entry.
+        let ends = [
+            cpu.fetch_target(first).ok().flatten(),
+            cpu.tlb.fetch_hit(first.wrapping_add(LONGEST - 1)),
+        ];
         ends.into_iter().flatten().any(|at| {
             let near =
                 |start: u64, len: u64| start < at.0 + LONGEST && at.0 < start + len + LONGEST;
@@ -109,13 +186,22 @@ impl Side {
         })
     }
 
-    /// Whether the tables of translations are code too: then walks that set accessed and dirty bits change instructions
-    /// after they were fetched or before.
-    fn walks_code(&self) -> bool {
-        let cpu = &self.machine.runner.cpu;
-        let root = cpu.cr3 & !0xfff;
-        let mut tables = (TABLES.start..TABLES.end).step_by(4096).chain([root]);
-        cpu.cr0 & cr0::PG != 0 && tables.any(|at| cpu.code_pages.holds_code(RamOffset(at)))
+    /// Whether what a guest sees depends on when the tables of translations are walked (SDM Vol 3 4.10.2.3, 4.8): they
+    /// were changed, they are code too, or they are where a case put them.
+    fn loose_tables(&self) -> bool {
+        let machine = &self.machine;
+        let cpu = &machine.runner.cpu;
+        if cpu.cr0 & cr0::PG == 0 {
+            return false;
+        }
+        let code = |at| cpu.code_pages.holds_code(RamOffset(at));
+        let len = (TABLES.end - TABLES.start) as usize;
+        let now = bytes(&machine.ram, TABLES.start, len);
+        let before = &machine.image[TABLES.start as usize..][..len];
+        // Accessed and dirty bits are bits 5 and 6 of entries of 4 and of 8 bytes.
+        let kept = |at: usize| if at.is_multiple_of(4) { !0x60 } else { 0xff };
+        let changed = (0..len).any(|at| (now[at] ^ before[at]) & kept(at) != 0);
+        changed || !TABLES.contains(&(cpu.cr3 & !0xfff)) || TABLES.step_by(4096).any(code)
     }
 
     fn place(&self) -> Place {
@@ -145,8 +231,9 @@ pub struct Agreed {
     /// How often a repeated string instruction of the first gave way and both met in it or behind it.
     pub repeats: u64,
     /// They parted in a repeated string instruction: the end came inside one where only one side gave way, or it stored
-    /// over itself before it gave way, and what it went on as depends on when that was. Or they differed where page tables
-    /// were executed. The state is that of the last place where both were.
+    /// over itself before it gave way, and what it went on as depends on when that was. Or they differed where tables of
+    /// translations were changed or executed, or where one side translates and flags were undefined. The state is that
+    /// of the last place where both were.
     pub apart: bool,
 }
 
@@ -165,6 +252,11 @@ pub fn compare(
 ) -> Result<Agreed, String> {
     one.begin(start);
     other.begin(start);
+    // Translated code leaves flags as the host's processor does.
+    let translates = one.machine.translates || other.machine.translates;
+    for side in [&mut *one, &mut *other] {
+        side.looks = translates && side.way == Way::Singly;
+    }
     let mut agreed = Agreed {
         exit: None,
         state: start.clone(),
@@ -174,8 +266,9 @@ pub fn compare(
         apart: false,
     };
     let done = agree(one, other, most, &mut agreed);
-    let walks_code = || one.walks_code() || other.walks_code();
-    if one.rewritten || other.rewritten || done.is_err() && walks_code() {
+    let loose = || one.loose_tables() || other.loose_tables();
+    let undefined = one.undefined || other.undefined;
+    if one.rewritten || other.rewritten || done.is_err() && (undefined || loose()) {
         agreed.apart = true;
         return Ok(agreed);
     }
@@ -244,11 +337,11 @@ fn meet(one: &mut Side, other: &mut Side) -> bool {
                     (Some((_, here)), Some((_, there))) => here > there,
                     (here, _) => here.is_some(),
                 };
-        if behind {
-            one.turn();
-        } else {
-            other.turn();
+        let side = if behind { &mut *one } else { &mut *other };
+        if side.exit.is_some() {
+            return false;
         }
+        side.turn();
     }
     false
 }
