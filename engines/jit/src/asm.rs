@@ -241,6 +241,11 @@ impl Asm {
         self.wide(0x8d, to, Rm::Mem(from));
     }
 
+    /// NOT of 64 bits. Leaves the flags alone.
+    pub fn not(&mut self, at: Reg) {
+        self.wide(0xf7, Reg(2), Rm::Reg(at));
+    }
+
     /// MOV of a zero-extended immediate.
     pub fn set(&mut self, to: Reg, value: u32) {
         let i = Legacy {

@@ -112,6 +112,10 @@ pub const NO_AVX: Mem = native(offset_of!(Native, no_avx));
 pub const fn barrier(index: usize) -> Mem {
     native(offset_of!(Native, barriers) + 8 * index)
 }
+/// A mask of [`Native::mxcsr_masks`].
+pub const fn mxcsr_mask(index: usize) -> Mem {
+    native(offset_of!(Native, mxcsr_masks) + 8 * index)
+}
 /// Where a YMM register is kept, with the address of the processor in [`ADDRESS`].
 pub const fn ymm(number: u8) -> Mem {
     Mem::at(

@@ -196,6 +196,7 @@ impl BlockExecutor for Translator {
         cpu.native.table = &raw const *self.table as u64;
         cpu.native.executor = &raw mut *self.calls as u64;
         (cpu.native.no_sse, cpu.native.no_avx) = (1, 1);
+        cpu.native.mxcsr_masks = Cpu::MXCSR_MASKS;
         set_gs(this);
     }
 

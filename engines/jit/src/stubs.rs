@@ -161,12 +161,7 @@ impl Stubs {
         a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
         let valid = a.if_zero();
         a.load(ADDRESS, Mem::at(SLOT, table::ADDRESS));
-        let not = Legacy {
-            wide: true,
-            opcode: &[0xf7],
-            ..Legacy::default()
-        };
-        a.legacy(&not, 2, Rm::Reg(ADDRESS));
+        a.not(ADDRESS);
         a.lea(ADDRESS, Mem::at(ADDRESS, 1));
         a.raw(&[0xc3]);
         a.land(valid);

@@ -28,11 +28,13 @@ fn mxcsr(a: &mut Asm, extension: u8, at: Mem) {
     a.legacy(&i, extension, Rm::Mem(at));
 }
 
-fn load_mxcsr(a: &mut Asm, from: Mem) {
+/// LDMXCSR.
+pub fn load_mxcsr(a: &mut Asm, from: Mem) {
     mxcsr(a, 2, from);
 }
 
-fn store_mxcsr(a: &mut Asm, to: Mem) {
+/// STMXCSR.
+pub fn store_mxcsr(a: &mut Asm, to: Mem) {
     mxcsr(a, 3, to);
 }
 

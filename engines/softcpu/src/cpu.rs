@@ -251,6 +251,8 @@ pub struct Native {
     pub no_avx: u64,
     /// [`Cpu::vector_barriers`] of now: zero if they may become the guest's.
     pub barriers: [u64; 2],
+    /// Constants: the bits MXCSR has not, and those that mask an exception.
+    pub mxcsr_masks: [u64; 2],
 }
 
 /// One software vCPU.

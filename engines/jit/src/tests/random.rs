@@ -181,8 +181,12 @@ fn instruction(random: &mut Random, out: &mut Vec<u8>) {
         17 => {
             out.extend(random.pick::<&[u8]>(&[&[0xfc], &[0x0f, 0x01, 0x3e], &[0x0f, 0x01, 0x3f]]))
         }
-        // STMXCSR [RSI+64], MOV [RDI+8], EAX.
-        18 => out.extend(random.pick::<&[u8]>(&[&[0x0f, 0xae, 0x5e, 64], &[0x89, 0x47, 8]])),
+        // STMXCSR [RSI+64], LDMXCSR [RSI+64], MOV [RDI+8], EAX.
+        18 => out.extend(random.pick::<&[u8]>(&[
+            &[0x0f, 0xae, 0x5e, 64],
+            &[0x0f, 0xae, 0x56, 64],
+            &[0x89, 0x47, 8],
+        ])),
         // VZEROUPPER.
         _ => out.extend([0xc5, 0xf8, 0x77]),
     }
@@ -210,6 +214,13 @@ fn prepare(m: &mut Machine, seed: u64) {
         let bytes: Vec<u8> = (0..512).flat_map(|_| random.next().to_le_bytes()).collect();
         m.put(page, &bytes);
     }
+    // What LDMXCSR loads: once in a while with something that is not masked, or with a bit too many.
+    let mxcsr = match random.below(6) {
+        0 => random.next() as u32 & 0xffff,
+        1 => 0x1f80 | 1 << random.below(32),
+        _ => 0x1f80 | random.next() as u32 & 0xe07f,
+    };
+    m.put(DATA[0] + 64, &mxcsr.to_le_bytes());
     for register in [0, 2, 8, 9, 10, 11, 13, 14, 15] {
         m.state.gpr[register] = random.next();
     }

@@ -1,6 +1,6 @@
 //! When the host's vector registers are the guest's, and when they must not be.
 
-use super::{DATA, End, Machine, NOWHERE};
+use super::{DATA, End, Machine, NOWHERE, TABLE};
 
 const ONES: u128 = 0x3f80_0000_3f80_0000_3f80_0000_3f80_0000;
 const TWOS: u128 = 0x4000_0000_4000_0000_4000_0000_4000_0000;
@@ -128,6 +128,60 @@ fn exceptions_that_are_not_masked_are_taken() {
     assert_eq!(m.run(&p), End::Fault { vector: 19, at: 10 });
     assert_eq!((m.xmm(0), m.xmm(2), m.xmm(4)), (TWOS, ONES, 2));
     assert_eq!(m.mxcsr(), 0x1d84);
+}
+
+/// SDM Vol 2, LDMXCSR: bits that MXCSR has not are #GP(0).
+#[test]
+fn mxcsr_is_loaded_here_if_nothing_is_to_be_raised() {
+    // mov eax, [rsi]; divps; ldmxcsr [rsi]; divps; stmxcsr [rdi]; stmxcsr [rdi+4]
+    let p = program(&[
+        &[0x8b, 0x06],
+        &DIVIDE,
+        &[0x0f, 0xae, 0x16],
+        &DIVIDE,
+        &[0x0f, 0xae, 0x1f],
+        &[0x0f, 0xae, 0x5f, 4],
+    ]);
+    let after = |value: u32| {
+        let mut m = machine();
+        m.put(DATA[0], &value.to_le_bytes());
+        let end = m.run(&p);
+        (end, m.mxcsr(), u64::from_le_bytes(m.get(DATA[1])))
+    };
+    let whole = |mxcsr: u32| {
+        let stored = u64::from(mxcsr) << 32 | u64::from(mxcsr);
+        (End::Whole, mxcsr, stored)
+    };
+    // One third, and a third of that, are inexact.
+    assert_eq!(after(0x1f80), whole(0x1fa0));
+    assert_eq!(after(0xff81), whole(0xffa1));
+    // Overflow is not masked, and there is none; inexactness is not masked.
+    assert_eq!(after(0x1b80), whole(0x1ba0));
+    let fault = |vector, at| End::Fault { vector, at };
+    assert_eq!(after(0x0f80), (fault(19, 8), 0x0fa0, 0));
+    for bit in [16, 17, 31] {
+        assert_eq!(after(0x1f80 | 1 << bit), (fault(13, 5), 0x1fa0, 0));
+    }
+}
+
+#[test]
+fn stores_need_the_right_to_write() {
+    // movaps [rdi], xmm0; vmovups [rdi], ymm0; movss [rdi], xmm0; stmxcsr [rdi]
+    let stores: [&[u8]; 4] = [
+        &[0x0f, 0x29, 0x07],
+        &[0xc5, 0xfc, 0x11, 0x07],
+        &[0xf3, 0x0f, 0x11, 0x07],
+        &[0x0f, 0xae, 0x1f],
+    ];
+    for store in stores {
+        let mut m = machine();
+        // Present, and no more.
+        m.put(TABLE + 8 * (DATA[1] >> 12), &(DATA[1] | 1).to_le_bytes());
+        // mov eax, [rdi]
+        let p = program(&[&[0x8b, 0x07], store]);
+        assert_eq!(m.run(&p), End::Fault { vector: 14, at: 2 });
+        assert_eq!(m.get(DATA[1]), [0; 32]);
+    }
 }
 
 #[test]

@@ -224,6 +224,8 @@ impl Translator<'_> {
         let bytes = &self.source.bytes[at..at + usize::from(op.length)];
         let done = if let Some(facts) = facts {
             self.vector(insn, bytes, offsets, &facts)
+        } else if vector::is_control(insn) && vectors.has(insn.code()) {
+            self.vector_control(insn)
         } else if !native {
             Err(ByHandler)
         } else if last {

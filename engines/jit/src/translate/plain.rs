@@ -160,10 +160,15 @@ impl Translator<'_> {
     }
 
     pub(super) fn move_32(&mut self, to: Reg, from: Reg) {
+        self.load_32(to, Rm::Reg(from));
+    }
+
+    /// MOV of 32 bits, zero-extended.
+    pub(super) fn load_32(&mut self, to: Reg, from: Rm) {
         let i = Legacy {
             opcode: &[0x8b],
             ..Legacy::default()
         };
-        self.a.legacy(&i, to.0, Rm::Reg(from));
+        self.a.legacy(&i, to.0, from);
     }
 }

@@ -8,7 +8,9 @@ use iced_x86::{Instruction, Mnemonic as M};
 use softcpu::insn::{Class, Facts, MemoryUse};
 
 use super::{ByHandler, Done, Translator};
-use crate::layout::{GUEST_RCX, NO_AVX, NO_SSE, RCX};
+use crate::asm::{Mem, Rm};
+use crate::layout::{ADDRESS, GUEST_RCX, NO_AVX, NO_SSE, RCX, SLOT, mxcsr_mask, scratch};
+use crate::vectors;
 
 /// Which of the host's vector registers are known to be the guest's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +34,14 @@ pub(super) struct Request {
     pub op: usize,
     /// Where to go on.
     pub back: usize,
+}
+
+/// LDMXCSR, STMXCSR.
+pub(super) fn is_control(insn: &Instruction) -> bool {
+    matches!(
+        insn.mnemonic(),
+        M::Ldmxcsr | M::Stmxcsr | M::Vldmxcsr | M::Vstmxcsr
+    )
 }
 
 impl Translator<'_> {
@@ -69,6 +79,34 @@ impl Translator<'_> {
             }
             _ => self.written_again(insn, bytes, offsets, Some(facts))?,
         }
+        Ok(())
+    }
+
+    /// LDMXCSR and STMXCSR. The former if all exceptions are masked then: so the registers may stay the guest's.
+    pub(super) fn vector_control(&mut self, insn: &Instruction) -> Done {
+        let (load, needed) = match insn.mnemonic() {
+            M::Ldmxcsr => (true, Given::Sse),
+            M::Vldmxcsr => (true, Given::Avx),
+            M::Stmxcsr => (false, Given::Sse),
+            _ => (false, Given::Avx),
+        };
+        self.ask_for(needed);
+        self.address(insn)?;
+        self.check(4, !load, false);
+        let operand = Mem::indexed(SLOT, ADDRESS, 0, 0);
+        if !load {
+            vectors::store_mxcsr(&mut self.a, operand);
+            return Ok(());
+        }
+        self.load_32(RCX, Rm::Mem(operand));
+        self.a.mov(ADDRESS, RCX);
+        self.a.store(scratch(0), RCX);
+        self.a.extract(RCX, RCX, mxcsr_mask(0));
+        self.found();
+        self.a.not(ADDRESS);
+        self.a.extract(RCX, ADDRESS, mxcsr_mask(1));
+        self.found();
+        vectors::load_mxcsr(&mut self.a, scratch(0));
         Ok(())
     }
 

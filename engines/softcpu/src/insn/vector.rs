@@ -2,8 +2,8 @@
 //! loads and stores that are ours.
 
 use hostexec::{
-    Bounce, Class, Facts, MXCSR_RESET, MaskedMemory, MemoryUse, Outcome, PrepareError, Prepared,
-    X87Context,
+    Bounce, Class, Facts, MXCSR_MASK, MXCSR_RESET, MaskedMemory, MemoryUse, Outcome, PrepareError,
+    Prepared, X87Context,
 };
 use iced_x86::{Instruction, InstructionInfoFactory};
 use x86defs::cr::{cr0, cr4};
@@ -108,6 +108,9 @@ pub fn bind_host(form: &Form, op: &mut Op, side: &mut HostSide) -> Option<Handle
 }
 
 impl Cpu {
+    /// The bits MXCSR has not, and those that mask an exception.
+    pub const MXCSR_MASKS: [u64; 2] = [!(MXCSR_MASK as u64), MXCSR_RESET as u64];
+
     /// What keeps SSE and VEX instructions of 64-bit mode from being executed on the host with the guest's MXCSR
     /// beyond it, as two words: zero if nothing does. Beside the checks before any of them (`vector_allowed`) that is
     /// an exception that is not masked, because the host would raise it.
