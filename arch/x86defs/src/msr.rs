@@ -55,6 +55,14 @@ msrs! {
     IA32_MISC_ENABLE = 0x1a0;
     /// Debug control.
     IA32_DEBUGCTL = 0x1d9;
+    /// Source of the last branch.
+    IA32_LASTBRANCHFROMIP = 0x1db;
+    /// Its target.
+    IA32_LASTBRANCHTOIP = 0x1dc;
+    /// Source of the last branch before the last exception or interrupt.
+    IA32_LASTINTFROMIP = 0x1dd;
+    /// Its target.
+    IA32_LASTINTTOIP = 0x1de;
     /// First variable MTRR base.
     IA32_MTRR_PHYSBASE0 = 0x200;
     /// Fixed MTRR of the first 512 KByte.
@@ -115,6 +123,10 @@ msrs! {
     IA32_KERNEL_GS_BASE = 0xc000_0102;
     /// RDTSCP auxiliary value.
     IA32_TSC_AUX = 0xc000_0103;
+    /// AMD: what the first of the performance counters counts (APM Vol 2 13.2.1).
+    AMD_PERF_EVT_SEL0 = 0xc001_0000;
+    /// AMD: the first performance counter.
+    AMD_PERF_CTR0 = 0xc001_0004;
     /// AMD: system configuration (APM Vol 2 7.9).
     AMD_SYSCFG = 0xc001_0010;
     /// AMD: hardware configuration.
@@ -133,6 +145,10 @@ msrs! {
     AMD_TOP_MEM2 = 0xc001_001d;
     /// AMD: northbridge configuration.
     AMD_NB_CFG = 0xc001_001f;
+    /// AMD: first of the six MSRs that hold the name CPUID tells.
+    AMD_NAME_STRING0 = 0xc001_0030;
+    /// AMD: the last of them.
+    AMD_NAME_STRING5 = 0xc001_0035;
     /// AMD: decode configuration.
     AMD_DE_CFG = 0xc001_1029;
 }

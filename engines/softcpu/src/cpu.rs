@@ -182,6 +182,12 @@ pub struct AmdMsrs {
     pub iorr: [u64; 4],
     pub top_mem: u64,
     pub top_mem2: u64,
+    /// The name CPUID tells, as its leaves have it.
+    pub name: [u64; 6],
+    /// Source and target of the last branch.
+    pub last_branch: [u64; 2],
+    /// What those were before the last exception or interrupt.
+    pub last_interrupt: [u64; 2],
 }
 
 /// Facts about the modelled processor that do not change while it runs.

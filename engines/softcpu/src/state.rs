@@ -11,7 +11,7 @@ use x86defs::cr::{cr0, cr4};
 use x86defs::msr::*;
 
 use crate::code::Op;
-use crate::cpu::{Cpu, Fault, Model, Msrs, Native, RIP, Shadow, TWO_GIB, pending, sreg};
+use crate::cpu::{AmdMsrs, Cpu, Fault, Model, Msrs, Native, RIP, Shadow, TWO_GIB, pending, sreg};
 use crate::flags::Flags;
 use crate::insn::{DEBUGCTL_ALLOWED, FEATURE_CONTROL_LOCKED_VMX, Monitor, VectorTable};
 use crate::mem::{CodePages, LargePages, Tlb};
@@ -50,6 +50,16 @@ const SAVED_MSRS: &[u32] = &[
     AMD_IORR_MASK1,
     AMD_TOP_MEM,
     AMD_TOP_MEM2,
+    AMD_NAME_STRING0,
+    AMD_NAME_STRING0 + 1,
+    AMD_NAME_STRING0 + 2,
+    AMD_NAME_STRING0 + 3,
+    AMD_NAME_STRING0 + 4,
+    AMD_NAME_STRING0 + 5,
+    IA32_LASTBRANCHFROMIP,
+    IA32_LASTBRANCHTOIP,
+    IA32_LASTINTFROMIP,
+    IA32_LASTINTTOIP,
 ];
 
 /// More of them: the variable and the small fixed MTRRs.
@@ -73,7 +83,7 @@ fn vmx_features(model: &Model) -> Features {
         rdseed: l7.ebx & 1 << 18 != 0,
         xsaves: model.xss_allowed.is_some(),
         debugctl_allowed: DEBUGCTL_ALLOWED,
-        perf_global: model.pmu.as_ref().map(pmu::Features::global),
+        perf_global: model.pmu.as_ref().and_then(pmu::Features::perf_global),
     }
 }
 
@@ -146,6 +156,7 @@ impl Cpu {
                 } else {
                     0
                 },
+                amd: AmdMsrs::after_reset(&model.cpuid),
                 ..Msrs::default()
             },
             ext: ExtState::initialized(),
@@ -305,7 +316,7 @@ impl Cpu {
             } else if msr == IA32_TSC_ADJUST {
                 // The TSC itself is restored: this must not move it once more.
                 self.msr.tsc_adjust = value;
-            } else if self.restore_pmu_msr(msr, value) {
+            } else if self.restore_pmu_msr(msr, value) || self.restore_branch_record(msr, value) {
                 // Counters whole, as no WRMSR can.
             } else if self.write_msr(msr, value).is_err() {
                 tracing::warn!(vcpu = self.index, msr, value, "saved MSR value refused");

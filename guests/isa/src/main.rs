@@ -5,6 +5,7 @@
 #![no_std]
 #![no_main]
 
+mod amd;
 mod counters;
 mod crypto;
 mod memory_types;
@@ -28,4 +29,5 @@ fn run() {
     memory_types::run();
     monitor::run();
     counters::run();
+    amd::run();
 }

@@ -4,6 +4,7 @@ use conformance::guest::{run, run_on};
 use machine::MachineConfig;
 use softcpu::SoftEngine;
 use vcpu::NestedVirt;
+use vcpu::cpuid::CpuModel;
 
 fn passes(name: &str, nested: NestedVirt) {
     let result = run(&SoftEngine::new(), name, nested).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -46,6 +47,20 @@ fn isa() {
     let result = run_on(&SoftEngine::new(), "isa", config).unwrap_or_else(|e| panic!("isa: {e}"));
     println!("{}", result.text);
     assert!(result.passed(), "isa: {:?}", result.outcome);
+}
+
+/// The same on an AMD processor.
+#[test]
+fn isa_on_amd() {
+    let config = MachineConfig {
+        vcpus: 2,
+        cpu: CpuModel::NestlingAmd,
+        ..MachineConfig::default()
+    };
+    let result =
+        run_on(&SoftEngine::new(), "isa", config).unwrap_or_else(|e| panic!("isa on AMD: {e}"));
+    println!("{}", result.text);
+    assert!(result.passed(), "isa on AMD: {:?}", result.outcome);
 }
 
 #[test]

@@ -36,11 +36,12 @@ const NEVER: [&str; 9] = [
 
 /// Words that no line of a kernel's may have, a warning or not, in lower case: what Linux says of performance counters
 /// that it cannot use, or of events that CPUID says are missing.
-const NEVER_AT_ALL: [&str; 4] = [
+const NEVER_AT_ALL: [&str; 5] = [
     "unsupported p6",
     "no pmu driver",
     "cpuid marked event",
     "failed to access perfctr",
+    "pmu not available",
 ];
 
 /// A message of a kernel.

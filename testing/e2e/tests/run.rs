@@ -97,6 +97,8 @@ fn a_busy_host_does_not_spoil_the_kernels_measurements() {
     let log = ended.text();
     assert!(log.contains("tsc: Fast TSC calibration using PIT"), "{log}");
     assert!(!log.contains("Unable to calibrate"), "{log}");
+    assert!(log.contains("AMD PMU driver."), "{log}");
+    assert_eq!(e2e::kernel_log::forbidden(&log).next(), None, "{log}");
     assert_no_complaint(&log);
 }
 

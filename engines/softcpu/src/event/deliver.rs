@@ -81,6 +81,7 @@ impl Cpu {
     /// Delivers an event, turning faults on the way into double and triple faults.
     pub fn deliver(&mut self, event: Event) -> Flow {
         let mut event = event;
+        let from = self.rip();
         loop {
             self.delivering = Some(event);
             // No block is running that a store of the delivery could change.
@@ -90,6 +91,7 @@ impl Cpu {
             match done {
                 Ok(()) => {
                     self.delivering = None;
+                    self.record_event(&event, from);
                     self.vmx.iret_unblocked = false;
                     return Ok(());
                 }

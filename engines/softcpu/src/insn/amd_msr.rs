@@ -1,8 +1,9 @@
 //! MSRs that AMD processors have and Intel ones do not (APM Vol 2 appendix A).
 
+use vcpu::cpuid::{CpuidResult, CpuidTable};
 use x86defs::msr::*;
 
-use crate::cpu::{Cpu, Trap};
+use crate::cpu::{AmdMsrs, Cpu, Trap};
 
 /// SYSCFG (APM Vol 2 7.9): bits that can be set, but for SMEE, as memory encryption is not shown.
 mod syscfg {
@@ -37,6 +38,41 @@ const TOP_MEM_LOW: u64 = (1 << 23) - 1;
 const IORR_MASK_LOW: u64 = 0x7ff;
 const IORR_BASE_LOW: u64 = 0xfff & !0x18;
 
+/// The leaves of CPUID with the processor's name.
+const NAME_LEAVES: std::ops::RangeInclusive<u32> = 0x8000_0002..=0x8000_0004;
+
+impl AmdMsrs {
+    /// As RESET leaves them.
+    #[must_use]
+    pub fn after_reset(cpuid: &CpuidTable) -> Self {
+        let mut name = [0; 6];
+        for (leaf, words) in NAME_LEAVES.zip(name.chunks_exact_mut(2)) {
+            let r = cpuid.get(leaf, 0).unwrap_or_default();
+            words[0] = u64::from(r.ebx) << 32 | u64::from(r.eax);
+            words[1] = u64::from(r.edx) << 32 | u64::from(r.ecx);
+        }
+        Self {
+            name,
+            ..Self::default()
+        }
+    }
+
+    /// The answer of one of the leaves with the processor's name; `None` for another leaf.
+    #[must_use]
+    pub fn name_leaf(&self, leaf: u32) -> Option<CpuidResult> {
+        let n = 2 * leaf.checked_sub(*NAME_LEAVES.start())? as usize;
+        let [low, high] = *self.name.get(n..n + 2)? else {
+            return None;
+        };
+        Some(CpuidResult {
+            eax: low as u32,
+            ebx: (low >> 32) as u32,
+            ecx: high as u32,
+            edx: (high >> 32) as u32,
+        })
+    }
+}
+
 impl Cpu {
     /// Bits of fixed MTRRs that read as 0 and keep their value on writes now.
     pub(super) fn hidden_mtrr_bits(&self) -> u64 {
@@ -64,6 +100,11 @@ impl Cpu {
             AMD_IORR_BASE0..=AMD_IORR_MASK1 => m.iorr[(msr - AMD_IORR_BASE0) as usize],
             AMD_TOP_MEM => m.top_mem,
             AMD_TOP_MEM2 => m.top_mem2,
+            AMD_NAME_STRING0..=AMD_NAME_STRING5 => m.name[(msr - AMD_NAME_STRING0) as usize],
+            IA32_LASTBRANCHFROMIP => m.last_branch[0],
+            IA32_LASTBRANCHTOIP => m.last_branch[1],
+            IA32_LASTINTFROMIP => m.last_interrupt[0],
+            IA32_LASTINTTOIP => m.last_interrupt[1],
             // No configuration space beyond 256 bytes is reached through ports.
             AMD_NB_CFG => 0,
             AMD_DE_CFG => LFENCE_SERIALIZES,
@@ -92,6 +133,9 @@ impl Cpu {
             }
             AMD_TOP_MEM => (&mut m.top_mem, above | TOP_MEM_LOW),
             AMD_TOP_MEM2 => (&mut m.top_mem2, above | TOP_MEM_LOW),
+            AMD_NAME_STRING0..=AMD_NAME_STRING5 => {
+                (&mut m.name[(msr - AMD_NAME_STRING0) as usize], 0)
+            }
             // Both read as above whatever is written.
             AMD_NB_CFG => return Ok(true),
             AMD_DE_CFG if value & !LFENCE_SERIALIZES == 0 => return Ok(true),

@@ -12,7 +12,8 @@ use crate::vmx::Intercept;
 /// IA32_FEATURE_CONTROL as firmware leaves it: locked, VMX allowed outside SMX (SDM Vol 3 24.7).
 pub const FEATURE_CONTROL_LOCKED_VMX: u64 = 5;
 
-/// IA32_DEBUGCTL bits that can be set: LBR and BTF, which do nothing here but be kept.
+/// IA32_DEBUGCTL bits that can be set: LBR and BTF. On Intel models they do nothing but be kept, as there are no MSRs to
+/// record into; on AMD ones LBR records.
 pub const DEBUGCTL_ALLOWED: u64 = 3;
 
 /// Bits of AMD's DebugCtl that read as zero whatever is written: 63:13 and 10:7 (APM Vol 2 Figure 13-4).
@@ -149,6 +150,7 @@ impl Cpu {
                 self.checked(value & !AMD_DEBUGCTL_ZERO, DEBUGCTL_ALLOWED, |m| {
                     &mut m.debugctl
                 })?;
+                self.branches_watched();
             }
             IA32_DEBUGCTL => self.checked(value, DEBUGCTL_ALLOWED, |m| &mut m.debugctl)?,
             0x200..=0x20f => {

@@ -31,6 +31,11 @@ fn cpuid(cpu: &mut Cpu, _: &Op) -> Flow {
 impl Cpu {
     /// CPUID with what depends on this vCPU and its mode.
     pub fn cpuid(&mut self, leaf: u32, subleaf: u32) -> vcpu::cpuid::CpuidResult {
+        if self.amd()
+            && let Some(name) = self.msr.amd.name_leaf(leaf)
+        {
+            return name;
+        }
         let retired = self.retired_now();
         let base = self
             .platform

@@ -11,9 +11,12 @@
 //! instructions. This processor predicts no branch and has no caches, so the architectural events of mispredicted
 //! branches and of the last-level cache never happen, nor do those that are no architectural ones.
 
+mod branches;
 mod registers;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_amd;
 
 use crate::cpu::{Cpu, pending};
 
@@ -312,12 +315,6 @@ impl Cpu {
         }
     }
 
-    /// Branches are counted: the run loop has to call [`Cpu::pmu_branch`] for each.
-    #[inline]
-    pub fn pmu_counts_branches(&self) -> bool {
-        self.pmu.branches
-    }
-
     /// One instruction was executed by itself.
     pub fn pmu_stepped(&mut self, branch: bool) {
         self.pmu.branches_since += u64::from(branch);
@@ -345,11 +342,16 @@ impl Cpu {
         if !careful {
             self.pmu.branches_since = 0;
         }
-        if self.pmu.branches {
+        self.branches_watched();
+        self.pmu_limit();
+    }
+
+    /// Has instructions executed one by one as long as branches are counted or recorded.
+    pub fn branches_watched(&mut self) {
+        if self.pmu.branches || self.records_branches() {
             self.pending |= pending::COUNT;
         } else {
             self.pending &= !pending::COUNT;
         }
-        self.pmu_limit();
     }
 }

@@ -1,4 +1,5 @@
-//! The MSRs of architectural performance monitoring, version 2 (SDM Vol 3 20.2), and RDPMC.
+//! The MSRs of architectural performance monitoring, version 2 (SDM Vol 3 20.2), those of AMD's four performance counters
+//! (APM Vol 2 13.2), and RDPMC.
 
 use vcpu::cpuid::{CpuidTable, Vendor};
 use x86defs::cr::cr4;
@@ -18,6 +19,8 @@ mod select {
     pub const CMASK_SHIFT: u32 = 24;
     /// Bit 21 is AnyThread from version 3 on.
     pub const WRITABLE: u64 = 0xffff_ffff & !(1 << 21);
+    /// AMD's: bits 11:8 of the event are at 35:32. Reserved bits are dropped, not refused; bits 41:40 belong to AMD-V.
+    pub const AMD_KEPT: u64 = 0xf_ffff_ffff & !(1 << 19 | 1 << 21);
 }
 
 /// A counter's four bits of IA32_FIXED_CTR_CTRL (SDM Vol 3 Figure 20-2).
@@ -40,6 +43,8 @@ const GLOBAL_FIXED: usize = 32;
 /// What performance monitoring a model has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
+    /// AMD's counters: no global registers.
+    amd: bool,
     /// General-purpose counters.
     general: usize,
     general_bits: u32,
@@ -53,13 +58,21 @@ impl Features {
     #[must_use]
     pub fn of(cpuid: &CpuidTable) -> Option<Self> {
         if cpuid.vendor() == Vendor::Amd {
-            return None;
+            // Every processor has these four; more and others are told by bits that no model shows.
+            return Some(Self {
+                amd: true,
+                general: 4,
+                general_bits: 48,
+                fixed: 0,
+                fixed_bits: 48,
+            });
         }
         let leaf = cpuid.get(0xa, 0)?;
         if leaf.eax & 0xff < 2 {
             return None;
         }
         Some(Self {
+            amd: false,
             general: (leaf.eax >> 8 & 0xff).min(FIXED as u32) as usize,
             general_bits: (leaf.eax >> 16 & 0xff).clamp(32, 48),
             fixed: (leaf.edx & 0x1f).min((SLOTS - FIXED) as u32) as usize,
@@ -76,9 +89,13 @@ impl Features {
         }
     }
 
-    /// Bits of IA32_PERF_GLOBAL_CTRL that can be set.
+    /// Bits of IA32_PERF_GLOBAL_CTRL that can be set; nothing without that MSR.
     #[must_use]
-    pub fn global(&self) -> u64 {
+    pub fn perf_global(&self) -> Option<u64> {
+        (!self.amd).then(|| self.global())
+    }
+
+    fn global(&self) -> u64 {
         self.general_mask() | ((1 << self.fixed) - 1) << GLOBAL_FIXED
     }
 
@@ -88,7 +105,8 @@ impl Features {
 
     /// The slot of an MSR that is a counter.
     fn counter(&self, msr: u32) -> Option<usize> {
-        let general = msr.wrapping_sub(IA32_PMC0) as usize;
+        let first = if self.amd { AMD_PERF_CTR0 } else { IA32_PMC0 };
+        let general = msr.wrapping_sub(first) as usize;
         let fixed = msr.wrapping_sub(IA32_FIXED_CTR0) as usize;
         if general < self.general {
             Some(general)
@@ -98,14 +116,80 @@ impl Features {
     }
 
     fn selector(&self, msr: u32) -> Option<usize> {
-        let n = msr.wrapping_sub(IA32_PERFEVTSEL0) as usize;
+        let n = msr.wrapping_sub(self.first_selector()) as usize;
         (n < self.general).then_some(n)
+    }
+
+    fn first_selector(&self) -> u32 {
+        if self.amd {
+            AMD_PERF_EVT_SEL0
+        } else {
+            IA32_PERFEVTSEL0
+        }
+    }
+
+    /// The value a counter has after a write: AMD's keep what fits, Intel's general-purpose counters continue bit 31
+    /// upwards, as full-width writes are not there (SDM Vol 3 20.2.8); beyond the width of those of fixed function is
+    /// reserved.
+    fn counter_value(&self, slot: usize, value: u64) -> Option<u64> {
+        let limit = (1 << self.bits(slot)) - 1;
+        if self.amd {
+            Some(value & limit)
+        } else if slot < FIXED {
+            Some(value as u32 as i32 as u64 & limit)
+        } else {
+            (value <= limit).then_some(value)
+        }
+    }
+
+    /// The value a selector has after a write.
+    fn selector_value(&self, value: u64) -> Option<u64> {
+        if self.amd {
+            return Some(value & select::AMD_KEPT);
+        }
+        (value & !select::WRITABLE == 0).then_some(value)
+    }
+
+    /// What a general-purpose counter counts: SDM Vol 3 Table 20-1, or cycles not halted, instructions and branch
+    /// instructions retired of AMD's processors.
+    fn event(&self, select: u64) -> Event {
+        if self.amd {
+            return match select & 0xff | select >> 24 & 0xf00 {
+                0x76 => Event::Cycles,
+                0xc0 => Event::Instructions,
+                0xc2 => Event::Branches,
+                _ => Event::Never,
+            };
+        }
+        match (select as u8, (select >> 8) as u8) {
+            // Core cycles; reference cycles.
+            (0x3c, 0 | 1) => Event::Cycles,
+            (0xc0, 0) => Event::Instructions,
+            (0xc4, 0) => Event::Branches,
+            _ => Event::Never,
+        }
+    }
+
+    fn general_setup(&self, select: u64) -> Option<Setup> {
+        let on = |bit| select & bit != 0;
+        on(select::ENABLE).then_some(Setup {
+            event: self.event(select),
+            levels: Levels {
+                os: on(select::OS),
+                user: on(select::USR),
+            },
+            mask: (select >> select::CMASK_SHIFT) as u8,
+            invert: on(select::INV),
+            edge: on(select::EDGE),
+            interrupts: on(select::INT),
+        })
     }
 
     /// The slot of a number in RDPMC's ECX (SDM Vol 2, RDPMC).
     fn rdpmc(&self, number: u32) -> Option<usize> {
         let n = (number & !RDPMC_FIXED) as usize;
         match number & RDPMC_FIXED {
+            _ if self.amd => ((number as usize) < self.general).then_some(number as usize),
             0 => (n < self.general).then_some(n),
             _ => (n < self.fixed).then_some(FIXED + n),
         }
@@ -119,32 +203,6 @@ fn global_bit(slot: usize) -> u64 {
     } else {
         1 << (GLOBAL_FIXED + slot - FIXED)
     }
-}
-
-/// What event a general-purpose counter counts (SDM Vol 3 Table 20-1).
-fn event(select: u64) -> Event {
-    match (select as u8, (select >> 8) as u8) {
-        // Core cycles; reference cycles.
-        (0x3c, 0 | 1) => Event::Cycles,
-        (0xc0, 0) => Event::Instructions,
-        (0xc4, 0) => Event::Branches,
-        _ => Event::Never,
-    }
-}
-
-fn general_setup(select: u64) -> Option<Setup> {
-    let on = |bit| select & bit != 0;
-    on(select::ENABLE).then_some(Setup {
-        event: event(select),
-        levels: Levels {
-            os: on(select::OS),
-            user: on(select::USR),
-        },
-        mask: (select >> select::CMASK_SHIFT) as u8,
-        invert: on(select::INV),
-        edge: on(select::EDGE),
-        interrupts: on(select::INT),
-    })
 }
 
 /// SDM Vol 3 Table 20-2: instructions, core cycles, reference cycles.
@@ -182,11 +240,12 @@ impl Pmu {
         let (mut running, mut filtered, mut branches) = (0, false, false);
         for slot in 0..SLOTS {
             let setup = if slot < FIXED {
-                general_setup(self.select[slot])
+                features.general_setup(self.select[slot])
             } else {
                 Some(fixed_setup(slot - FIXED, self.fixed_control))
             };
-            let enabled = self.global_control & features.global() & global_bit(slot) != 0;
+            let enabled =
+                features.amd || self.global_control & features.global() & global_bit(slot) != 0;
             let setup = setup.filter(|s| {
                 let counts = s.event != Event::Never || (s.invert && s.mask != 0);
                 enabled && counts && (s.levels.os || s.levels.user)
@@ -216,14 +275,21 @@ impl Pmu {
 /// The MSRs of the model, for saving.
 pub fn saved(features: &Features) -> impl Iterator<Item = u32> + use<> {
     let (general, fixed) = (features.general as u32, features.fixed as u32);
-    (IA32_PERFEVTSEL0..IA32_PERFEVTSEL0 + general)
-        .chain(IA32_PMC0..IA32_PMC0 + general)
+    let global = [
+        IA32_FIXED_CTR_CTRL,
+        IA32_PERF_GLOBAL_STATUS,
+        IA32_PERF_GLOBAL_CTRL,
+    ];
+    let first = features.first_selector();
+    let counters = if features.amd {
+        AMD_PERF_CTR0
+    } else {
+        IA32_PMC0
+    };
+    (first..first + general)
+        .chain(counters..counters + general)
         .chain(IA32_FIXED_CTR0..IA32_FIXED_CTR0 + fixed)
-        .chain([
-            IA32_FIXED_CTR_CTRL,
-            IA32_PERF_GLOBAL_STATUS,
-            IA32_PERF_GLOBAL_CTRL,
-        ])
+        .chain(global.into_iter().filter(move |_| fixed > 0))
 }
 
 impl Cpu {
@@ -236,6 +302,9 @@ impl Cpu {
         }
         if let Some(n) = features.selector(msr) {
             return Some(p.select[n]);
+        }
+        if features.amd {
+            return None;
         }
         Some(match msr {
             IA32_FIXED_CTR_CTRL => p.fixed_control,
@@ -253,24 +322,21 @@ impl Cpu {
             return Ok(false);
         };
         if let Some(slot) = features.counter(msr) {
-            let bits = features.bits(slot);
-            let value = if slot < FIXED {
-                // Without full-width writes (SDM Vol 3 20.2.8): bit 31 goes on upwards.
-                value as u32 as i32 as u64 & ((1 << bits) - 1)
-            } else if value >> bits == 0 {
-                value
-            } else {
+            let Some(value) = features.counter_value(slot, value) else {
                 return self.gp0();
             };
             self.pmu_change(|p| p.counters[slot].value = value);
             return Ok(true);
         }
         if let Some(n) = features.selector(msr) {
-            if value & !select::WRITABLE != 0 {
+            let Some(value) = features.selector_value(value) else {
                 return self.gp0();
-            }
+            };
             self.pmu_change(|p| p.select[n] = value);
             return Ok(true);
+        }
+        if features.amd {
+            return Ok(false);
         }
         match msr {
             IA32_FIXED_CTR_CTRL => {
@@ -315,7 +381,7 @@ impl Cpu {
         if let Some(slot) = features.counter(msr) {
             let value = value & ((1 << features.bits(slot)) - 1);
             self.pmu_change(|p| p.counters[slot].value = value);
-        } else if msr == IA32_PERF_GLOBAL_STATUS {
+        } else if msr == IA32_PERF_GLOBAL_STATUS && !features.amd {
             self.pmu_change(|p| p.global_status = value & features.global());
         } else {
             return false;

@@ -60,10 +60,13 @@ impl Runner {
         let held = cpu.pending_debug;
         self.gave_way = false;
         self.cpu.step_cancelled = false;
-        let mut branch = false;
+        let mut branch = None;
+        let from = self.cpu.rip();
         match self.find(true) {
             Ok(index) => {
-                branch = self.cpu.pmu_counts_branches() && self.is_branch(index);
+                if self.cpu.pending & pending::COUNT != 0 {
+                    branch = self.branch(index);
+                }
                 self.execute(index);
             }
             Err(NoBlock::Delivered) => {}
@@ -78,7 +81,14 @@ impl Runner {
             cpu.pending_debug = held;
         }
         if cpu.pending & pending::COUNT != 0 {
-            cpu.pmu_stepped(branch && completed);
+            let branch = branch.filter(|_| completed);
+            if let Some(Branch { passed, by_itself }) = branch
+                && by_itself
+                && cpu.rip() != passed
+            {
+                cpu.record_branch(from, cpu.rip());
+            }
+            cpu.pmu_stepped(branch.is_some());
         }
         if completed && vm_level == cpu.vmx.in_guest {
             // RF lasts one instruction, unless that instruction set it (IRET).
@@ -102,9 +112,9 @@ impl Runner {
         }
     }
 
-    /// Whether the instruction of a block of one is a branch, as the performance counters have it: whatever goes
-    /// elsewhere by itself, far or near, if the condition is met or not.
-    fn is_branch(&self, index: u32) -> bool {
+    /// The branch a block of one instruction holds, as the performance counters have it: whatever goes elsewhere, far or
+    /// near, if the condition is met or not.
+    fn branch(&self, index: u32) -> Option<Branch> {
         use iced_x86::{Decoder, DecoderOptions, FlowControl as F};
         let block = self.cache.block(index);
         let mut bytes = [0; 15];
@@ -117,16 +127,21 @@ impl Runner {
         }
         let bits = mode_of(&self.cpu, true).bits;
         let instruction = Decoder::new(u32::from(bits), &bytes, DecoderOptions::NONE).decode();
-        match instruction.flow_control() {
-            F::UnconditionalBranch
-            | F::IndirectBranch
-            | F::ConditionalBranch
-            | F::Return
-            | F::Call
-            | F::IndirectCall
-            | F::Interrupt => !is_vmx(instruction.mnemonic()),
-            F::Next | F::XbeginXabortXend | F::Exception => false,
-        }
+        let flow = instruction.flow_control();
+        let passed = match flow {
+            // Also one to the next instruction goes somewhere.
+            F::UnconditionalBranch | F::IndirectBranch | F::Return | F::Call | F::IndirectCall => {
+                u64::MAX
+            }
+            F::ConditionalBranch | F::Interrupt => {
+                self.cpu.rip().wrapping_add(instruction.len() as u64)
+            }
+            F::Next | F::XbeginXabortXend | F::Exception => return None,
+        };
+        (!is_vmx(instruction.mnemonic())).then_some(Branch {
+            passed,
+            by_itself: flow != F::Interrupt,
+        })
     }
 
     /// Code breakpoints at RIP are faults (SDM Vol 3 18.3.1.1); true if one was delivered.
@@ -156,6 +171,14 @@ impl Runner {
         self.take(Trap::Exception, &Op::default());
         true
     }
+}
+
+/// A branch instruction.
+struct Branch {
+    /// Where RIP is behind it if it was not taken.
+    passed: u64,
+    /// It goes to its target itself, not by way of the IDT.
+    by_itself: bool,
 }
 
 /// Decoders have VM entries and calls for branches.
