@@ -106,6 +106,18 @@ impl Media {
         fs::read(self.path(n)).expect("the file is there")
     }
 
+    /// What is read-only is as it was, and no disk has another size; puts the first back.
+    fn check(&self) {
+        for n in [1, 2] {
+            assert!(self.read(n) == self.contents[n], "medium {n}");
+        }
+        let now = self.read(0);
+        assert_eq!(now.len(), self.contents[0].len(), "a disk's size");
+        if now != self.contents[0] {
+            self.write(0);
+        }
+    }
+
     fn disks(&self) -> Vec<DiskConfig> {
         let disk = |n| DiskConfig {
             path: self.path(n),
@@ -341,14 +353,7 @@ impl Target for Devices {
         hand.check_guard();
         self.interrupts += hand.interrupts;
         drop(built);
-        for n in [1, 2] {
-            assert!(self.media.read(n) == self.media.contents[n], "medium {n}");
-        }
-        let now = self.media.read(0);
-        assert_eq!(now.len(), self.media.contents[0].len(), "a disk's size");
-        if now != self.media.contents[0] {
-            self.media.write(0);
-        }
+        self.media.check();
         let took = time() - started;
         assert!(took < LONGEST, "a case of {took:?}");
     }

@@ -88,7 +88,7 @@ fn vmentry() {
 
 #[test]
 fn devices() {
-    const COUNT: u64 = 4_000;
+    const COUNT: u64 = 3_000;
     let figures = run("devices", COUNT);
     reaches(&figures, "accesses", 50 * COUNT, 1);
     reaches(&figures, "answered", COUNT, 1);

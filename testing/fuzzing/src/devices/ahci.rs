@@ -108,7 +108,13 @@ pub fn wrong(hand: &mut Hand<'_>, input: &mut Input<'_>) {
                 1 => u32::MAX.into(),
                 _ => input.pick(&[0, 1, RUN, 0x301, 0x300]),
             };
-            port(hand, register, value);
+            if input.once_in(4) {
+                // Generic control: interrupts on, reset, or anything.
+                let value = if input.once_in(2) { 2 } else { value };
+                hand.write(PLACE + 4 * input.below(11) as u64, value, 4);
+            } else {
+                port(hand, register, value);
+            }
         }
         2 => hand.put(
             AREA.start + u64::from(input.any::<u16>() & 0x1fff),

@@ -7,7 +7,7 @@ use crate::board::bytes;
 /// PCI functions of the disks: what can be written, what cannot.
 pub const FUNCTIONS: [u32; 2] = [2 << 3, 3 << 3];
 /// Sectors of each.
-pub const SECTORS: u64 = 128;
+pub const SECTORS: u64 = 3072;
 /// The base address registers with structures and MSI-X, by the driver's choice.
 pub const PLACES: [u64; 2] = [0xc010_0000, 0xc020_0000];
 const MSIX: [u64; 2] = [0xc018_0000, 0xc028_0000];
@@ -136,6 +136,7 @@ impl Drivers {
                 let at = if usual { [TABLE, AVAILABLE, USED] } else { at };
                 queue(hand, disk, size, at);
             }
+            2 if input.once_in(4) => self.long(hand, input, disk),
             2 | 3 => self.descriptors(hand, input),
             4 => {
                 let ring: Vec<u8> = input.bytes(64).to_vec();
@@ -155,11 +156,36 @@ impl Drivers {
         }
     }
 
+    /// A request of more than is moved in one turn, and sometimes a reset while it is under way.
+    fn long(&mut self, hand: &mut Hand<'_>, input: &mut Input<'_>, disk: usize) {
+        const PART: u32 = 0x8000;
+        const PARTS: u16 = 40;
+        // Reads go to the data's place, over and over.
+        let kind = input.pick(&[0, 1]);
+        negotiate(hand, disk, VERSION_1);
+        queue(hand, disk, 64, [TABLE, AVAILABLE, USED]);
+        hand.put(HEADER, &header(kind, input.below(64) as u64));
+        let writes = if kind == 0 { WRITE } else { 0 };
+        let mut table = descriptor(HEADER, 16, NEXT, 1);
+        for n in 1..=PARTS {
+            table.extend(descriptor(DATA, PART, NEXT | writes, n + 1));
+        }
+        table.extend(descriptor(STATE, 1, WRITE, 0));
+        hand.put(TABLE, &table);
+        hand.put(AVAILABLE, &[0, 0, 1, 0, 0, 0]);
+        self.available = 1;
+        hand.write(PLACES[disk] + NOTIFY, 0, 2);
+        if input.once_in(2) {
+            reset(hand, disk);
+        }
+    }
+
     /// A table of requests, some with chains that break the rules.
     fn descriptors(&mut self, hand: &mut Hand<'_>, input: &mut Input<'_>) {
         let kind = input.pick(&[0, 0, 1, 1, 4, 8, 11, 13, 0xffff]);
         let sector = match input.below(4) {
             0 => input.number(),
+            1 => SECTORS - 8 + u64::from(input.any::<u8>() & 15),
             _ => u64::from(input.any::<u8>()),
         };
         hand.put(HEADER, &header(kind, sector));
@@ -205,7 +231,10 @@ impl Drivers {
     /// beyond the end or cannot be written is refused, and nothing but the buffers is written to.
     pub fn right(&mut self, hand: &mut Hand<'_>, input: &mut Input<'_>, disks: [&[u8]; 2]) {
         let disk = input.below(2);
-        let sector = u64::from(input.any::<u8>());
+        let sector = match input.once_in(2) {
+            true => SECTORS - 8 + u64::from(input.any::<u8>() & 15),
+            false => u64::from(input.any::<u16>()) % SECTORS,
+        };
         let sectors = 1 + input.below(8) as u64;
         let kind = u32::from(input.once_in(4));
         let fits = sector + sectors <= SECTORS;
