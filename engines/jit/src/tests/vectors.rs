@@ -185,6 +185,34 @@ fn stores_need_the_right_to_write() {
 }
 
 #[test]
+fn stores_past_the_caches_store() {
+    let mut m = machine();
+    m.state.gpr[2] = 0x1122_3344_5566_7788;
+    m.state.gpr[9] = 0x99aa_bbcc_ddee_ff00;
+    m.state.extended.ymm_high[4] = 7;
+    // mov [rdi], eax; movnti [rdi], rdx; movnti [rdi+8], r9d; movntps [rdi+16], xmm0; movntpd [rdi+32], xmm1;
+    // movntdq [rdi+48], xmm2; vmovntdq [rdi+64], ymm4
+    let p = program(&[
+        &[0x89, 0x07],
+        &[0x48, 0x0f, 0xc3, 0x17],
+        &[0x44, 0x0f, 0xc3, 0x4f, 8],
+        &[0x0f, 0x2b, 0x47, 16],
+        &[0x66, 0x0f, 0x2b, 0x4f, 32],
+        &[0x66, 0x0f, 0xe7, 0x57, 48],
+        &[0xc5, 0xfd, 0xe7, 0x67, 64],
+    ]);
+    m.set_xmm(1, TWOS);
+    m.set_xmm(2, THREES);
+    assert_eq!(m.run(&p), End::Whole);
+    let [low, high, ones, twos, threes, four, seven] =
+        [0, 8, 16, 32, 48, 64, 80].map(|at| u128::from_le_bytes(m.get(DATA[1] + at)));
+    assert_eq!(low as u64, 0x1122_3344_5566_7788);
+    assert_eq!(high as u64, 0xddee_ff00);
+    assert_eq!((ones, twos, threes), (ONES, TWOS, THREES));
+    assert_eq!((four, seven), (1, 7));
+}
+
+#[test]
 fn a_block_goes_on_behind_an_access_that_missed() {
     let mut m = machine();
     m.put(DATA[0], &5u128.to_le_bytes());

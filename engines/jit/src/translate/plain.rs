@@ -56,15 +56,9 @@ impl Translator<'_> {
                 Ok(())
             }
             M::Lea => self.lea(insn),
-            M::Div
-            | M::Idiv
-            | M::Cld
-            | M::Std
-            | M::Salc
-            | M::Pushf
-            | M::Pushfd
-            | M::Pushfq
-            | M::Movnti => Err(ByHandler),
+            M::Div | M::Idiv | M::Cld | M::Std | M::Salc | M::Pushf | M::Pushfd | M::Pushfq => {
+                Err(ByHandler)
+            }
             M::Bt | M::Bts | M::Btr | M::Btc
                 if insn.op0_kind() == OpKind::Memory && insn.op1_kind() == OpKind::Register =>
             {

@@ -212,6 +212,11 @@ impl Encoding {
             M::Movntps | M::Movntpd | M::Vmovntps | M::Vmovntpd => 0x29,
             // MOVDQA.
             M::Movntdq | M::Vmovntdq => 0x7f,
+            // MOV.
+            M::Movnti => {
+                (self.opcode, self.opcode_bytes) = ([0x89, 0, 0], 1);
+                return;
+            }
             _ => return,
         };
         self.opcode[usize::from(self.opcode_bytes) - 1] = ordinary;
