@@ -5,7 +5,9 @@ use super::native::{MEMORY_LEN, Machine, Native};
 use crate::facts::{Group, group};
 use crate::features::{Support, support};
 use crate::{Bounce, ExtState, HostExec, HostFeatures, MemoryUse, Outcome};
-use iced_x86::{Code, Encoder, Instruction, OpCodeOperandKind as K, OpKind, Register};
+use iced_x86::{
+    Code, Encoder, Instruction, InstructionInfoFactory, OpCodeOperandKind as K, OpKind, Register,
+};
 
 /// xorshift64*: the same sequence each time.
 pub(super) struct Random(u64);
@@ -351,6 +353,32 @@ fn vector_instructions_are_the_processors() {
         }
     }
     assert!(seen > 900, "only {seen} codes could be made");
+}
+
+/// Who executes instructions without preparing them has to check the same.
+#[test]
+fn facts_do_not_need_a_stub() {
+    let (mut random, mut info) = (Random::new(), InstructionInfoFactory::new());
+    let mut host = HostExec::with_capacity(64 << 20).unwrap();
+    let (mut seen, mut masked) = (0, 0);
+    for code in Code::values() {
+        if group(code).is_none() || support(code, HostFeatures::get()) != Support::Present {
+            let mut insn = Instruction::default();
+            insn.set_code(code);
+            assert_eq!(crate::facts_of(&insn, &mut info), None, "{code:?}");
+            continue;
+        }
+        for bitness in [32, 64, 64, 64, 64, 64] {
+            let Some((_, insn)) = instance(code, &mut random, bitness) else {
+                continue;
+            };
+            let facts = *host.prepare(&insn).unwrap().facts();
+            assert_eq!(crate::facts_of(&insn, &mut info), Some(facts), "{insn}");
+            seen += 1;
+            masked += usize::from(matches!(facts.memory, MemoryUse::MaskedWrite(_)));
+        }
+    }
+    assert!(seen > 5000 && masked > 20, "only {seen}, {masked}");
 }
 
 #[test]
