@@ -119,9 +119,9 @@ impl Setup {
         ensure!(ended.code() == 0, wrong(format!("status {}", ended.code())));
         self.came_and_went(&console)
             .map_err(|e| anyhow::anyhow!(wrong(e.to_string())))?;
-        let unexpected: Vec<&str> = kernel_log::unexpected(&console)
-            .chain(kernel_log::forbidden(&console))
-            .collect();
+        // Named models of QEMU have no performance counters, on real hardware neither: `kernel_log::forbidden` is not
+        // asked.
+        let unexpected: Vec<&str> = kernel_log::unexpected(&console).collect();
         ensure!(
             unexpected.is_empty(),
             wrong(format!("not on real hardware:\n{}", unexpected.join("\n")))
