@@ -32,12 +32,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use area::CodeArea;
 pub use area::CodeMemoryError;
+use iced_x86::Mnemonic;
 use softcpu::code::{BlockExecutor, Entry, Left, Op, Source, Way};
 use softcpu::cpu::{Cpu, RIP, Trap};
 use softcpu::run::code_tag;
 use stubs::{HANDLER, NO_WAY, Stubs};
 use table::Table;
 use translate::{Numbers, translate};
+use vcpu::Profile;
 
 /// What a handler is called with.
 #[derive(Clone, Copy)]
@@ -55,6 +57,12 @@ pub(crate) struct Record {
     flags: bool,
     /// It ends its block.
     last: bool,
+    /// For the profile: what it is, as a number of [`iced_x86::Mnemonic`].
+    mnemonic: u16,
+    /// There is code for it; the handler is called where that finds no translation or no block.
+    native: bool,
+    /// How often its handler was called.
+    calls: u32,
 }
 
 /// A way out of a block.
@@ -74,9 +82,24 @@ const LONGEST: usize = 32 << 10;
 struct Calls {
     records: Vec<Record>,
     ops: Vec<Op>,
+    /// Calls of records that are gone, by mnemonic: without code for it, and with.
+    past: HashMap<u16, (u64, u64)>,
     /// With what, which operation, of which block.
     trapped: Option<(Trap, Op, u32)>,
     panic: Option<Box<dyn Any + Send>>,
+}
+
+impl Calls {
+    /// Calls so far.
+    fn by_mnemonic(&self) -> HashMap<u16, (u64, u64)> {
+        let mut all = self.past.clone();
+        for record in &self.records {
+            let (without, with) = all.entry(record.mnemonic).or_default();
+            let count = if record.native { with } else { without };
+            *count += u64::from(record.calls);
+        }
+        all
+    }
 }
 
 /// The translator of one vCPU.
@@ -92,6 +115,18 @@ pub struct Translator {
     calls: Box<Calls>,
     threshold: u16,
     full: bool,
+    counts: Counts,
+}
+
+/// For the profile.
+#[derive(Debug, Default)]
+struct Counts {
+    blocks: u64,
+    bytes: u64,
+    entries: u64,
+    instructions: u64,
+    joined: u64,
+    clears: u64,
 }
 
 impl Translator {
@@ -112,6 +147,7 @@ impl Translator {
             calls: Box::default(),
             threshold,
             full: false,
+            counts: Counts::default(),
         })
     }
 }
@@ -143,7 +179,8 @@ unsafe extern "sysv64" fn handler(cpu: *mut Cpu, record: u32) -> u64 {
 }
 
 fn handle(cpu: &mut Cpu, calls: &mut Calls, number: u32) -> u64 {
-    let record = &calls.records[number as usize];
+    let record = &mut calls.records[number as usize];
+    record.calls = record.calls.saturating_add(1);
     cpu.regs[RIP] = cpu.native.page + (record.start & 0xfff);
     cpu.code_pages.running_start = record.start;
     cpu.code_pages.running_len = u64::from(record.bytes);
@@ -218,6 +255,8 @@ impl BlockExecutor for Translator {
         if t.code.len() > LONGEST || !self.area.append(&t.code) {
             return None;
         }
+        self.counts.blocks += 1;
+        self.counts.bytes += t.code.len() as u64;
         self.calls.records.extend(t.records);
         self.calls.ops.extend(t.ops);
         self.ways.extend(t.exits.iter().map(|e| WayOut {
@@ -242,6 +281,7 @@ impl BlockExecutor for Translator {
         cpu.native.barriers = cpu.vector_barriers();
         cpu.native.entry = entry.0.get();
         cpu.attention.arm();
+        let budget = cpu.budget;
         let this = &raw mut *cpu as u64;
         debug_assert_eq!(this, cpu.native.this, "the processor has moved");
         // SAFETY: the stub is a function of this signature in memory that lives as long as `self`. It and the code it
@@ -251,6 +291,8 @@ impl BlockExecutor for Translator {
             let enter: extern "sysv64" fn(u64) = std::mem::transmute(self.stubs.enter);
             enter(this);
         }
+        self.counts.entries += 1;
+        self.counts.instructions += (budget - cpu.budget).unsigned_abs();
         if let Some(panic) = self.calls.panic.take() {
             resume_unwind(panic);
         }
@@ -271,6 +313,7 @@ impl BlockExecutor for Translator {
         let Some(way) = self.ways.get(way.0 as usize) else {
             return;
         };
+        self.counts.joined += 1;
         let distance = to.0.get().wrapping_sub(way.jump + 4) as i32;
         self.area.patch(way.jump, &distance.to_le_bytes());
     }
@@ -291,9 +334,34 @@ impl BlockExecutor for Translator {
         self.ways.clear();
         self.leaves.clear();
         self.table.clear();
+        self.calls.past = self.calls.by_mnemonic();
         self.calls.records.clear();
         self.calls.ops.clear();
         self.full = false;
+        self.counts.clears += 1;
+    }
+
+    fn profile(&self, profile: &mut Profile) {
+        let c = &self.counts;
+        profile.count("blocks_translated", c.blocks);
+        profile.count("code_bytes", c.bytes);
+        profile.count("code_clears", c.clears);
+        profile.count("entries", c.entries);
+        profile.count("joined", c.joined);
+        profile.count("instructions_translated", c.instructions);
+        for (mnemonic, (without, with)) in self.calls.by_mnemonic() {
+            profile.count("handled", without);
+            profile.count("missed", with);
+            if let Ok(mnemonic) = Mnemonic::try_from(usize::from(mnemonic)) {
+                *profile.handled.entry(format!("{mnemonic:?}")).or_default() += without;
+                if with > 0 {
+                    *profile
+                        .handled
+                        .entry(format!("{mnemonic:?}-miss"))
+                        .or_default() += with;
+                }
+            }
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use guestmem::GuestRam;
 use vcpu::cpuid::Vendor;
 use vcpu::cpuid::feature::{ext8_ebx, ext21};
 use vcpu::{
-    Attention, Capabilities, Engine, EngineError, NestedVirt, Platform, RunExit, Vcpu, VcpuState,
-    Vm, VmConfig,
+    Attention, Capabilities, Engine, EngineError, NestedVirt, Platform, Profile, RunExit, Vcpu,
+    VcpuState, Vm, VmConfig,
 };
 use x86defs::cr::{cr4, efer};
 
@@ -221,5 +221,9 @@ impl Vcpu for SoftVcpu {
 
     fn retired(&self) -> Option<u64> {
         Some(self.runner.cpu.retired_now())
+    }
+
+    fn profile(&self) -> Profile {
+        self.runner.profile()
     }
 }

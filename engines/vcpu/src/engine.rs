@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use guestmem::GuestRam;
 
-use crate::{Attention, Platform, VcpuState, cpuid::CpuidTable};
+use crate::{Attention, Platform, Profile, VcpuState, cpuid::CpuidTable};
 
 /// Which virtualization extension a guest is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,5 +149,10 @@ pub trait Vcpu: Send {
     /// Instructions executed so far, when the engine counts them.
     fn retired(&self) -> Option<u64> {
         None
+    }
+
+    /// What its work was made of so far; empty where the engine does not look.
+    fn profile(&self) -> Profile {
+        Profile::default()
     }
 }

@@ -8,10 +8,12 @@
 pub mod cpuid;
 mod engine;
 mod platform;
+mod profile;
 mod state;
 
 pub use engine::{Capabilities, Engine, EngineError, NestedVirt, RunExit, Vcpu, Vm, VmConfig};
 pub use platform::{Attention, InterruptFault, Platform, REPRODUCIBLE_SEED, StartSignals, Wake};
+pub use profile::Profile;
 pub use state::{
     DescriptorTable, ExtendedState, Interruptibility, MpState, PendingEvent, SegmentRegister,
     SystemRegisters, VcpuState, reset,

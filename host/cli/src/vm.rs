@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub use lifecycle::Lost;
 use lifecycle::confine::{Confine, Confined, calls::CallSet};
-use lifecycle::{Console, RunOptions, Statistics, Vm};
+use lifecycle::{Console, Profile, RunOptions, Statistics, Vm};
 pub use machine::{BootProtocol, Frame, Typed};
 use machine::{
     DiskConfig, DisplayConfig, EngineKind, Image, MachineConfig, MemoryContents, Module, Variables,
@@ -229,6 +229,8 @@ pub struct RunReport {
     pub outcome: RunOutcome,
     /// Its figures.
     pub statistics: Statistics,
+    /// What the vCPUs' work was made of.
+    pub profile: Profile,
     /// What the display showed at the end, if there is one.
     pub picture: Option<Frame>,
     /// What its memory holds at the end.
@@ -349,6 +351,7 @@ impl Runner for Monitor {
         Ok(RunReport {
             outcome: report.outcome.into(),
             statistics: report.statistics,
+            profile: report.profile,
             picture: vm.screen().map(|screen| screen.picture()),
             memory: Some(vm.memory().clone()),
             lost: report.lost,

@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use machine::{Board, GuestRequest, Machine};
-use vcpu::EngineError;
+use vcpu::{EngineError, Profile};
 
 use crate::admission::{Event, State, admit};
 use crate::console::{Lost, Outputs};
@@ -57,6 +57,8 @@ pub struct RunReport {
     pub outcome: RunOutcome,
     /// Figures.
     pub statistics: Statistics,
+    /// What the vCPUs' work was made of.
+    pub profile: Profile,
     /// Why the guest's output could not be written to its end, if it could not.
     pub console_error: Option<String>,
     /// What of the guest's output was not taken in time.
@@ -112,6 +114,7 @@ pub(crate) enum Message {
         index: u32,
         left: Left,
         retired: Option<u64>,
+        profile: Profile,
     },
 }
 
@@ -129,6 +132,7 @@ pub(crate) struct Driver {
     running: usize,
     ending: Option<Result<RunOutcome, RunError>>,
     retired: Option<u64>,
+    profile: Profile,
     started: Instant,
     deadline: Option<Instant>,
     /// When the vCPUs were first asked to leave.
@@ -153,6 +157,7 @@ impl Driver {
             running: 0,
             ending: None,
             retired: Some(0),
+            profile: Profile::default(),
             started,
             deadline: timeout.and_then(|t| started.checked_add(t)),
             asked: None,
@@ -248,7 +253,11 @@ impl Driver {
                 index,
                 left,
                 retired,
-            }) => self.left(index, left, retired),
+                profile,
+            }) => {
+                self.profile.add(&profile);
+                self.left(index, left, retired);
+            }
             Err(RecvTimeoutError::Timeout) if self.state == State::Stopping => self.ask_to_leave(),
             Err(RecvTimeoutError::Timeout) => self.end(Ok(RunOutcome::Timeout)),
             Err(RecvTimeoutError::Disconnected) => {
@@ -324,6 +333,7 @@ impl Driver {
                 wall,
                 guest_time,
             },
+            profile: self.profile,
             console_error: self.outputs.console.take_error().map(|e| e.to_string()),
             lost,
         })

@@ -23,6 +23,7 @@ mod threads;
 pub use console::Lost;
 pub use driver::{RunError, RunOutcome, RunReport, Statistics};
 pub use handle::{Console, RunOptions, StartError, Stopper, Vm, VmHandle};
+pub use vcpu::Profile;
 
 #[cfg(test)]
 mod tests;

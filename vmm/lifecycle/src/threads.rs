@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::Sender;
 
 use machine::Board;
-use vcpu::{EngineError, RunExit, Vcpu};
+use vcpu::{EngineError, Profile, RunExit, Vcpu};
 
 use crate::driver::Message;
 
@@ -30,11 +30,11 @@ pub(crate) fn run(index: u32, mut vcpu: Box<dyn Vcpu>, driver: &Sender<Message>)
         Err(panic) => Left::Panicked(panic_text(&*panic)),
     };
     // A vCPU that panicked may panic again when asked.
-    let retired = match left {
-        Left::Panicked(_) => None,
+    let (retired, profile) = match left {
+        Left::Panicked(_) => (None, Profile::default()),
         _ => {
             log_state(index, &mut *vcpu);
-            vcpu.retired()
+            (vcpu.retired(), vcpu.profile())
         }
     };
     // The driver outlives its vCPU threads unless it panicked itself; then nobody listens.
@@ -42,6 +42,7 @@ pub(crate) fn run(index: u32, mut vcpu: Box<dyn Vcpu>, driver: &Sender<Message>)
         index,
         left,
         retired,
+        profile,
     });
     let _ = catch_unwind(AssertUnwindSafe(|| drop(vcpu)));
 }

@@ -265,6 +265,9 @@ impl Translator<'_> {
                 block: self.source.index,
                 flags: flags || !(native || vector),
                 last,
+                mnemonic: insn.mnemonic() as u16,
+                native: done.is_ok(),
+                calls: 0,
             });
         }
     }

@@ -7,6 +7,7 @@
 use std::num::NonZeroU64;
 
 use guestmem::RamOffset;
+use vcpu::Profile;
 
 use super::decode::Mode;
 use super::op::Op;
@@ -79,4 +80,7 @@ pub trait BlockExecutor: Send {
 
     /// All blocks are gone.
     fn clear(&mut self);
+
+    /// Adds what it has done so far.
+    fn profile(&self, profile: &mut Profile);
 }

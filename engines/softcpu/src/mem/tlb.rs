@@ -127,6 +127,8 @@ pub struct Tlb {
     always_miss: bool,
     banks: [Bank; BANKS],
     uses: u64,
+    /// Pages filled in so far; a statistic.
+    pub fills: u64,
     stamps: u64,
     /// Identifies the translations in force: changes with bank, view, and every flush.
     pub stamp: u64,
@@ -152,6 +154,7 @@ impl Tlb {
             always_miss: false,
             banks: [Bank::default(); BANKS],
             uses: 0,
+            fills: 0,
             stamps: 0,
             stamp: 0,
             walks: 0,
@@ -202,6 +205,7 @@ impl Tlb {
         if self.always_miss {
             return;
         }
+        self.fills += 1;
         let i = slot(va);
         let view = &mut self.views[self.current];
         let linear = va & !PAGE_MASK;

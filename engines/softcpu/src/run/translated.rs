@@ -1,6 +1,7 @@
 //! Hot blocks, run by a [`BlockExecutor`].
 
 use guestmem::RamOffset;
+use vcpu::Profile;
 
 use super::Runner;
 use super::lookup::mode_of;
@@ -71,6 +72,19 @@ impl Runner {
             executor.join(way, to);
         }
         Some(next)
+    }
+
+    /// What this vCPU's work was made of.
+    pub fn profile(&self) -> Profile {
+        let mut profile = Profile::default();
+        profile.count("instructions", self.cpu.retired_now());
+        profile.count("blocks_decoded", self.cache.decoded);
+        profile.count("blocks_dropped", self.cache.invalidated);
+        profile.count("tlb_fills", self.cpu.tlb.fills);
+        if let Some(executor) = &self.executor {
+            executor.profile(&mut profile);
+        }
+        profile
     }
 
     /// Tells the translator of blocks that were dropped.

@@ -37,6 +37,7 @@ impl Runner for Recording {
             picture: None,
             memory: None,
             lost: Lost::default(),
+            profile: lifecycle::Profile::default(),
             statistics: Statistics {
                 retired: None,
                 wall: Duration::ZERO,

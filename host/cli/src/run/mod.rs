@@ -159,6 +159,7 @@ pub fn run(args: &RunArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     let RunReport {
         outcome,
         statistics,
+        profile,
         picture,
         memory,
         lost,
@@ -174,6 +175,9 @@ pub fn run(args: &RunArgs, runner: &dyn Runner) -> Result<u8, Failure> {
     if args.stats {
         let memory = memory.map(|memory| memory.hash());
         output::say(&stats::line(engine, &statistics, memory.as_deref()));
+        for line in stats::profile(&profile) {
+            output::say(&line);
+        }
     }
     if let Some(text) = explanation(outcome) {
         output::say(text);

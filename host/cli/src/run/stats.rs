@@ -1,6 +1,6 @@
 //! The line `run --stats` ends with: the figures of the run as `key=value` words, for people and programs.
 
-use lifecycle::Statistics;
+use lifecycle::{Profile, Statistics};
 
 use crate::vm::Engine;
 
@@ -27,10 +27,37 @@ pub fn line(engine: Engine, statistics: &Statistics, memory: Option<&str>) -> St
     )
 }
 
+/// More lines: what the vCPUs' work was made of, as far as the engine looks.
+pub fn profile(profile: &Profile) -> Vec<String> {
+    const MOST: usize = 16;
+    let words = |name: &str, words: Vec<String>| format!("{name} {}", words.join(" "));
+    let counts = profile.counts.iter().map(|(n, c)| format!("{n}={c}"));
+    let handled = profile.most_handled(MOST);
+    let handled = handled.iter().map(|(n, c)| format!("{n}={c}"));
+    [
+        ("profile", counts.collect::<Vec<_>>()),
+        ("handled", handled.collect()),
+    ]
+    .into_iter()
+    .filter(|(_, w)| !w.is_empty())
+    .map(|(name, w)| words(name, w))
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn the_profile_is_left_out_where_there_is_none() {
+        let mut p = Profile::default();
+        assert!(profile(&p).is_empty());
+        p.count("blocks", 3);
+        assert_eq!(profile(&p), ["profile blocks=3"]);
+        p.handled.insert("DIV".into(), 2);
+        assert_eq!(profile(&p), ["profile blocks=3", "handled DIV=2"]);
+    }
 
     #[test]
     fn the_line_has_every_figure() {
