@@ -275,6 +275,87 @@ impl Asm {
         self.vex(&i, to.0, Rm::Mem(mask));
     }
 
+    fn gather(&mut self, pp: u8, to: Reg, from: Reg, mask: Reg) {
+        let i = Vex {
+            map: 2,
+            pp,
+            wide: true,
+            long: false,
+            vvvv: from.0,
+            opcode: 0xf5,
+        };
+        self.vex(&i, to.0, Rm::Reg(mask));
+    }
+
+    /// Clears the bits of `reg` that are clear in `mask`: PEXT, then PDEP. Leaves the flags alone.
+    pub fn keep(&mut self, reg: Reg, mask: Reg) {
+        self.gather(2, reg, reg, mask);
+        self.gather(3, reg, reg, mask);
+    }
+
+    /// SARX of 64 bits. Leaves the flags alone.
+    pub fn sarx(&mut self, to: Reg, from: Reg, count: Reg) {
+        let i = Vex {
+            map: 2,
+            pp: 2,
+            wide: true,
+            long: false,
+            vvvv: count.0,
+            opcode: 0xf7,
+        };
+        self.vex(&i, to.0, Rm::Reg(from));
+    }
+
+    /// RORX of 64 bits. Leaves the flags alone.
+    pub fn rorx(&mut self, to: Reg, from: Reg, count: u8) {
+        let i = Vex {
+            map: 3,
+            pp: 3,
+            wide: true,
+            long: false,
+            vvvv: 0,
+            opcode: 0xf0,
+        };
+        self.vex(&i, to.0, Rm::Reg(from));
+        self.code.push(count);
+    }
+
+    /// NOT of 64 bits. Leaves the flags alone.
+    pub fn not(&mut self, reg: Reg) {
+        self.wide(0xf7, Reg(2), Rm::Reg(reg));
+    }
+
+    /// MOVSXD.
+    pub fn sign_extend(&mut self, to: Reg, from: Rm) {
+        self.wide(0x63, to, from);
+    }
+
+    /// MOV of 32 bits, the rest zero.
+    pub fn move_32(&mut self, to: Reg, from: Rm) {
+        let i = Legacy {
+            opcode: &[0x8b],
+            ..Legacy::default()
+        };
+        self.legacy(&i, to.0, from);
+    }
+
+    /// Leaves RAX with what LAHF and SETO AL make of it.
+    pub fn flags_to_rax(&mut self) {
+        self.raw(&[0x9f, 0x0f, 0x90, 0xc0]);
+    }
+
+    /// Takes the flags from what [`Asm::flags_to_rax`] left in RAX; changes AL.
+    pub fn flags_from_rax(&mut self) {
+        // ADD AL, 7Fh sets OF if AL is 1; SAHF leaves OF alone.
+        self.raw(&[0x04, 0x7f, 0x9e]);
+    }
+
+    /// JMP to what comes behind, short; the place is for [`Asm::land`].
+    pub fn jump_short(&mut self) -> Short {
+        self.raw(&[0xeb, 0]);
+        Short(self.here() - 1)
+    }
+
     fn distance(&self, from: usize, to: u64) -> i32 {
         let next = self.origin.wrapping_add(from as u64 + 4);
         to.wrapping_sub(next) as i32

@@ -90,8 +90,10 @@ pub const POLL: Mem = native(offset_of!(Native, poll));
 pub const VIEW_ADDRESS: Mem = native(offset_of!(Native, view));
 /// [`Native::flags`].
 pub const FLAGS: Mem = native(offset_of!(Native, flags));
-/// [`Native::tag`].
-pub const TAG: Mem = native(offset_of!(Native, tag));
+/// [`Native::next`].
+pub const NEXT: Mem = native(offset_of!(Native, next));
+/// [`Cpu::rflags_rest`].
+pub const REST: Mem = field(offset_of!(Cpu, rflags_rest));
 /// [`Native::table`].
 pub const TABLE: Mem = native(offset_of!(Native, table));
 /// [`Native::this`].
@@ -153,5 +155,7 @@ const fn in_slot(offset: usize) -> Mem {
 pub const READ: Mem = in_slot(offset_of!(View, read));
 /// The slot's page for writes, negated.
 pub const WRITE: Mem = in_slot(offset_of!(View, write));
+/// The slot's page for fetches, negated.
+pub const FETCH: Mem = in_slot(offset_of!(View, fetch));
 /// What leads from the linear address to the byte.
 pub const PLACE: Mem = in_slot(offset_of!(View, place));

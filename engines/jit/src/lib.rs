@@ -35,8 +35,7 @@ pub use area::CodeMemoryError;
 use iced_x86::Mnemonic;
 use softcpu::code::{BlockExecutor, Entry, Left, Op, Source, Way};
 use softcpu::cpu::{Cpu, RIP, Trap};
-use softcpu::run::code_tag;
-use stubs::{HANDLER, NO_WAY, Stubs};
+use stubs::{ELSEWHERE, GOES_ON, HANDLER, LEAVES, NO_WAY, Stubs};
 use table::Table;
 use translate::{Numbers, translate};
 use vcpu::Profile;
@@ -70,6 +69,17 @@ pub(crate) struct Record {
 struct WayOut {
     /// Address of the distance of its jump.
     jump: u64,
+    /// Where it goes while it is not joined.
+    leave: u64,
+}
+
+/// A block in the area.
+#[derive(Clone, Debug)]
+struct Placed {
+    /// The code that leaves before it begins.
+    leave: u64,
+    /// Ways that are joined to it.
+    joined: Vec<u32>,
 }
 
 /// Bytes of code memory.
@@ -109,8 +119,7 @@ pub struct Translator {
     /// Where the blocks begin.
     first: usize,
     ways: Vec<WayOut>,
-    /// Where each block is left before it begins.
-    leaves: HashMap<Entry, u64>,
+    blocks: HashMap<Entry, Placed>,
     table: Box<Table>,
     calls: Box<Calls>,
     threshold: u16,
@@ -127,6 +136,10 @@ struct Counts {
     instructions: u64,
     joined: u64,
     clears: u64,
+    left_for_event: u64,
+    left_for_block: u64,
+    left_by_handler: u64,
+    trapped: u64,
 }
 
 impl Translator {
@@ -142,7 +155,7 @@ impl Translator {
             area,
             stubs,
             ways: Vec::new(),
-            leaves: HashMap::new(),
+            blocks: HashMap::new(),
             table: Table::new(),
             calls: Box::default(),
             threshold,
@@ -174,7 +187,7 @@ unsafe extern "sysv64" fn handler(cpu: *mut Cpu, record: u32) -> u64 {
     let done = catch_unwind(AssertUnwindSafe(|| handle(cpu, calls, record)));
     done.unwrap_or_else(|panic| {
         calls.panic = Some(panic);
-        1
+        LEAVES
     })
 }
 
@@ -206,19 +219,28 @@ fn handle(cpu: &mut Cpu, calls: &mut Calls, number: u32) -> u64 {
             cpu.attention.trip();
         }
         cpu.native.view = cpu.tlb.view_address();
-        cpu.native.tag = code_tag(cpu);
         cpu.native.barriers = cpu.vector_barriers();
-        return 0;
+        return GOES_ON;
+    }
+    match done {
+        Ok(()) => {
+            cpu.regs[RIP] = cpu.next_rip;
+            if cpu.pending == 0 && cpu.long64 {
+                if record.flags {
+                    cpu.native.flags = image_of(cpu.flags.bits());
+                }
+                cpu.native.view = cpu.tlb.view_address();
+                cpu.native.barriers = cpu.vector_barriers();
+                return u64::from(ELSEWHERE);
+            }
+        }
+        Err(trap) => calls.trapped = Some((trap, *op, record.block)),
     }
     if !record.flags {
         cpu.flags.set_bits(flags_of(cpu.native.flags));
     }
-    match done {
-        Ok(()) => cpu.regs[RIP] = cpu.next_rip,
-        Err(trap) => calls.trapped = Some((trap, *op, record.block)),
-    }
     cpu.native.left = HANDLER;
-    1
+    LEAVES
 }
 
 impl BlockExecutor for Translator {
@@ -261,9 +283,14 @@ impl BlockExecutor for Translator {
         self.calls.ops.extend(t.ops);
         self.ways.extend(t.exits.iter().map(|e| WayOut {
             jump: origin + e.jump as u64,
+            leave: origin + e.leave as u64,
         }));
         let entry = Entry(NonZeroU64::new(origin)?);
-        self.leaves.insert(entry, origin + t.leave as u64);
+        let block = Placed {
+            leave: origin + t.leave as u64,
+            joined: Vec::new(),
+        };
+        self.blocks.insert(entry, block);
         Some(entry)
     }
 
@@ -272,11 +299,12 @@ impl BlockExecutor for Translator {
     }
 
     fn run(&mut self, cpu: &mut Cpu, entry: Entry) -> Left {
-        let (rip, tag) = (cpu.regs[RIP], code_tag(cpu));
-        self.table.insert(rip, tag, entry.0.get());
+        let rip = cpu.regs[RIP];
+        if let Some(address) = cpu.tlb.code_address(rip) {
+            self.table.insert(address, entry.0.get());
+        }
         cpu.native.page = rip & !0xfff;
         cpu.native.view = cpu.tlb.view_address();
-        cpu.native.tag = tag;
         cpu.native.flags = image_of(cpu.flags.bits());
         cpu.native.barriers = cpu.vector_barriers();
         cpu.native.entry = entry.0.get();
@@ -297,11 +325,21 @@ impl BlockExecutor for Translator {
             resume_unwind(panic);
         }
         if let Some((trap, op, block)) = self.calls.trapped.take() {
+            self.counts.trapped += 1;
             return Left::Trapped { trap, op, block };
         }
         let way = match cpu.native.left {
-            HANDLER => None,
+            HANDLER => {
+                self.counts.left_by_handler += 1;
+                None
+            }
             left => {
+                let event = cpu.pending != 0 || cpu.budget <= 0 || cpu.attention.get() != 0;
+                if event {
+                    self.counts.left_for_event += 1;
+                } else {
+                    self.counts.left_for_block += 1;
+                }
                 cpu.flags.set_bits(flags_of(cpu.native.flags));
                 (left != NO_WAY).then_some(Way(left as u32))
             }
@@ -310,29 +348,33 @@ impl BlockExecutor for Translator {
     }
 
     fn join(&mut self, way: Way, to: Entry) {
-        let Some(way) = self.ways.get(way.0 as usize) else {
+        let (Some(out), Some(block)) = (self.ways.get(way.0 as usize), self.blocks.get_mut(&to))
+        else {
             return;
         };
         self.counts.joined += 1;
-        let distance = to.0.get().wrapping_sub(way.jump + 4) as i32;
-        self.area.patch(way.jump, &distance.to_le_bytes());
+        block.joined.push(way.0);
+        aim(&mut self.area, out.jump, to.0.get());
     }
 
     fn drop_block(&mut self, entry: Entry) {
-        // Whoever still leads here leaves, and does not come back: the block that is there now has other code.
-        if let Some(leave) = self.leaves.remove(&entry) {
-            let at = entry.0.get();
-            let distance = leave.wrapping_sub(at + 5) as i32;
-            let mut jump = [0xe9; 5];
-            jump[1..].copy_from_slice(&distance.to_le_bytes());
-            self.area.patch(at, &jump);
+        let Some(block) = self.blocks.remove(&entry) else {
+            return;
+        };
+        for way in block.joined {
+            let out = self.ways[way as usize];
+            aim(&mut self.area, out.jump, out.leave);
         }
+        // Who finds it in the table leaves, and the next time finds what is there now.
+        let at = entry.0.get();
+        self.area.patch(at, &[0xe9]);
+        aim(&mut self.area, at + 1, block.leave);
     }
 
     fn clear(&mut self) {
         self.area.cut(self.first);
         self.ways.clear();
-        self.leaves.clear();
+        self.blocks.clear();
         self.table.clear();
         self.calls.past = self.calls.by_mnemonic();
         self.calls.records.clear();
@@ -348,6 +390,10 @@ impl BlockExecutor for Translator {
         profile.count("code_clears", c.clears);
         profile.count("entries", c.entries);
         profile.count("joined", c.joined);
+        profile.count("left_for_event", c.left_for_event);
+        profile.count("left_for_block", c.left_for_block);
+        profile.count("left_by_handler", c.left_by_handler);
+        profile.count("trapped", c.trapped);
         profile.count("instructions_translated", c.instructions);
         for (mnemonic, (without, with)) in self.calls.by_mnemonic() {
             profile.count("handled", without);
@@ -368,6 +414,12 @@ impl BlockExecutor for Translator {
 /// The instruction-set extension translated code needs and this host has not, if there is one.
 pub fn missing() -> Option<&'static str> {
     (!is_x86_feature_detected!("bmi2")).then_some("BMI2")
+}
+
+/// Has the jump with its distance at address `jump` go to `to`.
+fn aim(area: &mut CodeArea, jump: u64, to: u64) {
+    let distance = to.wrapping_sub(jump + 4) as i32;
+    area.patch(jump, &distance.to_le_bytes());
 }
 
 /// Gives GS a base on this thread.

@@ -5,16 +5,23 @@
 use crate::area::CodeArea;
 use crate::asm::{Asm, Legacy, Mem, Reg, Rm};
 use crate::layout::{
-    ADDRESS, ENTRY, FLAGS, LEFT, MAPPED, PAGE, RCX, SLOT, STACK, TABLE, TAG, THIS, VIEW,
-    VIEW_ADDRESS, register,
+    ADDRESS, ENTRY, FLAGS, LEFT, MAPPED, PAGE, RCX, SLOT, STACK, THIS, VIEW, VIEW_ADDRESS, register,
 };
-use crate::{table, vectors};
+use crate::table::emit_look_up;
+use crate::vectors;
 use softcpu::cpu::RIP;
 
 /// In `LEFT`: no way that could be joined.
 pub const NO_WAY: u64 = u64::MAX;
 /// In `LEFT`: a handler left; it has said why elsewhere.
 pub const HANDLER: u64 = u64::MAX - 1;
+
+/// What a handler returns if its block goes on.
+pub const GOES_ON: u64 = 0;
+/// What it returns if the code is to be left.
+pub const LEAVES: u64 = 1;
+/// What it returns if the block is over and the one at RIP is to be gone on with.
+pub const ELSEWHERE: u8 = 2;
 
 const RAX: Reg = Reg(0);
 /// RBX, RBP, R12 to R15: what a called function has to keep.
@@ -27,15 +34,11 @@ pub struct Stubs {
     pub enter: u64,
     /// Leaves between two blocks; the offset of the next in the page is in [`ADDRESS`].
     pub boundary: u64,
-    /// Leaves between two blocks; the linear address of the next is in [`ADDRESS`].
-    pub boundary_at: u64,
     /// Like `boundary`, by the way whose number is in [`SLOT`].
     pub way: u64,
-    /// Calls the handler of the record whose number is in ECX, and returns if the block goes on.
+    /// Calls the handler of the record whose number is in ECX, and returns if the block goes on. If only another one
+    /// does, looks for that.
     pub helper: u64,
-    /// Looks for the block at the linear address in [`ADDRESS`]. RCX is zero if it is there: then [`SLOT`] is the
-    /// address of its code, and [`ADDRESS`] its page.
-    pub lookup: u64,
     /// [`vectors::give_sse`].
     pub sse: u64,
     /// [`vectors::give_avx`].
@@ -46,16 +49,14 @@ fn save(a: &mut Asm) {
     for (guest, host) in MAPPED {
         a.store(register(usize::from(guest)), host);
     }
-    // LAHF; SETO AL.
-    a.raw(&[0x9f, 0x0f, 0x90, 0xc0]);
+    a.flags_to_rax();
     a.store(FLAGS, RAX);
 }
 
 fn restore(a: &mut Asm) {
     a.load(VIEW, VIEW_ADDRESS);
     a.load(RAX, FLAGS);
-    // ADD AL, 7Fh sets OF if AL is 1; SAHF leaves OF alone.
-    a.raw(&[0x04, 0x7f, 0x9e]);
+    a.flags_from_rax();
     for (guest, host) in MAPPED.into_iter().rev() {
         a.load(host, register(usize::from(guest)));
     }
@@ -79,7 +80,7 @@ fn leave(a: &mut Asm) {
 
 impl Stubs {
     /// Writes them to an empty area. `handler` is a function of the address of the processor and the number of a
-    /// record that returns 0 if the block goes on.
+    /// record that returns [`GOES_ON`], [`LEAVES`] or [`ELSEWHERE`].
     ///
     /// # Panics
     /// The area is too small for them.
@@ -142,41 +143,33 @@ impl Stubs {
         a.lea(STACK, Mem::at(STACK, 8));
         let goes_on = a.if_zero();
         a.lea(STACK, Mem::at(STACK, 8));
+        a.lea(RCX, Mem::at(RCX, -i32::from(ELSEWHERE)));
+        let elsewhere = a.if_zero();
         leave(&mut a);
+        a.land(elsewhere);
+        let far = a.jump(0);
         a.land(goes_on);
         restore(&mut a);
         a.raw(&[0xc3]);
-
-        let lookup = at(&a);
-        a.load(RCX, TABLE);
-        a.extract(SLOT, ADDRESS, Mem::at(RCX, table::MASK));
-        a.lea(SLOT, Mem::indexed(RCX, SLOT, 3, 0));
-        a.load(RCX, Mem::at(SLOT, table::ADDRESS));
-        a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
-        let here = a.if_zero();
-        a.raw(&[0xc3]);
-        a.land(here);
-        a.load(RCX, Mem::at(SLOT, table::TAG));
-        a.load(ADDRESS, TAG);
-        a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
-        let valid = a.if_zero();
-        a.load(ADDRESS, Mem::at(SLOT, table::ADDRESS));
-        a.not(ADDRESS);
-        a.lea(ADDRESS, Mem::at(ADDRESS, 1));
-        a.raw(&[0xc3]);
-        a.land(valid);
-        a.load(ADDRESS, Mem::at(SLOT, table::PAGE));
-        a.load(SLOT, Mem::at(SLOT, table::CODE));
-        a.raw(&[0xc3]);
+        let here = a.here();
+        a.aim(far, here);
+        restore(&mut a);
+        a.load(ADDRESS, register(RIP));
+        emit_look_up(&mut a, |a| {
+            let found = a.if_zero();
+            a.load(ADDRESS, register(RIP));
+            a.jump(boundary_at);
+            a.land(found);
+        });
+        a.store(PAGE, ADDRESS);
+        a.jump_reg(SLOT);
 
         assert!(area.append(&a.code), "an empty area has room for the stubs");
         Self {
             enter,
             boundary,
-            boundary_at,
             way,
             helper,
-            lookup,
             sse,
             avx,
         }

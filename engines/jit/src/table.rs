@@ -1,64 +1,83 @@
-//! Translated blocks by linear address: where indirect branches, and branches to other pages, find them.
+//! Translated blocks by where their code lies in RAM: how branches to other pages, and indirect ones, find them.
+//!
+//! The linear address is looked up in the TLB like a fetch, so what the table holds is good in all address spaces and
+//! survives their changes.
 
 use std::mem::offset_of;
 
-/// Slots; the low bits of the address choose.
-pub const SLOTS: usize = 4096;
+use crate::asm::{Asm, Mem};
+use crate::layout::{ADDRESS, FETCH, NEXT, PLACE, RCX, SLOT, TABLE, mask};
 
-/// The table. Generated code looks into it (`stubs::lookup`).
+/// Slots; bits of the address choose.
+const SLOTS: usize = 1 << 15;
+
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Slot {
+    /// The address of the block's first byte on the host, negated; 0 if the slot is empty.
+    key: u64,
+    /// Where the code is.
+    code: u64,
+}
+
+/// The table. Generated code looks into it ([`emit_look_up`]).
 #[repr(C)]
 pub struct Table {
     /// The bits of an address that choose the slot.
     mask: u64,
-    /// Linear addresses, negated.
-    address: [u64; SLOTS],
-    /// What the address meant ([`softcpu::run::code_tag`]), negated.
-    tag: [u64; SLOTS],
-    /// The page of the linear address.
-    page: [u64; SLOTS],
-    /// Where the code is.
-    code: [u64; SLOTS],
+    slots: [Slot; SLOTS],
 }
 
-/// Offset of [`Table::mask`].
-pub const MASK: i32 = offset_of!(Table, mask) as i32;
-/// Offset of [`Table::address`].
-pub const ADDRESS: i32 = offset_of!(Table, address) as i32;
-/// Offset of [`Table::tag`].
-pub const TAG: i32 = offset_of!(Table, tag) as i32;
-/// Offset of [`Table::page`].
-pub const PAGE: i32 = offset_of!(Table, page) as i32;
-/// Offset of [`Table::code`].
-pub const CODE: i32 = offset_of!(Table, code) as i32;
+const fn in_slot(offset: usize) -> Mem {
+    Mem::at(SLOT, (offset_of!(Table, slots) + offset) as i32)
+}
 
 impl Table {
     /// An empty table.
     pub fn new() -> Box<Self> {
-        let mut table = Box::new(Self {
+        Box::new(Self {
             mask: SLOTS as u64 - 1,
-            address: [0; SLOTS],
-            tag: [0; SLOTS],
-            page: [0; SLOTS],
-            code: [0; SLOTS],
-        });
-        table.clear();
-        table
+            slots: [Slot::default(); SLOTS],
+        })
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        for (slot, address) in self.address.iter_mut().enumerate() {
-            // An address that belongs elsewhere.
-            *address = ((slot as u64 + 1) % SLOTS as u64).wrapping_neg();
-        }
+        self.slots.fill(Slot::default());
     }
 
-    /// Remembers a block.
-    pub fn insert(&mut self, address: u64, tag: u64, code: u64) {
-        let slot = (address & self.mask) as usize;
-        self.address[slot] = address.wrapping_neg();
-        self.tag[slot] = tag.wrapping_neg();
-        self.page[slot] = address & !0xfff;
-        self.code[slot] = code;
+    /// Remembers the code of a block that lies at `address` on the host.
+    pub fn insert(&mut self, address: u64, code: u64) {
+        self.slots[(address & self.mask) as usize] = Slot {
+            key: address.wrapping_neg(),
+            code,
+        };
     }
+}
+
+/// Looks for the block at the linear address in [`ADDRESS`]. If it is there, [`SLOT`] is the address of its code and
+/// [`ADDRESS`] its linear page. `unless_zero` writes what is done if RCX is not zero: the block is not at hand then.
+pub fn emit_look_up(a: &mut Asm, mut unless_zero: impl FnMut(&mut Asm)) {
+    a.extract(SLOT, ADDRESS, mask(0));
+    a.load(RCX, FETCH);
+    a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
+    a.extract(RCX, RCX, mask(1));
+    unless_zero(a);
+    a.load(RCX, PLACE);
+    a.lea(ADDRESS, Mem::indexed(ADDRESS, RCX, 0, 0));
+    // The page, from its negation.
+    a.load(RCX, FETCH);
+    a.not(RCX);
+    a.lea(RCX, Mem::at(RCX, 1));
+    a.store(NEXT, RCX);
+    a.load(SLOT, TABLE);
+    a.extract(RCX, ADDRESS, Mem::at(SLOT, offset_of!(Table, mask) as i32));
+    // 16 bytes a slot.
+    a.lea(SLOT, Mem::indexed(SLOT, RCX, 3, 0));
+    a.lea(SLOT, Mem::indexed(SLOT, RCX, 3, 0));
+    a.load(RCX, in_slot(offset_of!(Slot, key)));
+    a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
+    unless_zero(a);
+    a.load(SLOT, in_slot(offset_of!(Slot, code)));
+    a.load(ADDRESS, NEXT);
 }

@@ -4,7 +4,7 @@ use iced_x86::{Instruction, Register};
 use softcpu::cpu::sreg;
 
 use super::{ByHandler, Done, Translator};
-use crate::asm::{Mem, Reg};
+use crate::asm::{Asm, Mem, Reg};
 use crate::layout::{
     ADDRESS, PAGE, PLACE, RCX, READ, SLOT, WRITE, alignment, host, mask, register, segment_base,
 };
@@ -81,10 +81,18 @@ impl Translator<'_> {
 
     /// Goes out of line unless RCX is zero.
     pub(super) fn found(&mut self) {
-        let found = self.a.if_zero();
-        let miss = self.a.jump(0);
-        self.a.land(found);
+        let miss = unless_zero(&mut self.a);
         self.misses.push(miss);
+    }
+
+    /// Goes out of line if RCX is zero.
+    pub(super) fn refuse_zero(&mut self) {
+        let zero = self.a.if_zero();
+        let other = self.a.jump_short();
+        self.a.land(zero);
+        let miss = self.a.jump(0);
+        self.misses.push(miss);
+        self.a.land(other);
     }
 
     pub(super) fn read_general(&mut self, to: Reg, guest: u8) {
@@ -93,4 +101,12 @@ impl Translator<'_> {
             None => self.a.load(to, register(usize::from(guest))),
         }
     }
+}
+
+/// A jump that is taken unless RCX is zero; gives the offset of its distance.
+pub(super) fn unless_zero(a: &mut Asm) -> usize {
+    let zero = a.if_zero();
+    let miss = a.jump(0);
+    a.land(zero);
+    miss
 }

@@ -31,6 +31,8 @@ use vector::{Given, Request};
 pub struct Exit {
     /// Offset of the jump's distance in the code.
     pub jump: usize,
+    /// Offset of where it goes while it is not joined.
+    pub leave: usize,
 }
 
 /// A translated block.
@@ -328,6 +330,9 @@ impl Translator<'_> {
                 leave = here;
                 self.a.jump(self.stubs.boundary);
             } else {
+                if let Some(exit) = self.exits.get_mut((way - self.numbers.way) as usize) {
+                    exit.leave = here;
+                }
                 self.a.set(SLOT, way);
                 self.a.jump(self.stubs.way);
             }

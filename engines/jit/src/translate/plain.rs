@@ -4,7 +4,7 @@ use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
 use super::{ByHandler, Done, Translator};
 use crate::asm::{Legacy, Mem, Reg, Rm};
-use crate::layout::{ADDRESS, RCX, RSP, SLOT, host, register, scratch};
+use crate::layout::{ADDRESS, RCX, REST, RSP, SLOT, host, register, scratch};
 
 impl Translator<'_> {
     pub(super) fn plain(
@@ -56,9 +56,9 @@ impl Translator<'_> {
                 Ok(())
             }
             M::Lea => self.lea(insn),
-            M::Div | M::Idiv | M::Cld | M::Std | M::Salc | M::Pushf | M::Pushfd | M::Pushfq => {
-                Err(ByHandler)
-            }
+            M::Div | M::Idiv => self.divide(insn),
+            M::Pushfq => self.push_flags(insn),
+            M::Cld | M::Std | M::Salc | M::Pushf | M::Pushfd => Err(ByHandler),
             M::Bt | M::Bts | M::Btr | M::Btc
                 if insn.op0_kind() == OpKind::Memory && insn.op1_kind() == OpKind::Register =>
             {
@@ -145,7 +145,7 @@ impl Translator<'_> {
         if size == 8 {
             self.a.mov(target, ADDRESS);
         } else {
-            self.move_32(target, ADDRESS);
+            self.a.move_32(target, Rm::Reg(ADDRESS));
         }
         if host(guest).is_none() {
             self.a.store(register(usize::from(guest)), RCX);
@@ -153,16 +153,101 @@ impl Translator<'_> {
         Ok(())
     }
 
-    pub(super) fn move_32(&mut self, to: Reg, from: Reg) {
-        self.load_32(to, Rm::Reg(from));
-    }
-
-    /// MOV of 32 bits, zero-extended.
-    pub(super) fn load_32(&mut self, to: Reg, from: Rm) {
+    /// DIV and IDIV whose dividend is no wider than the quotient: they cannot overflow. The host's change the flags,
+    /// ours do not.
+    fn divide(&mut self, insn: &Instruction) -> Done {
+        let (rax, rdx) = (Reg(0), Reg(2));
+        let signed = insn.mnemonic() == M::Idiv;
+        let wide = match insn.op0_kind() {
+            OpKind::Register => insn.op0_register().size(),
+            _ => insn.memory_size().size(),
+        };
+        let wide = match wide {
+            8 => true,
+            4 => false,
+            _ => return Err(ByHandler),
+        };
+        // The divisor, extended to 64 bits.
+        let divisor = if insn.op0_kind() == OpKind::Register {
+            self.read_general(SLOT, insn.op0_register().full_register().number() as u8);
+            Rm::Reg(SLOT)
+        } else {
+            self.address(insn)?;
+            self.check(if wide { 8 } else { 4 }, false, None);
+            Rm::Mem(Mem::indexed(SLOT, ADDRESS, 0, 0))
+        };
+        match (wide, signed, divisor) {
+            (true, _, Rm::Mem(m)) => self.a.load(SLOT, m),
+            (true, _, Rm::Reg(_)) => {}
+            (false, true, from) => self.a.sign_extend(SLOT, from),
+            (false, false, from) => self.a.move_32(SLOT, from),
+        }
+        self.a.mov(RCX, SLOT);
+        self.refuse_zero();
+        if signed {
+            // Not -1, which the least number overflows with.
+            self.a.lea(RCX, Mem::at(SLOT, 1));
+            self.refuse_zero();
+            // RDX is RAX's sign.
+            self.a.set(RCX, 63);
+            if wide {
+                self.a.sarx(ADDRESS, rax, RCX);
+                self.a.mov(RCX, rdx);
+            } else {
+                self.a.sign_extend(ADDRESS, Rm::Reg(rax));
+                self.a.sarx(ADDRESS, ADDRESS, RCX);
+                self.a.sign_extend(RCX, Rm::Reg(rdx));
+            }
+            self.a.not(RCX);
+            self.a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 1));
+        } else if wide {
+            self.a.mov(RCX, rdx);
+        } else {
+            self.a.move_32(RCX, Rm::Reg(rdx));
+        }
+        self.found();
+        self.a.mov(ADDRESS, rax);
+        self.a.flags_to_rax();
+        self.a.mov(RCX, rax);
+        self.a.mov(rax, ADDRESS);
         let i = Legacy {
-            opcode: &[0x8b],
+            wide,
+            opcode: &[0xf7],
             ..Legacy::default()
         };
-        self.a.legacy(&i, to.0, from);
+        self.a.legacy(&i, if signed { 7 } else { 6 }, Rm::Reg(SLOT));
+        self.a.mov(ADDRESS, rax);
+        self.a.mov(rax, RCX);
+        self.a.flags_from_rax();
+        self.a.mov(rax, ADDRESS);
+        Ok(())
+    }
+
+    /// PUSHFQ: RF and VM read as zero in the image (SDM Vol 2 "PUSHF").
+    fn push_flags(&mut self, insn: &Instruction) -> Done {
+        const UNSEEN: i32 = (x86defs::rflags::RF | x86defs::rflags::VM) as i32;
+        if insn.stack_pointer_increment() != -8 {
+            return Err(ByHandler);
+        }
+        let rax = Reg(0);
+        self.a.lea(ADDRESS, Mem::at(RSP, -8));
+        self.check(8, true, None);
+        self.a.lea(ADDRESS, Mem::indexed(SLOT, ADDRESS, 0, 0));
+        self.a.set_signed(RCX, !UNSEEN);
+        self.a.load(SLOT, REST);
+        self.a.keep(SLOT, RCX);
+        self.a.store(Mem::at(ADDRESS, 0), SLOT);
+        self.a.mov(SLOT, rax);
+        self.a.flags_to_rax();
+        // MOVZX ECX, AH; MOVZX EAX, AL: of the flags' byte bit 1 is set, as it is in the rest.
+        self.a.raw(&[0x0f, 0xb6, 0xcc, 0x0f, 0xb6, 0xc0]);
+        self.a.rorx(rax, rax, 64 - 11);
+        self.a.lea(RCX, Mem::indexed(RCX, rax, 0, -2));
+        self.a.mov(rax, SLOT);
+        self.a.load(SLOT, Mem::at(ADDRESS, 0));
+        self.a.lea(SLOT, Mem::indexed(SLOT, RCX, 0, 0));
+        self.a.store(Mem::at(ADDRESS, 0), SLOT);
+        self.a.lea(RSP, Mem::at(RSP, -8));
+        Ok(())
     }
 }

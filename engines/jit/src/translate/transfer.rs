@@ -3,9 +3,11 @@
 use iced_x86::{Instruction, Mnemonic as M, OpKind};
 use softcpu::code::Op;
 
+use super::memory::unless_zero;
 use super::{ByHandler, Done, Exit, Miss, Translator};
 use crate::asm::Mem;
 use crate::layout::{ADDRESS, GUEST_RCX, PAGE, RCX, RSP, SLOT, scratch};
+use crate::table::emit_look_up;
 
 impl Translator<'_> {
     /// Goes on `at` bytes from the block's start.
@@ -40,27 +42,36 @@ impl Translator<'_> {
             return self.a.aim(jump, 0);
         }
         let number = self.numbers.way + self.exits.len() as u32;
-        self.exits.push(Exit { jump });
+        self.exits.push(Exit { jump, leave: 0 });
         self.ways.push((jump, offset, number));
     }
 
     pub(super) fn leave_page(&mut self, offset: i64, miss: Miss) {
-        self.look_up(offset, miss);
+        self.look_up_in_code(offset, miss);
         self.a.store(PAGE, ADDRESS);
         self.a.jump_reg(SLOT);
     }
 
     /// Looks for the block at an offset from the start of the page.
-    pub(super) fn look_up(&mut self, offset: i64, miss: Miss) {
+    pub(super) fn look_up_in_code(&mut self, offset: i64, miss: Miss) {
         self.a.load(ADDRESS, PAGE);
         self.a.lea(ADDRESS, Mem::at(ADDRESS, offset as i32));
-        self.a.call(self.stubs.lookup);
         if miss == Miss::Handler {
-            return self.found();
+            return self.look_up();
         }
-        let found = self.a.if_zero();
-        self.a.jump(self.stubs.boundary_at);
-        self.a.land(found);
+        let ways = &mut self.ways;
+        emit_look_up(&mut self.a, |a| {
+            let found = a.if_zero();
+            let leave = a.jump(0);
+            a.land(found);
+            ways.push((leave, offset, u32::MAX));
+        });
+    }
+
+    /// Looks for the block at the linear address in [`ADDRESS`]; out of line if it is not there.
+    pub(super) fn look_up(&mut self) {
+        let misses = &mut self.misses;
+        emit_look_up(&mut self.a, |a| misses.push(unless_zero(a)));
     }
 
     /// The instruction that ends the block.
@@ -76,7 +87,7 @@ impl Translator<'_> {
                     self.push_return(next);
                     self.go_to(near(insn), Miss::Handler);
                 } else {
-                    self.look_up(offset, Miss::Handler);
+                    self.look_up_in_code(offset, Miss::Handler);
                     self.call_found(next);
                 }
             }
@@ -142,8 +153,7 @@ impl Translator<'_> {
             self.check(8, false, false);
             self.a.load(ADDRESS, Mem::indexed(SLOT, ADDRESS, 0, 0));
         }
-        self.a.call(self.stubs.lookup);
-        self.found();
+        self.look_up();
         if insn.mnemonic() == M::Jmp {
             self.a.store(PAGE, ADDRESS);
             self.a.jump_reg(SLOT);
@@ -163,8 +173,7 @@ impl Translator<'_> {
         self.a.mov(ADDRESS, RSP);
         self.check(8, false, false);
         self.a.load(ADDRESS, Mem::indexed(SLOT, ADDRESS, 0, 0));
-        self.a.call(self.stubs.lookup);
-        self.found();
+        self.look_up();
         self.a.lea(RSP, Mem::at(RSP, release));
         self.a.store(PAGE, ADDRESS);
         self.a.jump_reg(SLOT);

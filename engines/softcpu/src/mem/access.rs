@@ -8,7 +8,7 @@ use x86defs::cr::{cr0, efer};
 use x86defs::exception;
 use x86defs::rflags;
 
-use super::code_pages::{STALE_LIMIT, Stale};
+use super::code_pages::Stale;
 use super::walk::{Access, Translation};
 use crate::code::{Ea, Op};
 use crate::cpu::{Cpu, Flow, Trap, canonical, pending, sreg};
@@ -461,9 +461,7 @@ impl Cpu {
     pub fn note_store(&mut self, at: RamOffset, len: u64) {
         self.stored(at, len);
         if self.code_pages.holds_code(at) && self.code_pages.touches(at, len) {
-            if self.code_pages.stale.len() <= STALE_LIMIT {
-                self.code_pages.stale.push(Stale { start: at, len });
-            }
+            Stale::remember(&mut self.code_pages.stale, at, len);
             self.pending |= pending::CODE;
         }
     }

@@ -20,6 +20,22 @@ pub struct Stale {
     pub len: u64,
 }
 
+impl Stale {
+    /// Adds a store inside one page to those that are remembered. One beside the last, as of a page that is cleared,
+    /// makes that longer.
+    pub fn remember(stores: &mut Vec<Self>, start: RamOffset, len: u64) {
+        if let Some(last) = stores.last_mut()
+            && last.start.0 >> 12 == start.0 >> 12
+        {
+            let end = (last.start.0 + last.len).max(start.0 + len);
+            last.start = RamOffset(last.start.0.min(start.0));
+            last.len = end - last.start.0;
+        } else if stores.len() <= STALE_LIMIT {
+            stores.push(Self { start, len });
+        }
+    }
+}
+
 /// Stores of others to code of this vCPU.
 pub struct Mailbox {
     stores: Mutex<Vec<Stale>>,
@@ -51,9 +67,7 @@ impl Mailbox {
 impl CodeWatcher for Mailbox {
     fn changed(&self, start: RamOffset, len: u64) {
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        if stores.len() <= STALE_LIMIT {
-            stores.push(Stale { start, len });
-        }
+        Stale::remember(&mut stores, start, len);
         let monitored = self.is_monitored(start, len);
         self.attention.raise(if monitored {
             Attention::CODE | Attention::MONITOR

@@ -129,6 +129,8 @@ pub struct Tlb {
     uses: u64,
     /// Pages filled in so far; a statistic.
     pub fills: u64,
+    /// Banks emptied so far, and pages; a statistic.
+    pub flushes: [u64; 2],
     stamps: u64,
     /// Identifies the translations in force: changes with bank, view, and every flush.
     pub stamp: u64,
@@ -155,6 +157,7 @@ impl Tlb {
             banks: [Bank::default(); BANKS],
             uses: 0,
             fills: 0,
+            flushes: [0; 2],
             stamps: 0,
             stamp: 0,
             walks: 0,
@@ -198,6 +201,12 @@ impl Tlb {
     pub fn fetch_hit(&self, va: u64) -> Option<RamOffset> {
         let within = va.wrapping_add(self.views[self.current].fetch[slot(va)]);
         (within < 4096).then(|| self.place(va))
+    }
+
+    /// The address on the host of the instruction byte at `va`, on a hit in the view in force.
+    #[must_use]
+    pub fn code_address(&self, va: u64) -> Option<u64> {
+        self.fetch_hit(va).map(|at| self.ram.wrapping_add(at.0))
     }
 
     /// Remembers a translation for the current space and view.
@@ -292,6 +301,7 @@ impl Tlb {
     }
 
     fn flush_bank(&mut self, bank: usize) {
+        self.flushes[0] += 1;
         self.stamps += 1;
         self.banks[bank].stamp = self.stamps;
         for view in &mut self.views[bank * VIEWS..(bank + 1) * VIEWS] {
@@ -319,6 +329,7 @@ impl Tlb {
     pub fn flush_page(&mut self, va: u64, which: impl Fn(&Space) -> bool) {
         for (i, b) in self.banks.iter_mut().enumerate() {
             if b.in_use && which(&b.space) {
+                self.flushes[1] += 1;
                 self.stamps += 1;
                 b.stamp = self.stamps;
                 for view in &mut self.views[i * VIEWS..(i + 1) * VIEWS] {

@@ -81,6 +81,9 @@ impl Runner {
         profile.count("blocks_decoded", self.cache.decoded);
         profile.count("blocks_dropped", self.cache.invalidated);
         profile.count("tlb_fills", self.cpu.tlb.fills);
+        profile.count("tlb_walks", self.cpu.tlb.walks);
+        profile.count("tlb_flushes", self.cpu.tlb.flushes[0]);
+        profile.count("tlb_page_flushes", self.cpu.tlb.flushes[1]);
         if let Some(executor) = &self.executor {
             executor.profile(&mut profile);
         }
