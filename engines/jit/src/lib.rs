@@ -309,7 +309,7 @@ impl BlockExecutor for Translator {
         cpu.native.barriers = cpu.vector_barriers();
         cpu.native.entry = entry.0.get();
         cpu.attention.arm();
-        let budget = cpu.budget;
+        let before = cpu.retired_now();
         let this = &raw mut *cpu as u64;
         debug_assert_eq!(this, cpu.native.this, "the processor has moved");
         // SAFETY: the stub is a function of this signature in memory that lives as long as `self`. It and the code it
@@ -320,7 +320,7 @@ impl BlockExecutor for Translator {
             enter(this);
         }
         self.counts.entries += 1;
-        self.counts.instructions += (budget - cpu.budget).unsigned_abs();
+        self.counts.instructions += cpu.retired_now().saturating_sub(before);
         if let Some(panic) = self.calls.panic.take() {
             resume_unwind(panic);
         }

@@ -595,7 +595,7 @@ impl Cpu {
         }
     }
 
-    /// Has the platform polled at the next boundary.
+    /// Has the platform polled at the next boundary: a write to a device may have changed what is due first.
     pub fn end_slice(&mut self) {
         self.shorten_slice(0);
     }

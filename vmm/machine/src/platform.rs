@@ -40,9 +40,8 @@ const NS_PER_INSTRUCTION_SHIFT: u32 = 3;
 const NS_PER_LAGGING_SHIFT: u32 = 7;
 /// Nanoseconds of lag that are taken for none: a deadline may be missed by so much.
 const NEGLIGIBLE_LAG: u64 = 100_000;
-/// Most instructions between two looks in virtual mode. Device accesses see the time of the last look, so
-/// this is how far, in nanoseconds, their time may lag.
-const VIRTUAL_SLICE: u64 = 1_000;
+/// Most instructions between two looks in virtual mode: how late one vCPU sees what another, or a device's backend, did.
+const VIRTUAL_SLICE: u64 = 16_384;
 /// How long an idle vCPU waits before it looks at the time again, where others move virtual time.
 const VIRTUAL_IDLE_STEP: Duration = Duration::from_millis(1);
 /// Size of the local APIC's register page.
@@ -123,13 +122,10 @@ impl SoftPlatform {
         }
     }
 
-    /// The time at an access to a device. In virtual mode devices see that of the last poll.
+    /// The time at an access to a device.
     fn access_time(&mut self, retired: u64) -> VirtualTime {
         self.looked = true;
-        match self.board.clock.mode() {
-            ClockMode::Host => self.now_at(retired),
-            ClockMode::Virtual => self.now(),
-        }
+        self.now_at(retired)
     }
 
     /// Counts on from the clock's time, which others or an idle jump may have moved.

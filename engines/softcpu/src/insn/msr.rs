@@ -114,6 +114,7 @@ impl Cpu {
                 if self.platform.apic_msr_write(msr, value, retired).is_err() {
                     return self.gp0();
                 }
+                self.end_slice();
                 if msr == IA32_APIC_BASE {
                     // The page may have moved under cached translations.
                     self.tlb.flush(|_| true);

@@ -68,6 +68,7 @@ fn output<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     let v = T::reg(cpu, 0).to_u64() as u32;
     let retired = cpu.retired_now();
     cpu.platform.pio_write(port, T::SIZE as u8, v, retired);
+    cpu.end_slice();
     cpu.follow_remap();
     next(cpu, op)
 }

@@ -408,6 +408,7 @@ impl Cpu {
                         self.platform
                             .mmio_write(gpa.offset(8 * i as u64), part, retired);
                     }
+                    self.end_slice();
                     self.follow_remap();
                 }
             },

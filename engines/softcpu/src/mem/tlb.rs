@@ -15,7 +15,7 @@
 use guestmem::{PAGE_MASK, RamOffset};
 
 /// Slots in a view.
-pub const SLOTS: usize = 1024;
+pub const SLOTS: usize = 4096;
 /// Views in a bank.
 const VIEWS: usize = 3;
 /// Banks.
