@@ -43,7 +43,8 @@ pub trait Platform: Send {
     fn pio_read(&mut self, _port: u16, size_bytes: u8, _retired: u64) -> u32 {
         u32::MAX >> (32 - 8 * u32::from(size_bytes.clamp(1, 4)))
     }
-    /// Port output of 1, 2 or 4 bytes.
+    /// Port output of 1, 2 or 4 bytes. After this and the other writes the vCPU polls before its next block: they may
+    /// have changed what is due first.
     fn pio_write(&mut self, _port: u16, _size_bytes: u8, _value: u32, _retired: u64) {}
     /// A read outside RAM of up to 8 bytes (inside one page).
     fn mmio_read(&mut self, _gpa: Gpa, data: &mut [u8], _retired: u64) {

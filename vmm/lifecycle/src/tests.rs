@@ -541,13 +541,15 @@ fn five_ticks(g: &mut Guest<'_>) -> Result<RunExit, EngineError> {
     g.init_pic(0);
     let mut seen = 0;
     while seen < 5 && !g.stopping() {
-        g.retired += g.platform.poll(g.retired);
+        let slice = g.platform.poll(g.retired);
         if let Some(vector) = g.platform.acknowledge_interrupt() {
             assert_eq!(vector, 0x20);
             let at = g.retired;
             g.out(0x20, 0x20);
             g.print(&format!("{at} "));
             seen += 1;
+        } else {
+            g.retired += slice;
         }
     }
     g.out(0xf4, 5);

@@ -298,13 +298,17 @@ impl Translator<'_> {
             block: self.source.index,
             flags: true,
             last: true,
+            mnemonic: 0,
+            native: false,
+            calls: 0,
         });
         number
     }
 
     /// Gives the offset of the code that leaves before the block.
     fn out_of_line(&mut self) -> usize {
-        let mut leave = 0;
+        // The first one is the prologue's.
+        let mut leave = None;
         for cold in std::mem::take(&mut self.cold) {
             let here = self.a.here();
             self.a.aim(cold.from, here);
@@ -327,7 +331,7 @@ impl Translator<'_> {
             self.a.aim(from, here);
             self.a.set_signed(ADDRESS, offset as i32);
             if way == u32::MAX {
-                leave = here;
+                leave.get_or_insert(here);
                 self.a.jump(self.stubs.boundary);
             } else {
                 if let Some(exit) = self.exits.get_mut((way - self.numbers.way) as usize) {
@@ -337,7 +341,7 @@ impl Translator<'_> {
                 self.a.jump(self.stubs.way);
             }
         }
-        leave
+        leave.expect("every block has a prologue")
     }
 }
 

@@ -20,8 +20,8 @@ pub const SLOTS: usize = 4096;
 const VIEWS: usize = 3;
 /// Banks.
 const BANKS: usize = 16;
-/// The view that answers nothing.
-const NOTHING: usize = BANKS * VIEWS;
+/// The view that answers nothing; what has no view of its own yet has this one.
+const NOTHING: usize = 0;
 
 /// An address space: what distinguishes cached translations (SDM Vol 3 4.10.1, 29.4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,7 +117,10 @@ pub struct Allowed {
 
 /// The software TLB of a vCPU.
 pub struct Tlb {
-    views: Box<[View]>,
+    /// [`NOTHING`], and those that were filled so far: each takes 150 KByte.
+    views: Vec<Box<View>>,
+    /// Which of them a bank's view is.
+    held: [usize; BANKS * VIEWS],
     /// The one in force.
     current: usize,
     /// Where RAM begins on the host.
@@ -148,7 +151,8 @@ impl Tlb {
     #[must_use]
     pub fn new(ram: u64) -> Self {
         let mut tlb = Self {
-            views: (0..=NOTHING).map(|_| View::new()).collect(),
+            views: vec![Box::new(View::new())],
+            held: [NOTHING; BANKS * VIEWS],
             current: 0,
             ram,
             bank: 0,
@@ -170,7 +174,7 @@ impl Tlb {
     #[inline]
     #[must_use]
     pub fn view_address(&self) -> u64 {
-        &raw const self.views[self.current] as u64
+        &raw const *self.views[self.current] as u64
     }
 
     #[inline(always)]
@@ -216,6 +220,11 @@ impl Tlb {
         }
         self.fills += 1;
         let i = slot(va);
+        if self.current == NOTHING {
+            self.current = self.views.len();
+            self.held[self.bank * VIEWS + self.view] = self.current;
+            self.views.push(Box::new(View::new()));
+        }
         let view = &mut self.views[self.current];
         let linear = va & !PAGE_MASK;
         let on = |yes: bool| {
@@ -242,8 +251,12 @@ impl Tlb {
     pub fn protect_page(&mut self, page: u32) {
         // Few parts have any: each is looked through as a whole first, which the compiler makes vector compares of.
         const PART: usize = 64;
-        for view in &mut self.views[..NOTHING] {
+        for view in &mut self.views {
+            let view = &mut **view;
             for (part, pages) in view.writable.chunks_mut(PART).enumerate() {
+                if view.filled[part] == 0 {
+                    continue;
+                }
                 if !pages.iter().fold(false, |any, p| any | (*p == page)) {
                     continue;
                 }
@@ -296,7 +309,7 @@ impl Tlb {
         self.current = if self.always_miss {
             NOTHING
         } else {
-            self.bank * VIEWS + self.view
+            self.held[self.bank * VIEWS + self.view]
         };
     }
 
@@ -304,8 +317,8 @@ impl Tlb {
         self.flushes[0] += 1;
         self.stamps += 1;
         self.banks[bank].stamp = self.stamps;
-        for view in &mut self.views[bank * VIEWS..(bank + 1) * VIEWS] {
-            view.wipe();
+        for &view in &self.held[bank * VIEWS..(bank + 1) * VIEWS] {
+            self.views[view].wipe();
         }
     }
 
@@ -332,8 +345,8 @@ impl Tlb {
                 self.flushes[1] += 1;
                 self.stamps += 1;
                 b.stamp = self.stamps;
-                for view in &mut self.views[i * VIEWS..(i + 1) * VIEWS] {
-                    view.drop_slot(slot(va));
+                for &view in &self.held[i * VIEWS..(i + 1) * VIEWS] {
+                    self.views[view].drop_slot(slot(va));
                 }
             }
         }
