@@ -320,11 +320,6 @@ impl Asm {
         self.code.push(count);
     }
 
-    /// NOT of 64 bits. Leaves the flags alone.
-    pub fn not(&mut self, reg: Reg) {
-        self.wide(0xf7, Reg(2), Rm::Reg(reg));
-    }
-
     /// MOVSXD.
     pub fn sign_extend(&mut self, to: Reg, from: Rm) {
         self.wide(0x63, to, from);

@@ -1,5 +1,7 @@
 //! The software CPU against the host's processor.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use conformance::Implemented;
 use conformance::engine::EngineSubject;
 use conformance::forms::Skip;
@@ -17,8 +19,16 @@ fn not_offered(code: Code) -> bool {
 
 /// Five million cases over every form that the software CPU implements and the host has, in 64-bit mode and in
 /// compatibility mode with 32- and 16-bit code.
+/// The runs take the same addresses of this process, and both processors each.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn wait_for_the_others() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn softcpu_agrees_with_the_host() {
+    let _alone = wait_for_the_others();
     let config = Config::from_environment(5_000_000);
     let implemented = Implemented::new();
     let report = run(
@@ -58,6 +68,7 @@ fn translated_code_that_misses_agrees_with_the_host() {
 }
 
 fn translated(prepare: impl Fn(EngineSubject) -> EngineSubject + Sync) {
+    let _alone = wait_for_the_others();
     let config = Config::from_environment(1_000_000);
     let implemented = Implemented::new();
     let report = run(

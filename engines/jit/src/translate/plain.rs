@@ -173,7 +173,7 @@ impl Translator<'_> {
             Rm::Reg(SLOT)
         } else {
             self.address(insn)?;
-            self.check(if wide { 8 } else { 4 }, false, None);
+            self.check(if wide { 8 } else { 4 }, false, false);
             Rm::Mem(Mem::indexed(SLOT, ADDRESS, 0, 0))
         };
         match (wide, signed, divisor) {
@@ -231,7 +231,7 @@ impl Translator<'_> {
         }
         let rax = Reg(0);
         self.a.lea(ADDRESS, Mem::at(RSP, -8));
-        self.check(8, true, None);
+        self.check(8, true, false);
         self.a.lea(ADDRESS, Mem::indexed(SLOT, ADDRESS, 0, 0));
         self.a.set_signed(RCX, !UNSEEN);
         self.a.load(SLOT, REST);

@@ -98,7 +98,7 @@ impl Translator<'_> {
             vectors::store_mxcsr(&mut self.a, operand);
             return Ok(());
         }
-        self.load_32(RCX, Rm::Mem(operand));
+        self.a.move_32(RCX, Rm::Mem(operand));
         self.a.mov(ADDRESS, RCX);
         self.a.store(scratch(0), RCX);
         self.a.extract(RCX, RCX, mxcsr_mask(0));
