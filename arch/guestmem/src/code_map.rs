@@ -80,6 +80,13 @@ impl CodeMap {
             .is_some_and(|w| w.load(Ordering::Relaxed) != 0)
     }
 
+    /// For generated code: the address of the words, one of 64 bits for each page of RAM. A page of whose bytes nobody
+    /// has code has a zero. They live as long as the map.
+    #[must_use]
+    pub fn words_address(&self) -> u64 {
+        self.pages.as_ptr() as u64
+    }
+
     #[inline(always)]
     fn word(&self, at: RamOffset) -> Option<&AtomicU64> {
         self.pages.get((at.0 / PAGE_SIZE) as usize)

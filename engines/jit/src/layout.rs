@@ -96,6 +96,8 @@ pub const NEXT: Mem = native(offset_of!(Native, next));
 pub const REST: Mem = field(offset_of!(Cpu, rflags_rest));
 /// [`Native::table`].
 pub const TABLE: Mem = native(offset_of!(Native, table));
+/// [`Native::code_map`].
+pub const CODE_MAP: Mem = native(offset_of!(Native, code_map));
 /// [`Native::this`].
 pub const THIS: Mem = native(offset_of!(Native, this));
 /// [`Native::entry`].

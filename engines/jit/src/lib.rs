@@ -32,6 +32,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use area::CodeArea;
 pub use area::CodeMemoryError;
+use guestmem::RamOffset;
 use iced_x86::Mnemonic;
 use softcpu::code::{BlockExecutor, Entry, Left, Op, Source, Way};
 use softcpu::cpu::{Cpu, RIP, Trap};
@@ -82,8 +83,11 @@ struct Placed {
     joined: Vec<u32>,
 }
 
-/// Bytes of code memory.
+/// Bytes of code memory of a vCPU, and of all of a VM. Only what is used takes memory of the host.
 const AREA: usize = 64 << 20;
+const ALL_AREAS: usize = 256 << 20;
+/// Bytes that a vCPU has however many there are.
+const LEAST_AREA: usize = 1 << 20;
 /// Most that one block can take.
 const LONGEST: usize = 32 << 10;
 
@@ -97,6 +101,8 @@ struct Calls {
     /// With what, which operation, of which block.
     trapped: Option<(Trap, Op, u32)>,
     panic: Option<Box<dyn Any + Send>>,
+    /// Stores to pages of which somebody has code.
+    told: u64,
 }
 
 impl Calls {
@@ -143,20 +149,23 @@ struct Counts {
 }
 
 impl Translator {
-    /// A translator that translates what has been interpreted `threshold` times.
+    /// A translator of one of `vcpus` vCPUs, that translates what has been interpreted `threshold` times.
     ///
     /// # Errors
     /// The host gives no memory for code.
-    pub fn new(threshold: u16) -> Result<Self, CodeMemoryError> {
-        let mut area = CodeArea::new(AREA)?;
-        let stubs = Stubs::new(&mut area, handler as *const () as u64);
+    pub fn new(threshold: u16, vcpus: u32) -> Result<Self, CodeMemoryError> {
+        let vcpus = vcpus.max(1) as usize;
+        let share = (ALL_AREAS / vcpus).clamp(LEAST_AREA, AREA) & !0xfff;
+        let mut area = CodeArea::new(share)?;
+        let functions = (handler as *const () as u64, stored as *const () as u64);
+        let stubs = Stubs::new(&mut area, functions.0, functions.1);
         Ok(Self {
             first: area.used(),
             area,
             stubs,
             ways: Vec::new(),
             blocks: HashMap::new(),
-            table: Table::new(),
+            table: Table::new(vcpus),
             calls: Box::default(),
             threshold,
             full: false,
@@ -189,6 +198,25 @@ unsafe extern "sysv64" fn handler(cpu: *mut Cpu, record: u32) -> u64 {
         calls.panic = Some(panic);
         LEAVES
     })
+}
+
+/// Tells others of a store to a page they have code of.
+///
+/// # Safety
+/// As for [`handler`]; `address` lies in RAM.
+unsafe extern "sysv64" fn stored(cpu: *mut Cpu, address: u64, len: u64) {
+    // SAFETY: as in `handler`.
+    let cpu = unsafe { &mut *cpu };
+    // SAFETY: as in `handler`.
+    let calls = unsafe { &mut *(cpu.native.executor as *mut Calls) };
+    calls.told += 1;
+    let at = RamOffset(address.wrapping_sub(cpu.ram.host_base() as u64));
+    let done = catch_unwind(AssertUnwindSafe(|| cpu.stored(at, len)));
+    if let Err(panic) = done {
+        calls.panic = Some(panic);
+        // The next block leaves.
+        cpu.attention.trip();
+    }
 }
 
 fn handle(cpu: &mut Cpu, calls: &mut Calls, number: u32) -> u64 {
@@ -256,13 +284,12 @@ impl BlockExecutor for Translator {
         cpu.native.executor = &raw mut *self.calls as u64;
         (cpu.native.no_sse, cpu.native.no_avx) = (1, 1);
         cpu.native.mxcsr_masks = Cpu::MXCSR_MASKS;
+        let first_page = cpu.ram.host_base() as u64 >> 12;
+        cpu.native.code_map = cpu.ram.code().words_address().wrapping_sub(8 * first_page);
         set_gs(this);
     }
 
     fn translate(&mut self, cpu: &Cpu, source: &Source) -> Option<Entry> {
-        if cpu.shared {
-            return None;
-        }
         if self.area.room() < LONGEST {
             self.full = true;
             return None;
@@ -394,6 +421,7 @@ impl BlockExecutor for Translator {
         profile.count("left_for_block", c.left_for_block);
         profile.count("left_by_handler", c.left_by_handler);
         profile.count("trapped", c.trapped);
+        profile.count("stores_told", self.calls.told);
         profile.count("instructions_translated", c.instructions);
         for (mnemonic, (without, with)) in self.calls.by_mnemonic() {
             profile.count("handled", without);

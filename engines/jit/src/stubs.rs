@@ -39,6 +39,8 @@ pub struct Stubs {
     /// Calls the handler of the record whose number is in ECX, and returns if the block goes on. If only another one
     /// does, looks for that.
     pub helper: u64,
+    /// Tells of the bytes stored at the host's address in [`ADDRESS`], as many as [`SLOT`] says, and returns.
+    pub stored: u64,
     /// [`vectors::give_sse`].
     pub sse: u64,
     /// [`vectors::give_avx`].
@@ -78,13 +80,30 @@ fn leave(a: &mut Asm) {
     a.raw(&[0xc3]);
 }
 
+/// Calls a function wherever it is.
+fn call_far(a: &mut Asm, function: u64) {
+    let wide = Legacy {
+        wide: true,
+        opcode: &[0xb8],
+        ..Legacy::default()
+    };
+    a.in_opcode(&wide, RAX);
+    a.raw(&function.to_le_bytes());
+    let call = Legacy {
+        opcode: &[0xff],
+        ..Legacy::default()
+    };
+    a.legacy(&call, 2, Rm::Reg(RAX));
+}
+
 impl Stubs {
     /// Writes them to an empty area. `handler` is a function of the address of the processor and the number of a
-    /// record that returns [`GOES_ON`], [`LEAVES`] or [`ELSEWHERE`].
+    /// record that returns [`GOES_ON`], [`LEAVES`] or [`ELSEWHERE`]; `told` one of that, the address of a byte of RAM
+    /// on the host, and how many from there on were stored.
     ///
     /// # Panics
     /// The area is too small for them.
-    pub fn new(area: &mut CodeArea, handler: u64) -> Self {
+    pub fn new(area: &mut CodeArea, handler: u64, told: u64) -> Self {
         let mut a = Asm::new(area.next_address());
         let at = |a: &Asm| a.origin + a.here() as u64;
 
@@ -126,18 +145,7 @@ impl Stubs {
         a.call(take_back);
         a.load(Reg(7), THIS);
         a.lea(STACK, Mem::at(STACK, -8));
-        let wide = Legacy {
-            wide: true,
-            opcode: &[0xb8],
-            ..Legacy::default()
-        };
-        a.in_opcode(&wide, RAX);
-        a.raw(&handler.to_le_bytes());
-        let call = Legacy {
-            opcode: &[0xff],
-            ..Legacy::default()
-        };
-        a.legacy(&call, 2, Rm::Reg(RAX));
+        call_far(&mut a, handler);
         // For the call's alignment before, for the return address now.
         a.mov(RCX, RAX);
         a.lea(STACK, Mem::at(STACK, 8));
@@ -164,12 +172,25 @@ impl Stubs {
         a.store(PAGE, ADDRESS);
         a.jump_reg(SLOT);
 
+        let stored = at(&a);
+        save(&mut a);
+        a.mov(Reg(6), ADDRESS);
+        a.mov(Reg(2), SLOT);
+        a.call(take_back);
+        a.load(Reg(7), THIS);
+        a.lea(STACK, Mem::at(STACK, -8));
+        call_far(&mut a, told);
+        a.lea(STACK, Mem::at(STACK, 8));
+        restore(&mut a);
+        a.raw(&[0xc3]);
+
         assert!(area.append(&a.code), "an empty area has room for the stubs");
         Self {
             enter,
             boundary,
             way,
             helper,
+            stored,
             sse,
             avx,
         }

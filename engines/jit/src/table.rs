@@ -8,8 +8,12 @@ use std::mem::offset_of;
 use crate::asm::{Asm, Mem};
 use crate::layout::{ADDRESS, FETCH, NEXT, PLACE, RCX, SLOT, TABLE, mask};
 
-/// Slots; bits of the address choose.
+/// Slots there can be; bits of the address choose.
 const SLOTS: usize = 1 << 15;
+/// Slots of all vCPUs of a VM.
+const ALL_SLOTS: usize = 1 << 17;
+/// Slots of a vCPU, however many there are.
+const FEWEST_SLOTS: usize = 1 << 11;
 
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
@@ -33,17 +37,20 @@ const fn in_slot(offset: usize) -> Mem {
 }
 
 impl Table {
-    /// An empty table.
-    pub fn new() -> Box<Self> {
-        Box::new(Self {
-            mask: SLOTS as u64 - 1,
-            slots: [Slot::default(); SLOTS],
-        })
+    /// An empty table for one of `vcpus` vCPUs: it uses as many of its slots as are its share.
+    pub fn new(vcpus: usize) -> Box<Self> {
+        let share = (ALL_SLOTS / vcpus.max(1)).clamp(FEWEST_SLOTS, SLOTS);
+        let slots = 1u64 << share.ilog2();
+        let table = Box::<Self>::new_zeroed();
+        // SAFETY: all bytes zero are empty slots and a mask.
+        let mut table = unsafe { table.assume_init() };
+        table.mask = slots - 1;
+        table
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.slots.fill(Slot::default());
+        self.slots[..=self.mask as usize].fill(Slot::default());
     }
 
     /// Remembers the code of a block that lies at `address` on the host.

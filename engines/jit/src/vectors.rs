@@ -147,7 +147,8 @@ pub fn take_back(a: &mut Asm) {
     a.set(RCX, DEFAULT_MXCSR);
     a.store(NO_SSE, RCX);
     a.store(NO_AVX, RCX);
-    a.store(scratch(0), RCX);
-    load_mxcsr(a, scratch(0));
+    // Others have the words before it over a call.
+    a.store(scratch(3), RCX);
+    load_mxcsr(a, scratch(3));
     ret(a);
 }

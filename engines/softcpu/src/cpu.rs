@@ -257,6 +257,9 @@ pub struct Native {
     pub no_avx: u64,
     /// [`Cpu::vector_barriers`] of now: zero if they may become the guest's.
     pub barriers: [u64; 2],
+    /// Where the words of [`guestmem::CodeMap`] would begin if RAM were at address 0 of the host: to be indexed by the
+    /// number of a page there.
+    pub code_map: u64,
     /// Constants: the bits MXCSR has not, and those that mask an exception.
     pub mxcsr_masks: [u64; 2],
 }

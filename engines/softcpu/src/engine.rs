@@ -26,7 +26,7 @@ pub struct SoftEngine {
 }
 
 /// Makes what runs the hot blocks of a vCPU.
-pub type Executors = Arc<dyn Fn() -> std::io::Result<Box<dyn BlockExecutor>> + Send + Sync>;
+pub type Executors = Arc<dyn Fn(u32) -> std::io::Result<Box<dyn BlockExecutor>> + Send + Sync>;
 
 impl SoftEngine {
     /// The engine.
@@ -190,7 +190,7 @@ impl Vm for SoftVm {
         );
         let mut runner = Runner::new(cpu, self.vcpus);
         if let Some(executors) = &self.executors {
-            let executor = executors().map_err(|source| EngineError::Host {
+            let executor = executors(self.vcpus).map_err(|source| EngineError::Host {
                 what: "cannot make memory for translated code",
                 source,
             })?;

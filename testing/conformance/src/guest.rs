@@ -13,7 +13,7 @@ use std::time::Duration;
 use bus::ClockMode;
 use lifecycle::{Console, RunOptions, RunOutcome, Vm};
 use machine::{Image, MachineConfig};
-use vcpu::{Engine, NestedVirt};
+use vcpu::Engine;
 
 /// What a guest writes to the debug-exit port when every check held.
 pub const PASSED: u8 = 0x10;
@@ -150,23 +150,11 @@ impl Write for Text {
     }
 }
 
-/// Runs guest `name` on `engine`, on virtual time where the engine can.
+/// Runs guest `name` on `engine`, on virtual time where the engine can, on a machine that differs from the usual one
+/// in what `config` says beside memory, kernel, clock and debug exit.
 ///
 /// # Errors
 /// When the guest cannot be built or the machine not be started.
-pub fn run(engine: &dyn Engine, name: &str, nested: NestedVirt) -> Result<GuestRun, String> {
-    let config = MachineConfig {
-        nested,
-        ..MachineConfig::default()
-    };
-    run_on(engine, name, config)
-}
-
-/// The same on a machine that differs from the usual one in what `config` says beside memory, kernel, clock and
-/// debug exit.
-///
-/// # Errors
-/// As for [`run`].
 pub fn run_on(engine: &dyn Engine, name: &str, config: MachineConfig) -> Result<GuestRun, String> {
     let kernel = Some(Image::Bytes(Arc::new(kernel_image(&program(name)?)?)));
     run_machine(engine, MachineConfig { kernel, ..config })

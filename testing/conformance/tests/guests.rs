@@ -1,15 +1,45 @@
 //! The bare-metal guests on the software CPU.
 
-use conformance::guest::{run, run_on};
+use std::sync::{Mutex, PoisonError};
+
+use conformance::guest::run_on;
 use machine::MachineConfig;
+use machine::engine::{EngineKind, Translation, open};
 use softcpu::SoftEngine;
-use vcpu::NestedVirt;
 use vcpu::cpuid::CpuModel;
+use vcpu::{Engine, NestedVirt};
+
+/// One machine with several processors at a time.
+static SEVERAL: Mutex<()> = Mutex::new(());
 
 fn passes(name: &str, nested: NestedVirt) {
-    let result = run(&SoftEngine::new(), name, nested).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let config = MachineConfig {
+        nested,
+        ..MachineConfig::default()
+    };
+    passes_on(&SoftEngine::new(), name, config);
+}
+
+fn passes_on(engine: &dyn Engine, name: &str, config: MachineConfig) {
+    // Processors that wait for each other in turns would wait for those of other machines too.
+    let _one = (config.vcpus > 1).then(|| SEVERAL.lock().unwrap_or_else(PoisonError::into_inner));
+    let result = run_on(engine, name, config).unwrap_or_else(|e| panic!("{name}: {e}"));
     println!("{}", result.text);
     assert!(result.passed(), "{name}: {:?}", result.outcome);
+}
+
+/// All code is translated before it runs for the first time.
+fn passes_translated(name: &str, vcpus: u32) {
+    if let Some(missing) = jit::missing() {
+        println!("skipped: translated code needs {missing}");
+        return;
+    }
+    let engine = open(EngineKind::Soft, Translation::Force).expect("the host has what it takes");
+    let config = MachineConfig {
+        vcpus,
+        ..MachineConfig::default()
+    };
+    passes_on(engine.as_ref(), name, config);
 }
 
 #[test]
@@ -33,9 +63,7 @@ fn smp() {
         vcpus: 4,
         ..MachineConfig::default()
     };
-    let result = run_on(&SoftEngine::new(), "smp", config).unwrap_or_else(|e| panic!("smp: {e}"));
-    println!("{}", result.text);
-    assert!(result.passed(), "smp: {:?}", result.outcome);
+    passes_on(&SoftEngine::new(), "smp", config);
 }
 
 #[test]
@@ -44,9 +72,7 @@ fn isa() {
         vcpus: 2,
         ..MachineConfig::default()
     };
-    let result = run_on(&SoftEngine::new(), "isa", config).unwrap_or_else(|e| panic!("isa: {e}"));
-    println!("{}", result.text);
-    assert!(result.passed(), "isa: {:?}", result.outcome);
+    passes_on(&SoftEngine::new(), "isa", config);
 }
 
 /// The same on an AMD processor.
@@ -57,10 +83,7 @@ fn isa_on_amd() {
         cpu: CpuModel::NestlingAmd,
         ..MachineConfig::default()
     };
-    let result =
-        run_on(&SoftEngine::new(), "isa", config).unwrap_or_else(|e| panic!("isa on AMD: {e}"));
-    println!("{}", result.text);
-    assert!(result.passed(), "isa on AMD: {:?}", result.outcome);
+    passes_on(&SoftEngine::new(), "isa", config);
 }
 
 #[test]
@@ -91,4 +114,39 @@ fn vmx_inject() {
 #[test]
 fn modes() {
     passes("modes", NestedVirt::Off);
+}
+
+#[test]
+fn exceptions_translated() {
+    passes_translated("exceptions", 1);
+}
+
+#[test]
+fn paging_translated() {
+    passes_translated("paging", 1);
+}
+
+#[test]
+fn smc_translated() {
+    passes_translated("smc", 1);
+}
+
+#[test]
+fn smp_translated() {
+    passes_translated("smp", 4);
+}
+
+#[test]
+fn isa_translated() {
+    passes_translated("isa", 2);
+}
+
+#[test]
+fn apic_translated() {
+    passes_translated("apic", 1);
+}
+
+#[test]
+fn modes_translated() {
+    passes_translated("modes", 1);
 }

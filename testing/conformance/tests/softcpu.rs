@@ -75,8 +75,8 @@ fn translated(prepare: impl Fn(EngineSubject) -> EngineSubject + Sync) {
         config,
         |code, bits| implemented.has(code, bits),
         |layout, background| {
-            let executors: softcpu::Executors = std::sync::Arc::new(|| {
-                let translator = jit::Translator::new(0).map_err(std::io::Error::other)?;
+            let executors: softcpu::Executors = std::sync::Arc::new(|vcpus| {
+                let translator = jit::Translator::new(0, vcpus).map_err(std::io::Error::other)?;
                 Ok(Box::new(translator))
             });
             let engine = SoftEngine::with_executors(executors);

@@ -145,7 +145,7 @@ impl Default for Steps {
 fn first(translates: bool) -> Machine {
     let mut machine = Machine::new(image());
     if translates {
-        let translator = jit::Translator::new(0).expect("memory for code");
+        let translator = jit::Translator::new(0, 1).expect("memory for code");
         machine.set_executor(Box::new(translator));
     }
     machine

@@ -88,8 +88,9 @@ pub fn open(kind: EngineKind, translation: Translation) -> Result<Box<dyn Engine
         });
     }
     Ok(Box::new(SoftEngine::with_executors(std::sync::Arc::new(
-        move || {
-            let translator = jit::Translator::new(threshold).map_err(std::io::Error::other)?;
+        move |vcpus| {
+            let translator =
+                jit::Translator::new(threshold, vcpus).map_err(std::io::Error::other)?;
             Ok(Box::new(translator))
         },
     ))))

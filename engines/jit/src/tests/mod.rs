@@ -77,8 +77,8 @@ enum End {
 
 impl Machine {
     fn translated() -> Self {
-        let executors: softcpu::Executors = Arc::new(|| {
-            let translator = Translator::new(0).map_err(std::io::Error::other)?;
+        let executors: softcpu::Executors = Arc::new(|vcpus| {
+            let translator = Translator::new(0, vcpus).map_err(std::io::Error::other)?;
             Ok(Box::new(translator))
         });
         Self::new(&SoftEngine::with_executors(executors))

@@ -5,13 +5,15 @@
 //!
 //! An instruction that cannot be written again has its handler called. So has one whose access misses the TLB, whole,
 //! from the *cold* code behind the block; it goes on behind the instruction then. Nothing of an instruction is done
-//! before its checks, so a handler always begins it anew. What executes vector instructions natively is in `vector`.
+//! before its checks, so a handler always begins it anew. What executes vector instructions natively is in `vector`,
+//! what follows a store in `written`.
 
 mod memory;
 mod plain;
 mod rewrite;
 mod transfer;
 mod vector;
+mod written;
 
 use std::collections::BTreeMap;
 
@@ -25,6 +27,7 @@ use crate::asm::{Asm, Mem};
 use crate::layout::{ADDRESS, BUDGET, POLL, RCX, SLOT};
 use crate::stubs::Stubs;
 use vector::{Given, Request};
+use written::Told;
 
 /// A way out that can be joined to a block of the same page.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +97,7 @@ struct Translator<'a> {
     /// Which vector registers are the guest's at this place.
     given: Given,
     requests: Vec<Request>,
+    told: Vec<Told>,
     /// Records of what is left of the block from an operation on.
     rests: BTreeMap<usize, u32>,
 }
@@ -135,6 +139,7 @@ pub fn translate(
         op: 0,
         given: Given::Nothing,
         requests: Vec::new(),
+        told: Vec::new(),
         rests: BTreeMap::new(),
     };
     t.block()?;
@@ -218,6 +223,7 @@ impl Translator<'_> {
         self.misses.clear();
         self.record = self.numbers.record + self.records.len() as u32;
         let exits = (self.exits.len(), self.ways.len(), self.requests.len());
+        let told = self.told.len();
         let vectors = &self.cpu.vectors;
         let facts = (!native && !last)
             .then(|| vectors.facts(insn, &mut self.info))
@@ -241,6 +247,7 @@ impl Translator<'_> {
             self.exits.truncate(exits.0);
             self.ways.truncate(exits.1);
             self.requests.truncate(exits.2);
+            self.told.truncate(told);
             self.misses.clear();
             needs_record = true;
             self.call_handler(self.record);
@@ -319,6 +326,7 @@ impl Translator<'_> {
                 self.a.jump(to);
             }
         }
+        self.tell();
         for request in std::mem::take(&mut self.requests) {
             let here = self.a.here();
             self.a.aim(request.from, here);

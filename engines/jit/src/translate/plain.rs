@@ -103,6 +103,7 @@ impl Translator<'_> {
             self.a.store(to, RCX);
         }
         self.a.lea(RSP, Mem::at(RSP, -8));
+        self.written(to, 8);
         Ok(())
     }
 
@@ -236,7 +237,7 @@ impl Translator<'_> {
         self.a.set_signed(RCX, !UNSEEN);
         self.a.load(SLOT, REST);
         self.a.keep(SLOT, RCX);
-        self.a.store(Mem::at(ADDRESS, 0), SLOT);
+        self.a.store(scratch(0), SLOT);
         self.a.mov(SLOT, rax);
         self.a.flags_to_rax();
         // MOVZX ECX, AH; MOVZX EAX, AL: of the flags' byte bit 1 is set, as it is in the rest.
@@ -244,10 +245,12 @@ impl Translator<'_> {
         self.a.rorx(rax, rax, 64 - 11);
         self.a.lea(RCX, Mem::indexed(RCX, rax, 0, -2));
         self.a.mov(rax, SLOT);
-        self.a.load(SLOT, Mem::at(ADDRESS, 0));
+        self.a.load(SLOT, scratch(0));
         self.a.lea(SLOT, Mem::indexed(SLOT, RCX, 0, 0));
-        self.a.store(Mem::at(ADDRESS, 0), SLOT);
+        let to = Mem::at(ADDRESS, 0);
+        self.a.store(to, SLOT);
         self.a.lea(RSP, Mem::at(RSP, -8));
+        self.written(to, 8);
         Ok(())
     }
 }

@@ -64,6 +64,16 @@ impl Translator<'_> {
         for (slot, from) in p.stores {
             self.a.store(slot, from);
         }
+        if let (
+            Field::Memory {
+                size,
+                written: true,
+            },
+            Rm::Mem(at),
+        ) = (e.rm, rm)
+        {
+            self.written(at, u32::from(size));
+        }
         Ok(())
     }
 

@@ -92,7 +92,7 @@ impl Translator<'_> {
                 }
             }
             M::Jmp | M::Call if insn.is_jmp_near_indirect() || insn.is_call_near_indirect() => {
-                return self.indirect(op, insn, next);
+                return self.indirect(insn, next);
             }
             M::Ret => return self.ret(insn),
             M::Jrcxz if branch64 => {
@@ -125,8 +125,10 @@ impl Translator<'_> {
         self.check(8, true, false);
         self.a.load(RCX, PAGE);
         self.a.lea(RCX, Mem::at(RCX, self.in_page(next) as i32));
-        self.a.store(Mem::indexed(SLOT, ADDRESS, 0, 0), RCX);
+        let to = Mem::indexed(SLOT, ADDRESS, 0, 0);
+        self.a.store(to, RCX);
         self.a.lea(RSP, Mem::at(RSP, -8));
+        self.written(to, 8);
     }
 
     /// Calls what a look-up has found.
@@ -139,12 +141,12 @@ impl Translator<'_> {
         self.a.through(false, scratch(1));
     }
 
-    pub(super) fn indirect(&mut self, op: &Op, insn: &Instruction, next: i64) -> Done {
+    pub(super) fn indirect(&mut self, insn: &Instruction, next: i64) -> Done {
         if insn.op0_kind() == OpKind::Register {
             if insn.op0_register().size() != 8 {
                 return Err(ByHandler);
             }
-            self.read_general(ADDRESS, op.dst);
+            self.read_general(ADDRESS, insn.op0_register().number() as u8);
         } else {
             if insn.memory_size().size() != 8 {
                 return Err(ByHandler);

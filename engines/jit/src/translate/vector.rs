@@ -96,6 +96,7 @@ impl Translator<'_> {
         let operand = Mem::indexed(SLOT, ADDRESS, 0, 0);
         if !load {
             vectors::store_mxcsr(&mut self.a, operand);
+            self.written(operand, 4);
             return Ok(());
         }
         self.a.move_32(RCX, Rm::Mem(operand));

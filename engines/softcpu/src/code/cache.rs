@@ -28,6 +28,19 @@ impl BlockKey {
     }
 }
 
+/// A sum of bytes that differs, but for accidents, where they do.
+pub fn sum_of(bytes: &[u8]) -> u64 {
+    let mut sum = bytes.len() as u64;
+    for part in bytes.chunks(8) {
+        let mut word = [0; 8];
+        word[..part.len()].copy_from_slice(part);
+        // The fractional part of the golden ratio.
+        sum = (sum ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        sum ^= sum >> 32;
+    }
+    sum
+}
+
 /// Where a block was seen to continue.
 #[derive(Clone, Copy)]
 struct Link {
@@ -45,7 +58,7 @@ const UNLINKED: Link = Link {
     to: NONE,
 };
 
-/// A decoded block, as the run loop uses it: one cache line.
+/// A decoded block, as the run loop uses it: two cache lines.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Block {
@@ -65,6 +78,8 @@ pub struct Block {
     replace: u8,
     /// How often it was interpreted, until it is translated.
     pub heat: u16,
+    /// [`sum_of`] of the bytes it was decoded from, where others may change them.
+    pub sum: u64,
     /// What a translator made of it.
     pub entry: Option<Entry>,
     links: [Link; 2],
@@ -219,6 +234,7 @@ impl BlockCache {
             crosses: second.is_some(),
             replace: 0,
             heat: 0,
+            sum: 0,
             entry: None,
             links: [UNLINKED; 2],
         });

@@ -5,7 +5,7 @@ use vcpu::Attention;
 use x86defs::exception;
 
 use super::Runner;
-use crate::code::{BlockKey, Decoded, Mode, Op, decode_block};
+use crate::code::{BlockKey, Decoded, Mode, Op, decode_block, sum_of};
 use crate::cpu::{Cpu, Fault, RIP, Trap, canonical, pending, sreg};
 use crate::insn::HostSide;
 use crate::mem::STALE_LIMIT;
@@ -135,6 +135,9 @@ impl Runner {
             second,
             ops,
         );
+        if self.cpu.shared && self.executor.is_some() {
+            self.cache.block_mut(index).sum = sum_of(first_bytes);
+        }
         #[cfg(test)]
         if let Some(store) = self.decoded.take() {
             store(&self.cpu.ram);

@@ -5,7 +5,7 @@ use vcpu::Profile;
 
 use super::Runner;
 use super::lookup::mode_of;
-use crate::code::{BlockExecutor, Entry, Left, Source};
+use crate::code::{BlockExecutor, Entry, Left, Source, sum_of};
 
 impl Runner {
     /// Has hot blocks run by `executor`.
@@ -36,6 +36,10 @@ impl Runner {
         let bytes = bytes.get_mut(..usize::from(block.bytes))?;
         let start = RamOffset(block.start);
         cpu.ram.read_at(start, bytes);
+        if cpu.shared && sum_of(bytes) != block.sum {
+            // Another vCPU has changed them since they were decoded, and its word of that is on its way.
+            return None;
+        }
         let source = Source {
             index,
             mode,
