@@ -3,12 +3,13 @@
 mod bytes;
 mod encodings;
 mod random;
+mod shared;
 mod vectors;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
-use guestmem::{Gpa, GuestRam};
+use guestmem::{CodeWatcher, Gpa, GuestRam, RamOffset};
 use softcpu::SoftEngine;
 use vcpu::cpuid::{CpuModel, HostVector, ModelConfig, model};
 use vcpu::{
@@ -64,6 +65,17 @@ struct Machine {
     ram: Arc<GuestRam>,
     state: VcpuState,
     polls: Arc<AtomicU32>,
+    others: Arc<Others>,
+}
+
+/// Other vCPUs, which have code of all pages, and what they are told of: where, how many bytes.
+#[derive(Default)]
+struct Others(Mutex<Vec<(u64, u64)>>);
+
+impl CodeWatcher for Others {
+    fn changed(&self, start: RamOffset, len: u64) {
+        self.0.lock().unwrap().push((start.0, len));
+    }
 }
 
 /// How a program ended.
@@ -77,18 +89,23 @@ enum End {
 
 impl Machine {
     fn translated() -> Self {
+        Self::one_translated_of(1)
+    }
+
+    /// One of several vCPUs; the others have code of all pages.
+    fn one_translated_of(vcpus: u32) -> Self {
         let executors: softcpu::Executors = Arc::new(|vcpus| {
             let translator = Translator::new(0, vcpus).map_err(std::io::Error::other)?;
             Ok(Box::new(translator))
         });
-        Self::new(&SoftEngine::with_executors(executors))
+        Self::new(&SoftEngine::with_executors(executors), vcpus)
     }
 
-    fn interpreted() -> Self {
-        Self::new(&SoftEngine::new())
+    fn one_interpreted_of(vcpus: u32) -> Self {
+        Self::new(&SoftEngine::new(), vcpus)
     }
 
-    fn new(engine: &dyn Engine) -> Self {
+    fn new(engine: &dyn Engine, vcpus: u32) -> Self {
         let ram = Arc::new(GuestRam::new(&[(Gpa(0), RAM_BYTES)]).unwrap());
         let put = |at: u64, word: u64| ram.write(Gpa(at), &word.to_le_bytes()).unwrap();
         put(PML4, PDPT | 3);
@@ -107,14 +124,14 @@ impl Machine {
         }
         let host = HostVector::detect();
         let config = ModelConfig {
-            vcpus: 1,
+            vcpus,
             nested: NestedVirt::Off,
             tsc_hz: 1_000_000_000,
             crystal_hz: 25_000_000,
             host,
         };
         let config = VmConfig {
-            vcpus: 1,
+            vcpus,
             cpuid: model(CpuModel::Max, &config),
             nested: NestedVirt::Off,
             tsc_hz: 1_000_000_000,
@@ -129,7 +146,15 @@ impl Machine {
         let mut vcpu = vm.create_vcpu(0, board, attention).unwrap();
         let mut state = vcpu.state().unwrap();
         set_long_mode(&mut state);
+        let others = Arc::new(Others::default());
+        if vcpus > 1 {
+            ram.code().watch(others.clone());
+            for page in (0..RAM_BYTES).step_by(4096) {
+                ram.code().add(RamOffset(page), 4096, true);
+            }
+        }
         Self {
+            others,
             vcpu,
             ram,
             state,
@@ -168,10 +193,16 @@ impl Machine {
         bytes
     }
 
+    /// What the others were told of since they were asked last.
+    fn told(&self) -> Vec<(u64, u64)> {
+        std::mem::take(&mut self.others.0.lock().unwrap())
+    }
+
     /// Runs from [`Self::state`], and replaces that.
     fn go(&mut self) -> RunExit {
         self.polls.store(0, Ordering::Relaxed);
         self.vcpu.set_state(&self.state).unwrap();
+        self.told();
         let exit = self.vcpu.run().unwrap();
         self.state = self.vcpu.state().unwrap();
         exit
