@@ -287,6 +287,11 @@ impl Asm {
         self.vex(&i, to.0, Rm::Reg(mask));
     }
 
+    /// PEXT of 64 bits with its mask in a register. Leaves the flags alone.
+    pub fn extract_by(&mut self, to: Reg, from: Reg, mask: Reg) {
+        self.gather(2, to, from, mask);
+    }
+
     /// Clears the bits of `reg` that are clear in `mask`: PEXT, then PDEP. Leaves the flags alone.
     pub fn keep(&mut self, reg: Reg, mask: Reg) {
         self.gather(2, reg, reg, mask);
@@ -298,6 +303,19 @@ impl Asm {
         let i = Vex {
             map: 2,
             pp: 2,
+            wide: true,
+            long: false,
+            vvvv: count.0,
+            opcode: 0xf7,
+        };
+        self.vex(&i, to.0, Rm::Reg(from));
+    }
+
+    /// SHRX of 64 bits. Leaves the flags alone.
+    pub fn shrx(&mut self, to: Reg, from: Reg, count: Reg) {
+        let i = Vex {
+            map: 2,
+            pp: 3,
             wide: true,
             long: false,
             vvvv: count.0,

@@ -82,6 +82,8 @@ const fn native(offset: usize) -> Mem {
 
 /// [`Cpu::budget`].
 pub const BUDGET: Mem = field(offset_of!(Cpu, budget));
+/// [`Cpu::uncounted`].
+pub const UNCOUNTED: Mem = field(offset_of!(Cpu, uncounted));
 /// [`Native::page`].
 pub const PAGE: Mem = native(offset_of!(Native, page));
 /// [`Native::poll`].

@@ -4,6 +4,7 @@ mod bytes;
 mod encodings;
 mod random;
 mod shared;
+mod strings;
 mod vectors;
 
 use std::sync::atomic::{AtomicU32, Ordering};

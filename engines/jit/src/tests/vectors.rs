@@ -12,8 +12,8 @@ const ADD: [u8; 3] = [0x0f, 0x58, 0xc1];
 const DIVIDE: [u8; 3] = [0x0f, 0x5e, 0xd3];
 /// PADDD XMM4, XMM4.
 const DOUBLE: [u8; 4] = [0x66, 0x0f, 0xfe, 0xe4];
-/// CLD: by its handler.
-const BY_HANDLER: [u8; 1] = [0xfc];
+/// XLATB: by its handler.
+const BY_HANDLER: [u8; 1] = [0xd7];
 
 fn machine() -> Machine {
     let mut m = Machine::translated();

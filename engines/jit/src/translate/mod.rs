@@ -11,6 +11,7 @@
 mod memory;
 mod plain;
 mod rewrite;
+mod string;
 mod transfer;
 mod vector;
 mod written;
@@ -20,7 +21,7 @@ use std::collections::BTreeMap;
 use iced_x86::{Decoder, Instruction, InstructionInfoFactory};
 use softcpu::code::{Op, Source};
 use softcpu::cpu::{Cpu, RIP};
-use softcpu::insn::table::{self, Strategy};
+use softcpu::insn::table::{self, Bind, Strategy};
 
 use crate::Record;
 use crate::asm::{Asm, Mem};
@@ -218,8 +219,11 @@ impl Translator<'_> {
         last: bool,
     ) {
         let start = self.a.here();
-        let native = table::row(insn.mnemonic()).is_some_and(|r| r.strategy == Strategy::Native)
-            && self.cpu.vectors.has(insn.code());
+        let native = table::row(insn.mnemonic()).is_some_and(|r| {
+            // Vector instructions that share their mnemonic have no row.
+            let other = matches!(r.bind, Bind::StringOrHost(_)) && !insn.is_string_instruction();
+            r.strategy == Strategy::Native && !other
+        }) && self.cpu.vectors.has(insn.code());
         self.misses.clear();
         self.record = self.numbers.record + self.records.len() as u32;
         let exits = (self.exits.len(), self.ways.len(), self.requests.len());

@@ -58,7 +58,12 @@ impl Translator<'_> {
             M::Lea => self.lea(insn),
             M::Div | M::Idiv => self.divide(insn),
             M::Pushfq => self.push_flags(insn),
-            M::Cld | M::Std | M::Salc | M::Pushf | M::Pushfd => Err(ByHandler),
+            M::Cld | M::Std => {
+                self.direction(insn.mnemonic() == M::Std);
+                Ok(())
+            }
+            M::Salc | M::Pushf | M::Pushfd => Err(ByHandler),
+            _ if insn.is_string_instruction() => self.string(insn, bytes),
             M::Bt | M::Bts | M::Btr | M::Btc
                 if insn.op0_kind() == OpKind::Memory && insn.op1_kind() == OpKind::Register =>
             {

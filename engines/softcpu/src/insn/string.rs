@@ -1,9 +1,11 @@
 //! String instructions: MOVS, STOS, LODS, SCAS, CMPS, INS, OUTS, with their REP prefixes (SDM Vol 2; Vol 1
 //! 7.3.9).
 //!
-//! Repeats run in bulk where the strings lie in RAM pages that hit the TLB and go upwards, else element by
-//! element. Either way an iteration that faults leaves the registers at that iteration, and long repeats give
-//! way to events ([`Trap::Restart`]).
+//! Repeats run in bulk where the strings lie in RAM pages that hit the TLB (`bulk`), else element by element. Either
+//! way an iteration that faults leaves the registers at that iteration, and long repeats give way to events
+//! ([`Trap::Restart`]).
+
+mod bulk;
 
 use iced_x86::Mnemonic;
 
@@ -11,7 +13,6 @@ use super::form::Form;
 use super::operand::{Int, sized};
 use crate::code::{Handler, Op};
 use crate::cpu::{Cpu, Flow, Trap, gpr, sreg};
-use crate::flags::mask;
 use crate::vmx::{Intercept, IoAccess};
 
 /// Bits of [`Op::extra`].
@@ -84,16 +85,36 @@ fn destination(cpu: &mut Cpu, op: &Op, size: u64, write: bool) -> Result<u64, Tr
 }
 
 /// Runs `one` once, or as often as the count says; `one` returns whether to go on (REPE, REPNE).
-fn repeat(cpu: &mut Cpu, op: &Op, mut one: impl FnMut(&mut Cpu) -> Result<bool, Trap>) -> Flow {
+fn repeat(cpu: &mut Cpu, op: &Op, one: impl FnMut(&mut Cpu) -> Result<bool, Trap>) -> Flow {
+    repeat_in_bulk(cpu, op, |_, _| None, one)
+}
+
+/// The same with `bulk`, which does some of at most so many iterations at once, if it can: it gives how many it has done,
+/// and whether to go on.
+fn repeat_in_bulk(
+    cpu: &mut Cpu,
+    op: &Op,
+    bulk: impl Fn(&mut Cpu, u64) -> Option<(u64, bool)>,
+    mut one: impl FnMut(&mut Cpu) -> Result<bool, Trap>,
+) -> Flow {
     if !op.repeats() {
         one(cpu)?;
         return Ok(());
     }
-    for _ in 0..SLICE {
+    let mut left = SLICE;
+    while left > 0 {
         let count = get(cpu, op, gpr::RCX);
         if count == 0 {
             return Ok(());
         }
+        if let Some((done, go_on)) = bulk(cpu, left.min(count)) {
+            left -= done;
+            if !go_on {
+                return Ok(());
+            }
+            continue;
+        }
+        left -= 1;
         let go_on = one(cpu)?;
         put(cpu, op, gpr::RCX, count - 1);
         if !go_on {
@@ -122,53 +143,6 @@ fn slice_done(cpu: &mut Cpu, op: &Op) -> Flow {
     Err(Trap::Restart)
 }
 
-/// How many elements from `va` upwards lie in its page.
-fn in_page<T: Int>(va: u64) -> u64 {
-    (4096 - (va & 0xfff)) / T::SIZE
-}
-
-fn upwards(cpu: &Cpu) -> bool {
-    cpu.rflags_rest & x86defs::rflags::DF == 0 && cpu.pending & crate::cpu::pending::STEP == 0
-}
-
-fn after_bulk<T: Int>(cpu: &mut Cpu, op: &Op, n: u64, source: bool) {
-    let bytes = n * T::SIZE;
-    let count = get(cpu, op, gpr::RCX);
-    put(cpu, op, gpr::RCX, count - n);
-    let di = get(cpu, op, gpr::RDI);
-    put(cpu, op, gpr::RDI, di.wrapping_add(bytes));
-    if source {
-        let si = get(cpu, op, gpr::RSI);
-        put(cpu, op, gpr::RSI, si.wrapping_add(bytes));
-    }
-}
-
-/// Copies what of a repeated MOVS lies in one page on both sides; false if that is not possible.
-fn movs_bulk<T: Int>(cpu: &mut Cpu, op: &Op) -> bool {
-    if !op.repeats() || !cpu.long64 || op.address_bytes() != 8 || !upwards(cpu) {
-        return false;
-    }
-    let count = cpu.regs[gpr::RCX];
-    let from = cpu.regs[gpr::RSI].wrapping_add(cpu.ea_base[(op.seg & 7) as usize]);
-    let to = cpu.regs[gpr::RDI];
-    let n = count.min(in_page::<T>(from)).min(in_page::<T>(to));
-    if n == 0 {
-        return false;
-    }
-    let bytes = n * T::SIZE;
-    let (Some(a), Some(b)) = (cpu.tlb.read_hit(from, bytes), cpu.tlb.write_hit(to, bytes)) else {
-        return false;
-    };
-    // An upward copy onto bytes it has yet to read repeats them: not what memmove does.
-    if a.0 < b.0 && b.0 < a.0 + bytes {
-        return false;
-    }
-    cpu.ram.copy_within(a, b, bytes);
-    cpu.stored(b, bytes);
-    after_bulk::<T>(cpu, op, n, true);
-    true
-}
-
 fn one_movs<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     let from = source(cpu, op, T::SIZE)?;
     let v: T = cpu.read_linear(from)?;
@@ -177,33 +151,6 @@ fn one_movs<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
     advance::<T>(cpu, op, gpr::RSI);
     advance::<T>(cpu, op, gpr::RDI);
     Ok(())
-}
-
-fn stos_bulk<T: Int>(cpu: &mut Cpu, op: &Op) -> bool {
-    if !op.repeats() || !cpu.long64 || op.address_bytes() != 8 || !upwards(cpu) {
-        return false;
-    }
-    let to = cpu.regs[gpr::RDI];
-    let n = cpu.regs[gpr::RCX].min(in_page::<T>(to));
-    if n == 0 {
-        return false;
-    }
-    let v = T::reg(cpu, 0).to_u64();
-    let Some(at) = cpu.tlb.write_hit(to, n * T::SIZE) else {
-        return false;
-    };
-    let byte = v as u8;
-    if v == u64::from(byte) * (0x0101_0101_0101_0101 & mask::<T>()) {
-        cpu.ram.fill(at, byte, n * T::SIZE);
-    } else {
-        for i in 0..n {
-            cpu.ram
-                .store(guestmem::RamOffset(at.0 + i * T::SIZE), T::from_u64(v));
-        }
-    }
-    cpu.stored(at, n * T::SIZE);
-    after_bulk::<T>(cpu, op, n, false);
-    true
 }
 
 fn one_stos<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
@@ -251,11 +198,11 @@ fn bulk_or_single(
 }
 
 fn rep_movs<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    bulk_or_single(cpu, op, movs_bulk::<T>, one_movs::<T>)
+    bulk_or_single(cpu, op, bulk::movs::<T>, one_movs::<T>)
 }
 
 fn rep_stos<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    bulk_or_single(cpu, op, stos_bulk::<T>, one_stos::<T>)
+    bulk_or_single(cpu, op, bulk::stos::<T>, one_stos::<T>)
 }
 
 fn lods<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
@@ -273,7 +220,8 @@ fn go_on(cpu: &Cpu, op: &Op) -> bool {
 }
 
 fn scas<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    repeat(cpu, op, |cpu| {
+    let bulk = |cpu: &mut Cpu, most| bulk::scas::<T>(cpu, op, most);
+    repeat_in_bulk(cpu, op, bulk, |cpu| {
         let at = destination(cpu, op, T::SIZE, false)?;
         let b = cpu.read_linear::<T>(at)?.to_u64();
         let a = T::reg(cpu, 0).to_u64();
@@ -284,7 +232,8 @@ fn scas<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 fn cmps<T: Int>(cpu: &mut Cpu, op: &Op) -> Flow {
-    repeat(cpu, op, |cpu| {
+    let bulk = |cpu: &mut Cpu, most| bulk::cmps::<T>(cpu, op, most);
+    repeat_in_bulk(cpu, op, bulk, |cpu| {
         let from = source(cpu, op, T::SIZE)?;
         let a = cpu.read_linear::<T>(from)?.to_u64();
         let at = destination(cpu, op, T::SIZE, false)?;

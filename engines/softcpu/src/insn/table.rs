@@ -158,8 +158,8 @@ static ROWS: &[Row] = rows! {
     [Arpl] User quiet flows Helper Here(selector::bind_arpl);
 
     [Movsb, Movsw, Movsq, Stosb, Stosw, Stosd, Stosq, Lodsb, Lodsw, Lodsd, Lodsq, Scasb, Scasw, Scasd, Scasq,
-     Cmpsb, Cmpsw, Cmpsq] User quiet flows Helper Here(string::bind_string);
-    [Movsd, Cmpsd] User quiet flows Helper StringOrHost(string::bind_string);
+     Cmpsb, Cmpsw, Cmpsq] User quiet flows Native Here(string::bind_string);
+    [Movsd, Cmpsd] User quiet flows Native StringOrHost(string::bind_string);
     [Insb, Insw, Insd, Outsb, Outsw, Outsd] Io exits flows Helper Here(string::bind_string);
 
     [Clc, Stc, Cmc, Cld, Std, Lahf, Sahf, Salc] User quiet flows Native Here(flag::bind_flag);

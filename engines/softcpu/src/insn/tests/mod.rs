@@ -12,6 +12,7 @@ mod paging;
 mod real;
 mod stack;
 mod state;
+mod strings;
 mod system;
 mod tasks;
 mod v8086;

@@ -1,0 +1,97 @@
+//! Random programs of string instructions, interpreted and translated: states, memory, and counts have to be the
+//! same.
+
+use super::random::Random;
+use super::{CODE, DATA, Machine, RAM_BYTES, STOP};
+
+/// MOVSB, MOVSD, CMPSB, CMPSD, STOSB, STOSD, LODSB, LODSD, SCASB, SCASD; some take a size.
+const OPCODES: [u8; 10] = [0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf];
+
+fn instruction(random: &mut Random, out: &mut Vec<u8>) {
+    match random.below(12) {
+        0 => out.push(0xfd),
+        1..=3 => out.push(0xfc),
+        // mov rcx, r12; mov rsi, r13; mov rdi, r14
+        4 => out.extend([0x4c, 0x89, 0xe1]),
+        5 => out.extend([0x4c, 0x89, 0xee]),
+        6 => out.extend([0x4c, 0x89, 0xf7]),
+        _ => {}
+    }
+    match random.below(8) {
+        0..=2 => {}
+        3..=5 => out.push(0xf3),
+        6 => out.push(0xf2),
+        _ => out.extend([0x64, 0xf3]),
+    }
+    match random.below(6) {
+        0 | 1 => out.push(0x48),
+        2 => out.push(0x66),
+        3 => out.push(0x67),
+        _ => {}
+    }
+    out.push(random.pick(&OPCODES));
+}
+
+fn address(random: &mut Random) -> u64 {
+    // Often beside each other, or at the end of a page that has none behind it.
+    let page = random.pick(&[DATA[0], DATA[0], DATA[1], DATA[0] + 0x1000]);
+    page + random.pick(&[0, 1, 0x10, 0x18, 0x33, 0x800, 0xfc0, 0xff8, 0xfff])
+}
+
+#[test]
+fn strings_do_the_same() {
+    let (mut translated, mut interpreted) = (Machine::translated(), Machine::interpreted());
+    let mut memory = vec![0; RAM_BYTES as usize];
+    translated.ram.read(guestmem::Gpa(0), &mut memory).unwrap();
+    let random = &mut Random(3);
+    for byte in &mut memory[DATA[0] as usize..DATA[2] as usize] {
+        // So that compares go on for a while.
+        *byte = u8::from(random.below(40) == 0);
+    }
+    let start = translated.state.clone();
+    let mut whole = 0;
+    for seed in 0..8_000 {
+        let mut program = Vec::new();
+        let random = &mut Random(seed << 32 | 11);
+        for _ in 0..1 + random.below(5) {
+            instruction(random, &mut program);
+        }
+        let end = CODE + (program.len() + STOP.len()) as u64;
+        program.extend(STOP);
+        let [(left, ram), (other, other_ram)] = [&mut translated, &mut interpreted].map(|m| {
+            let random = &mut Random(seed);
+            m.put(0, &memory);
+            m.put(CODE, &program);
+            m.state = start.clone();
+            m.state.gpr[0] = random.pick(&[0, 0, 1, random.0]);
+            let counts = [0, 1, 3, 7, 8, 40, 63, 64, 200, 512, 4096, 5000];
+            m.state.gpr[1] = random.pick(&counts);
+            m.state.gpr[6] = address(random);
+            m.state.gpr[7] = address(random);
+            m.state.gpr[12] = random.pick(&counts);
+            m.state.gpr[13] = address(random);
+            m.state.gpr[14] = address(random);
+            m.state.segments[4].base = random.below(2) as u64 * 8;
+            m.state.rflags = 2 | random.next() & 0x8d5;
+            m.state.rip = CODE;
+            let before = m.vcpu.retired().unwrap();
+            let exit = m.go();
+            let mut ram = vec![0; RAM_BYTES as usize];
+            m.ram.read(guestmem::Gpa(0), &mut ram).unwrap();
+            let mut state = m.state.clone();
+            // They go on from program to program.
+            state.system.msrs.clear();
+            ((exit, m.vcpu.retired().unwrap() - before, state), ram)
+        });
+        if left != other {
+            let (ours, theirs) = (format!("{left:?}"), format!("{other:?}"));
+            let both = ours.split(' ').zip(theirs.split(' '));
+            let differ: Vec<_> = both.filter(|(a, b)| a != b).collect();
+            panic!("seed {seed}: {program:02x?}: {differ:?} of {ours}");
+        }
+        let differs = ram.iter().zip(&other_ram).position(|(a, b)| a != b);
+        assert_eq!(differs, None, "seed {seed}: {program:02x?}");
+        whole += usize::from(left.2.rip == end);
+    }
+    assert!(whole > 4000, "{whole} programs came to their end");
+}
