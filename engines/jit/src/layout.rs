@@ -11,6 +11,7 @@
 //! | OF, SF, ZF, AF, PF, CF | the guest's |
 //! | XMM0 to XMM15, MXCSR | the guest's while [`Native::no_sse`] is zero |
 //! | YMM0 to YMM15 | the guest's while [`Native::no_avx`] is zero, which needs the other |
+//! | the x87's state but FIP, FDP and FOP | the guest's while [`Native::no_x87`] is zero |
 //! | base of GS | the address of [`Cpu`] |
 //!
 //! The guest's R9, R10, R11, R14 and R15 are in [`Cpu::regs`].
@@ -114,6 +115,16 @@ pub const fn scratch(index: usize) -> Mem {
 pub const NO_SSE: Mem = native(offset_of!(Native, no_sse));
 /// [`Native::no_avx`].
 pub const NO_AVX: Mem = native(offset_of!(Native, no_avx));
+/// [`Native::no_x87`].
+pub const NO_X87: Mem = native(offset_of!(Native, no_x87));
+/// A word of [`Native::x87_last`].
+pub const fn x87_last(index: usize) -> Mem {
+    native(offset_of!(Native, x87_last) + 8 * index)
+}
+/// A byte of the x87's image, with the address of the processor in [`ADDRESS`].
+pub const fn x87_image(offset: usize) -> Mem {
+    Mem::at(ADDRESS, (offset_of!(Cpu, ext.fx) + offset) as i32)
+}
 /// A word of [`Native::barriers`].
 pub const fn barrier(index: usize) -> Mem {
     native(offset_of!(Native, barriers) + 8 * index)

@@ -282,7 +282,7 @@ impl BlockExecutor for Translator {
         cpu.native.poll = cpu.attention.poll_address();
         cpu.native.table = &raw const *self.table as u64;
         cpu.native.executor = &raw mut *self.calls as u64;
-        (cpu.native.no_sse, cpu.native.no_avx) = (1, 1);
+        (cpu.native.no_sse, cpu.native.no_avx, cpu.native.no_x87) = (1, 1, 1);
         cpu.native.mxcsr_masks = Cpu::MXCSR_MASKS;
         let first_page = cpu.ram.host_base() as u64 >> 12;
         cpu.native.code_map = cpu.ram.code().words_address().wrapping_sub(8 * first_page);

@@ -45,6 +45,8 @@ pub struct Stubs {
     pub sse: u64,
     /// [`vectors::give_avx`].
     pub avx: u64,
+    /// [`vectors::give_x87`].
+    pub x87: u64,
 }
 
 fn save(a: &mut Asm) {
@@ -111,8 +113,12 @@ impl Stubs {
         vectors::give_sse(&mut a);
         let avx = at(&a);
         vectors::give_avx(&mut a);
+        let x87_back = at(&a);
+        vectors::take_back_x87(&mut a);
         let take_back = at(&a);
-        vectors::take_back(&mut a);
+        vectors::take_back(&mut a, x87_back);
+        let x87 = at(&a);
+        vectors::give_x87(&mut a, take_back);
 
         let enter = at(&a);
         for reg in KEPT {
@@ -193,6 +199,7 @@ impl Stubs {
             stored,
             sse,
             avx,
+            x87,
         }
     }
 }

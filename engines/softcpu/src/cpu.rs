@@ -255,8 +255,12 @@ pub struct Native {
     pub no_sse: u64,
     /// Zero while also the upper halves of the host's YMM registers are.
     pub no_avx: u64,
+    /// Zero while the host's x87 is the guest's.
+    pub no_x87: u64,
+    /// FIP, FDP and FOP while it is; of the last only 16 bits count.
+    pub x87_last: [u64; 3],
     /// [`Cpu::vector_barriers`] of now: zero if they may become the guest's.
-    pub barriers: [u64; 2],
+    pub barriers: [u64; 3],
     /// Where the words of [`guestmem::CodeMap`] would begin if RAM were at address 0 of the host: to be indexed by the
     /// number of a page there.
     pub code_map: u64,

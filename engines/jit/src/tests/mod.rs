@@ -6,6 +6,7 @@ mod random;
 mod shared;
 mod strings;
 mod vectors;
+mod x87;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};

@@ -15,19 +15,21 @@ mod string;
 mod transfer;
 mod vector;
 mod written;
+mod x87;
 
 use std::collections::BTreeMap;
 
 use iced_x86::{Decoder, Instruction, InstructionInfoFactory};
 use softcpu::code::{Op, Source};
 use softcpu::cpu::{Cpu, RIP};
+use softcpu::insn::Class;
 use softcpu::insn::table::{self, Bind, Strategy};
 
 use crate::Record;
 use crate::asm::{Asm, Mem};
 use crate::layout::{ADDRESS, BUDGET, POLL, RCX, SLOT};
 use crate::stubs::Stubs;
-use vector::{Given, Request};
+use vector::{Lent, Request};
 use written::Told;
 
 /// A way out that can be joined to a block of the same page.
@@ -73,7 +75,7 @@ struct Cold {
     /// Where to go on; `None` if the handler ends the block.
     back: Option<usize>,
     /// What is relied upon there.
-    given: Given,
+    given: Lent,
     /// The operation there, by its place in the block.
     next: usize,
 }
@@ -95,8 +97,8 @@ struct Translator<'a> {
     record: u32,
     /// Which instruction that is.
     op: usize,
-    /// Which vector registers are the guest's at this place.
-    given: Given,
+    /// What of the host's registers is the guest's at this place.
+    given: Lent,
     requests: Vec<Request>,
     told: Vec<Told>,
     /// Records of what is left of the block from an operation on.
@@ -138,7 +140,7 @@ pub fn translate(
         misses: Vec::new(),
         record: 0,
         op: 0,
-        given: Given::Nothing,
+        given: Lent::default(),
         requests: Vec::new(),
         told: Vec::new(),
         rests: BTreeMap::new(),
@@ -235,7 +237,11 @@ impl Translator<'_> {
         let at = usize::from(op.offset);
         let bytes = &self.source.bytes[at..at + usize::from(op.length)];
         let done = if let Some(facts) = facts {
-            self.vector(insn, bytes, offsets, &facts)
+            if matches!(facts.class, Class::X87 | Class::X87NoWait) {
+                self.x87(op, insn, bytes, &facts)
+            } else {
+                self.vector(insn, bytes, offsets, &facts)
+            }
         } else if vector::is_control(insn) && vectors.has(insn.code()) {
             self.vector_control(insn)
         } else if !native {
@@ -255,7 +261,7 @@ impl Translator<'_> {
             self.misses.clear();
             needs_record = true;
             self.call_handler(self.record);
-            self.given = Given::Nothing;
+            self.given = Lent::default();
         }
         let back = (!last).then(|| self.a.here());
         for from in std::mem::take(&mut self.misses) {

@@ -9,18 +9,26 @@ use softcpu::insn::{Class, Facts, MemoryUse};
 
 use super::{ByHandler, Done, Translator};
 use crate::asm::{Mem, Rm};
-use crate::layout::{ADDRESS, GUEST_RCX, NO_AVX, NO_SSE, RCX, SLOT, mxcsr_mask, scratch};
+use crate::layout::{ADDRESS, GUEST_RCX, NO_AVX, NO_SSE, NO_X87, RCX, SLOT, mxcsr_mask, scratch};
 use crate::vectors;
 
 /// Which of the host's vector registers are known to be the guest's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Given {
     /// None.
+    #[default]
     Nothing,
     /// XMM registers and MXCSR.
     Sse,
     /// YMM registers and MXCSR.
     Avx,
+}
+
+/// What of the host's registers is known to be the guest's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lent {
+    pub vectors: Given,
+    pub x87: bool,
 }
 
 /// Out of line: registers asked for, then back.
@@ -29,7 +37,7 @@ pub(super) struct Request {
     /// Offset of the distance of the jump that leads here.
     pub from: usize,
     /// What is asked for.
-    pub given: Given,
+    pub given: Lent,
     /// The operation that needs them, by its place in the block.
     pub op: usize,
     /// Where to go on.
@@ -112,30 +120,56 @@ impl Translator<'_> {
     }
 
     fn ask_for(&mut self, needed: Given) {
-        if self.given >= needed {
+        if self.given.vectors >= needed {
             return;
         }
         let word = if needed == Given::Avx { NO_AVX } else { NO_SSE };
+        let asked = Lent {
+            vectors: needed,
+            x87: false,
+        };
+        self.ask(word, asked);
+        self.given.vectors = needed;
+    }
+
+    pub(super) fn ask_for_x87(&mut self) {
+        if self.given.x87 {
+            return;
+        }
+        self.given = Lent {
+            vectors: Given::Nothing,
+            x87: true,
+        };
+        self.ask(NO_X87, self.given);
+    }
+
+    fn ask(&mut self, word: Mem, given: Lent) {
         self.a.load(RCX, word);
         let there = self.a.if_zero();
         let from = self.a.jump(0);
         self.a.land(there);
         self.requests.push(Request {
             from,
-            given: needed,
+            given,
             op: self.op,
             back: self.a.here(),
         });
-        self.given = needed;
     }
 
     /// Calls for registers; has the handlers execute the block from operation `op` on if they are not to be had.
-    pub(super) fn request(&mut self, given: Given, op: usize) {
-        let stub = match given {
-            Given::Nothing => return,
-            Given::Sse => self.stubs.sse,
-            Given::Avx => self.stubs.avx,
-        };
+    pub(super) fn request(&mut self, given: Lent, op: usize) {
+        // It takes the vector registers away.
+        if given.x87 {
+            self.request_from(self.stubs.x87, op);
+        }
+        match given.vectors {
+            Given::Nothing => {}
+            Given::Sse => self.request_from(self.stubs.sse, op),
+            Given::Avx => self.request_from(self.stubs.avx, op),
+        }
+    }
+
+    fn request_from(&mut self, stub: u64, op: usize) {
         self.a.call(stub);
         let there = self.a.if_zero();
         let record = self.rest(op);

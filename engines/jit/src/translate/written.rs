@@ -5,7 +5,7 @@
 
 use super::Translator;
 use super::memory::unless_zero;
-use super::vector::Given;
+use super::vector::Lent;
 use crate::asm::Mem;
 use crate::layout::{ADDRESS, CODE_MAP, RCX, SLOT, mask};
 
@@ -18,7 +18,7 @@ pub(super) struct Told {
     /// Where to go on.
     back: usize,
     /// What is relied upon there.
-    given: Given,
+    given: Lent,
     /// The operation there, by its place in the block.
     next: usize,
 }
@@ -48,7 +48,7 @@ impl Translator<'_> {
             from,
             len,
             back: self.a.here(),
-            given: if last { Given::Nothing } else { self.given },
+            given: if last { Lent::default() } else { self.given },
             next: self.op + 1,
         });
     }

@@ -25,6 +25,8 @@ pub struct VectorTable {
     pub full: bool,
 }
 
+/// FCW: the masks of all exceptions.
+const X87_EXCEPTIONS: u16 = 0x3f;
 /// Most entries; more make the block cache start anew.
 const LIMIT: usize = 1 << 18;
 
@@ -111,15 +113,18 @@ impl Cpu {
     /// The bits MXCSR has not, and those that mask an exception.
     pub const MXCSR_MASKS: [u64; 2] = [!(MXCSR_MASK as u64), MXCSR_RESET as u64];
 
-    /// What keeps SSE and VEX instructions of 64-bit mode from being executed on the host with the guest's MXCSR
-    /// beyond it, as two words: zero if nothing does. Beside the checks before any of them (`vector_allowed`) that is
-    /// an exception that is not masked, because the host would raise it.
-    pub fn vector_barriers(&self) -> [u64; 2] {
+    /// What keeps SSE, VEX and x87 instructions of 64-bit mode from being executed on the host with the guest's MXCSR
+    /// and x87, as three words: zero if nothing does. Beside the checks before any of them (`vector_allowed`) that is
+    /// an exception that is pending, or one that is not masked, because the host would raise it.
+    pub fn vector_barriers(&self) -> [u64; 3] {
         let sse = self.cr0 & (cr0::EM | cr0::TS)
             | !self.cr4 & cr4::OSFXSR
             | u64::from(!self.ext.mxcsr & MXCSR_RESET);
         let vex = sse | !self.cr4 & cr4::OSXSAVE | !self.xcr0 & 6;
-        [sse, vex]
+        let x87 = self.cr0 & (cr0::EM | cr0::TS)
+            | u64::from(!self.ext.fcw() & X87_EXCEPTIONS)
+            | u64::from(self.ext.x87_pending());
+        [sse, vex, x87]
     }
 
     /// The checks before any instruction of a class (SDM Vol 3 2.5, 13.1; Vol 2 2.4).
