@@ -6,7 +6,7 @@ const ALL: u64 = 32;
 
 /// Each kind of store, where it stores from RSI (the first page of data) or RSP on, and how many bytes. Behind them
 /// the same again, by then with rights to write in the TLB.
-const STORES: [(&str, &[u8], u64, u64); 25] = [
+const STORES: [(&str, &[u8], u64, u64); 28] = [
     ("mov [rsi+1], al", &[0x88, 0x46, 1], DATA[0] + 1, 1),
     ("mov [rsi+1], ah", &[0x88, 0x66, 1], DATA[0] + 1, 1),
     ("mov [rsi+2], ax", &[0x66, 0x89, 0x46, 2], DATA[0] + 2, 2),
@@ -42,6 +42,19 @@ const STORES: [(&str, &[u8], u64, u64); 25] = [
         &[0xc5, 0xfc, 0x11, 0x0e],
         DATA[0],
         32,
+    ),
+    ("fnstcw [rsi]", &[0xd9, 0x3e], DATA[0], 2),
+    (
+        "fld1; fstp tbyte [rsi]",
+        &[0xd9, 0xe8, 0xdb, 0x3e],
+        DATA[0],
+        10,
+    ),
+    (
+        "fld1; fistp word [rsi]",
+        &[0xd9, 0xe8, 0xdf, 0x1e],
+        DATA[0],
+        2,
     ),
     ("push r10; pop r10", &[0x41, 0x52, 0x41, 0x5a], STACK - 8, 8),
     ("push 5; pop r10", &[0x6a, 5, 0x41, 0x5a], STACK - 8, 8),
