@@ -83,6 +83,16 @@ const fn native(offset: usize) -> Mem {
 
 /// [`Cpu::budget`].
 pub const BUDGET: Mem = field(offset_of!(Cpu, budget));
+/// [`Cpu::cpl`], a byte.
+pub const CPL: Mem = field(offset_of!(Cpu, cpl));
+/// A byte, zero outside VMX non-root operation.
+pub const IN_GUEST: Mem = field(offset_of!(Cpu, vmx.in_guest));
+/// IA32_KERNEL_GS_BASE.
+pub const KERNEL_GS_BASE: Mem = field(offset_of!(Cpu, msr.kernel_gs_base));
+/// A byte of [`Cpu::seg`].
+pub const fn segments(offset: usize) -> Mem {
+    field(offset_of!(Cpu, seg) + offset)
+}
 /// [`Cpu::uncounted`].
 pub const UNCOUNTED: Mem = field(offset_of!(Cpu, uncounted));
 /// [`Native::page`].

@@ -5,6 +5,7 @@ mod encodings;
 mod random;
 mod shared;
 mod strings;
+mod system;
 mod vectors;
 mod x87;
 

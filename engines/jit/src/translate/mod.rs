@@ -12,6 +12,7 @@ mod memory;
 mod plain;
 mod rewrite;
 mod string;
+mod system;
 mod transfer;
 mod vector;
 mod written;

@@ -64,12 +64,16 @@ impl Translator<'_> {
             }
             M::Salc | M::Pushf | M::Pushfd => Err(ByHandler),
             _ if insn.is_string_instruction() => self.string(insn, bytes),
-            M::Bt | M::Bts | M::Btr | M::Btc
-                if insn.op0_kind() == OpKind::Memory && insn.op1_kind() == OpKind::Register =>
-            {
-                // The register's upper bits choose the word.
-                Err(ByHandler)
+            M::Cli => {
+                self.clear_interrupts();
+                Ok(())
             }
+            M::Swapgs => {
+                self.swap_gs();
+                Ok(())
+            }
+            M::Pause => self.pause(),
+            _ if Self::is_bit_in_memory(insn) => self.bit_in_memory(insn),
             _ => self.written_again(insn, bytes, offsets, None),
         }
     }

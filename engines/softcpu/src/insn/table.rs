@@ -163,7 +163,7 @@ static ROWS: &[Row] = rows! {
     [Insb, Insw, Insd, Outsb, Outsw, Outsd] Io exits flows Helper Here(string::bind_string);
 
     [Clc, Stc, Cmc, Cld, Std, Lahf, Sahf, Salc] User quiet flows Native Here(flag::bind_flag);
-    [Cli] Io quiet flows Helper Here(flag::bind_flag);
+    [Cli] Io quiet flows Native Here(flag::bind_flag);
     [Sti] Io quiet ends Helper Here(flag::bind_flag);
     [Stac, Clac] Supervisor quiet flows Helper Here(flag::bind_flag);
 
@@ -175,8 +175,8 @@ static ROWS: &[Row] = rows! {
     [Rdpmc] User exits ends Helper Here(system::bind_plain);
     [Rdtsc, Rdtscp] User exits flows Helper Here(system::bind_plain);
     [Invd, Wbinvd, Wbnoinvd] Supervisor exits flows Helper Here(system::bind_plain);
-    [Pause] User exits flows Helper Here(system::bind_plain);
-    [Swapgs] Supervisor quiet flows Helper Here(segment::bind_base);
+    [Pause] User exits flows Native Here(system::bind_plain);
+    [Swapgs] Supervisor quiet flows Native Here(segment::bind_base);
     [Rdfsbase, Rdgsbase, Wrfsbase, Wrgsbase] User quiet flows Helper Here(segment::bind_base);
     [Clflush, Clflushopt, Clwb, Clzero] User quiet flows Helper Here(system::bind_plain);
     [Rdrand, Rdseed] User exits flows Helper Here(system::bind_plain);

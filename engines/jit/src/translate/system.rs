@@ -1,0 +1,112 @@
+//! What kernels use often: bits of bit maps, CLI, SWAPGS, PAUSE.
+
+use std::mem::offset_of;
+
+use iced_x86::{Instruction, Mnemonic as M, OpKind};
+use softcpu::cpu::sreg;
+use vcpu::SegmentRegister;
+use x86defs::rflags;
+
+use super::{ByHandler, Done, Translator};
+use crate::asm::{Legacy, Mem, Rm};
+use crate::layout::{
+    ADDRESS, CPL, IN_GUEST, KERNEL_GS_BASE, RCX, REST, SLOT, host, register, segment_base, segments,
+};
+
+impl Translator<'_> {
+    /// BT and its relatives with an operand in memory and the bit in a register: that is signed and reaches beyond the
+    /// operand (SDM Vol 2 "BT").
+    pub(super) fn bit_in_memory(&mut self, insn: &Instruction) -> Done {
+        let (size, log2) = match insn.memory_size().size() {
+            4 => (4, 2),
+            8 => (8, 3),
+            _ => return Err(ByHandler),
+        };
+        let extension = match insn.mnemonic() {
+            M::Bt => 0xa3,
+            M::Bts => 0xab,
+            M::Btr => 0xb3,
+            _ => 0xbb,
+        };
+        let write = insn.mnemonic() != M::Bt;
+        let bit = insn.op1_register().full_register().number() as u8;
+        self.address(insn)?;
+        // How far its word is.
+        self.read_general(SLOT, bit);
+        if size == 4 {
+            self.a.sign_extend(SLOT, Rm::Reg(SLOT));
+        }
+        self.a.set(RCX, 3 + log2);
+        self.a.sarx(SLOT, SLOT, RCX);
+        self.a
+            .lea(ADDRESS, Mem::indexed(ADDRESS, SLOT, log2 as u8, 0));
+        self.check(size, write, insn.has_lock_prefix());
+        self.a.lea(ADDRESS, Mem::indexed(SLOT, ADDRESS, 0, 0));
+        // Which bit of it.
+        let from = host(bit).unwrap_or_else(|| {
+            self.a.load(RCX, register(usize::from(bit)));
+            RCX
+        });
+        self.a.set(SLOT, 8 * u32::from(size) - 1);
+        self.a.extract_by(SLOT, from, SLOT);
+        let i = Legacy {
+            prefixes: if insn.has_lock_prefix() { &[0xf0] } else { &[] },
+            wide: size == 8,
+            opcode: &[0x0f, extension],
+            ..Legacy::default()
+        };
+        let operand = Mem::at(ADDRESS, 0);
+        self.a.legacy(&i, SLOT.0, Rm::Mem(operand));
+        if write {
+            self.written(operand, u32::from(size));
+        }
+        Ok(())
+    }
+
+    /// It is one whose word the register chooses.
+    pub(super) fn is_bit_in_memory(insn: &Instruction) -> bool {
+        matches!(insn.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
+            && insn.op0_kind() == OpKind::Memory
+            && insn.op1_kind() == OpKind::Register
+    }
+
+    /// Goes out of line unless a byte of the processor's state is zero.
+    fn only_if_zero(&mut self, byte: Mem) {
+        let movzx = Legacy {
+            opcode: &[0x0f, 0xb6],
+            ..Legacy::default()
+        };
+        self.a.legacy(&movzx, RCX.0, Rm::Mem(byte));
+        self.found();
+    }
+
+    /// At CPL 0, where IF is neither virtual nor protected.
+    pub(super) fn clear_interrupts(&mut self) {
+        self.only_if_zero(CPL);
+        self.a.set_signed(RCX, !(rflags::IF as i32));
+        self.a.load(SLOT, REST);
+        self.a.keep(SLOT, RCX);
+        self.a.store(REST, SLOT);
+    }
+
+    /// At CPL 0.
+    pub(super) fn swap_gs(&mut self) {
+        const BASE: Mem =
+            segments(sreg::GS * size_of::<SegmentRegister>() + offset_of!(SegmentRegister, base));
+        self.only_if_zero(CPL);
+        self.a.load(RCX, KERNEL_GS_BASE);
+        self.a.load(SLOT, BASE);
+        self.a.store(KERNEL_GS_BASE, SLOT);
+        self.a.store(BASE, RCX);
+        self.a.store(segment_base(sreg::GS), RCX);
+    }
+
+    /// Where nobody else waits for the host's processor, nor a hypervisor for the guest's.
+    pub(super) fn pause(&mut self) -> Done {
+        if self.cpu.shared {
+            return Err(ByHandler);
+        }
+        self.only_if_zero(IN_GUEST);
+        Ok(())
+    }
+}
