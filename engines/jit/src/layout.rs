@@ -63,7 +63,8 @@ pub fn host(guest: u8) -> Option<Reg> {
     }
 }
 
-const fn field(offset: usize) -> Mem {
+/// A place in [`Cpu`].
+pub const fn field(offset: usize) -> Mem {
     Mem::gs(offset as i32)
 }
 

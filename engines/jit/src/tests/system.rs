@@ -12,6 +12,26 @@ fn instruction(random: &mut Random, out: &mut Vec<u8>) {
         // mov rax, gs:[rsi]; stc; clc
         3 => out.extend([0x65, 0x48, 0x8b, 0x06]),
         4 => out.push(random.pick(&[0xf9, 0xf8])),
+        // mov from a segment register, and from a control register
+        5 => {
+            out.push(random.pick(&[0x40, 0x41, 0x48, 0x49]));
+            let segment = random.below(6) as u8;
+            out.extend([0x8c, 0xc0 | segment << 3 | random.pick(&[0, 1, 2, 5])]);
+        }
+        6 => {
+            out.push(random.pick(&[0x40, 0x41]));
+            let control = random.pick(&[0, 2, 3, 4]);
+            out.extend([0x0f, 0x20, 0xc0 | control << 3 | random.pick(&[0, 1, 2, 5])]);
+        }
+        // cmpxchg16b
+        7 => {
+            if random.below(2) == 0 {
+                out.push(0xf0);
+            }
+            out.extend([0x48, 0x0f, 0xc7, 0x8e | random.below(2) as u8]);
+            let at = random.pick(&[0_i32, 16, 0x20, 0x28, 0xff0, 0xff8]);
+            out.extend(at.to_le_bytes());
+        }
         _ => {
             if random.below(3) == 0 {
                 out.push(0xf0);
@@ -78,6 +98,10 @@ fn do_the_same(vcpus: u32, seeds: std::ops::Range<u64>) {
                     2 => (any & 0x3fff).wrapping_neg(),
                     _ => any & 0xffff_ffff_0000_01ff,
                 };
+            }
+            if random.below(2) == 0 {
+                m.state.gpr[0] = 0x5a5a_5a5a_5a5a_5a5a;
+                m.state.gpr[2] = 0x5a5a_5a5a_5a5a_5a5a;
             }
             m.state.segments[4].base = random.below(2) as u64 * 8;
             m.state.segments[5].base = random.below(2) as u64 * 16;

@@ -73,6 +73,8 @@ impl Translator<'_> {
                 Ok(())
             }
             M::Pause => self.pause(),
+            M::Cmpxchg16b => self.compare_pair(insn),
+            M::Mov if Self::is_special(insn.op1_register()) => self.read_special(insn),
             _ if Self::is_bit_in_memory(insn) => self.bit_in_memory(insn),
             _ => self.written_again(insn, bytes, offsets, None),
         }

@@ -1,16 +1,17 @@
-//! What kernels use often: bits of bit maps, CLI, SWAPGS, PAUSE.
+//! What kernels use often: bits of bit maps, pairs of words, control registers, CLI, SWAPGS, PAUSE.
 
 use std::mem::offset_of;
 
-use iced_x86::{Instruction, Mnemonic as M, OpKind};
-use softcpu::cpu::sreg;
+use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
+use softcpu::cpu::{Cpu, sreg};
 use vcpu::SegmentRegister;
 use x86defs::rflags;
 
 use super::{ByHandler, Done, Translator};
 use crate::asm::{Legacy, Mem, Rm};
 use crate::layout::{
-    ADDRESS, CPL, IN_GUEST, KERNEL_GS_BASE, RCX, REST, SLOT, host, register, segment_base, segments,
+    ADDRESS, CPL, GUEST_RCX, IN_GUEST, KERNEL_GS_BASE, RCX, REST, SLOT, field, host, register,
+    segment_base, segments,
 };
 
 impl Translator<'_> {
@@ -99,6 +100,72 @@ impl Translator<'_> {
         self.a.store(KERNEL_GS_BASE, SLOT);
         self.a.store(BASE, RCX);
         self.a.store(segment_base(sreg::GS), RCX);
+    }
+
+    /// CMPXCHG16B, which is atomic here also without LOCK, as in its handler.
+    pub(super) fn compare_pair(&mut self, insn: &Instruction) -> Done {
+        self.address(insn)?;
+        self.check(16, true, true);
+        let operand = Mem::at(ADDRESS, 0);
+        self.a.lea(ADDRESS, Mem::indexed(SLOT, ADDRESS, 0, 0));
+        self.a.mov(RCX, GUEST_RCX);
+        let i = Legacy {
+            prefixes: &[0xf0],
+            wide: true,
+            opcode: &[0x0f, 0xc7],
+            ..Legacy::default()
+        };
+        self.a.legacy(&i, 1, Rm::Mem(operand));
+        self.written(operand, 16);
+        Ok(())
+    }
+
+    /// It is a segment, control or debug register.
+    pub(super) fn is_special(r: Register) -> bool {
+        r.is_segment_register() || r.is_cr() || r.is_dr()
+    }
+
+    /// MOV from a segment or control register to a general one.
+    pub(super) fn read_special(&mut self, insn: &Instruction) -> Done {
+        let (to, from) = (insn.op0_register(), insn.op1_register());
+        if !(to.is_gpr32() || to.is_gpr64()) {
+            return Err(ByHandler);
+        }
+        let control = match from {
+            Register::CR0 => offset_of!(Cpu, cr0),
+            Register::CR2 => offset_of!(Cpu, cr2),
+            Register::CR3 => offset_of!(Cpu, cr3),
+            Register::CR4 => offset_of!(Cpu, cr4),
+            _ if from.is_segment_register() => {
+                let at = from.number() * size_of::<SegmentRegister>();
+                let movzx = Legacy {
+                    opcode: &[0x0f, 0xb7],
+                    ..Legacy::default()
+                };
+                let selector = segments(at + offset_of!(SegmentRegister, selector));
+                self.a.legacy(&movzx, RCX.0, Rm::Mem(selector));
+                self.write_general(to);
+                return Ok(());
+            }
+            _ => return Err(ByHandler),
+        };
+        self.only_if_zero(CPL);
+        if from != Register::CR2 {
+            // A hypervisor may want to see it, or show another one.
+            self.only_if_zero(IN_GUEST);
+        }
+        self.a.load(RCX, field(control));
+        self.write_general(to);
+        Ok(())
+    }
+
+    /// Moves [`RCX`] to a guest register.
+    fn write_general(&mut self, to: Register) {
+        let number = to.full_register().number() as u8;
+        match host(number) {
+            Some(r) => self.a.mov(r, RCX),
+            None => self.a.store(register(usize::from(number)), RCX),
+        }
     }
 
     /// Where nobody else waits for the host's processor, nor a hypervisor for the guest's.

@@ -108,7 +108,8 @@ static ROWS: &[Row] = rows! {
     [Xchg] User quiet flows Native Here(data::bind_xchg);
     [Xadd] User quiet flows Native Here(data::bind_xadd);
     [Cmpxchg] User quiet flows Native Here(data::bind_cmpxchg);
-    [Cmpxchg8b, Cmpxchg16b] User quiet flows Helper Here(data::bind_cmpxchg_pair);
+    [Cmpxchg8b] User quiet flows Helper Here(data::bind_cmpxchg_pair);
+    [Cmpxchg16b] User quiet flows Native Here(data::bind_cmpxchg_pair);
     [Bswap] User quiet flows Native Here(data::bind_bswap);
     [Movbe] User quiet flows Native Here(data::bind_movbe);
     [Cmovo, Cmovno, Cmovb, Cmovae, Cmove, Cmovne, Cmovbe, Cmova, Cmovs, Cmovns, Cmovp, Cmovnp, Cmovl, Cmovge,
