@@ -7,6 +7,7 @@
 mod atomic;
 mod code;
 mod ipi;
+mod litmus;
 mod ordering;
 mod start;
 mod tables;
@@ -27,6 +28,7 @@ fn run() {
     atomic::run();
     tables::run();
     ordering::run();
+    litmus::run();
     code::run();
     translations::run();
     ipi::run();
