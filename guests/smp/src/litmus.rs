@@ -20,6 +20,9 @@ const LINE: u64 = 64;
 const SECOND: u64 = BATCH * LINE;
 const READ: u64 = 2 * SECOND;
 const MOST: usize = 4;
+/// Bytes of memory that is in no cache, for each processor.
+const COLD: u64 = 4 << 20;
+const COLD_STORES: u64 = 4;
 
 /// What one processor does with the two places; gives what it has read.
 type Part = fn(u64, u64) -> [u64; 2];
@@ -173,6 +176,7 @@ const ALL: [Litmus; 15] = [
 ];
 
 static MEMORY: AtomicU64 = AtomicU64::new(0);
+static COLD_MEMORY: AtomicU64 = AtomicU64::new(0);
 static TEST: AtomicU64 = AtomicU64::new(0);
 /// Rounds all were in at the same time.
 static ABREAST: AtomicU64 = AtomicU64::new(0);
@@ -209,6 +213,7 @@ fn job(me: usize) {
     let test = &ALL[TEST.load(Ordering::SeqCst) as usize];
     let part = test.parts[me];
     let of = |who: usize, round: u64| memory + READ + 16 * (BATCH * who as u64 + round);
+    let cold = COLD_MEMORY.load(Ordering::SeqCst) + COLD * me as u64;
     let mut patience = PATIENCE;
     for batch in 0..BATCHES {
         meet(test.parts.len() as u64, 2 * batch + 1);
@@ -221,8 +226,13 @@ fn job(me: usize) {
                 ABREAST.fetch_add(1, Ordering::Relaxed);
             }
             // The word of being here takes its time, which is to be made up for now and then.
-            for _ in 0..round.wrapping_mul(0x9e37_79b9) >> (8 * me) & 127 {
+            for _ in 0..round.wrapping_mul(0x9e37_79b9) >> (8 * me) & 31 {
                 core::hint::black_box(round);
+            }
+            // Stores that take long, for those of the round to wait behind.
+            for k in 0..COLD_STORES {
+                let number = COLD_STORES * (batch * BATCH + round) + k;
+                write(cold + number * (4096 + LINE) % COLD, 0);
             }
             let [a, b] = part(x, x + SECOND);
             write(of(me, round), a);
@@ -251,6 +261,8 @@ pub fn run() {
         pages((READ + 16 * BATCH * MOST as u64) / 4096, 4096),
         Ordering::SeqCst,
     );
+    let cold = pages(COLD * MOST as u64 / 4096, 4096);
+    COLD_MEMORY.store(cold, Ordering::SeqCst);
     for (number, test) in ALL.iter().enumerate() {
         TEST.store(number as u64, Ordering::SeqCst);
         SEEN.store(0, Ordering::SeqCst);
