@@ -30,15 +30,19 @@ fn passes_on(engine: &dyn Engine, name: &str, config: MachineConfig) {
 
 /// All code is translated before it runs for the first time.
 fn passes_translated(name: &str, vcpus: u32) {
+    let config = MachineConfig {
+        vcpus,
+        ..MachineConfig::default()
+    };
+    passes_translated_on(name, config);
+}
+
+fn passes_translated_on(name: &str, config: MachineConfig) {
     if let Some(missing) = jit::missing() {
         println!("skipped: translated code needs {missing}");
         return;
     }
     let engine = open(EngineKind::Soft, Translation::Force).expect("the host has what it takes");
-    let config = MachineConfig {
-        vcpus,
-        ..MachineConfig::default()
-    };
     passes_on(engine.as_ref(), name, config);
 }
 
@@ -149,4 +153,16 @@ fn apic_translated() {
 #[test]
 fn modes_translated() {
     passes_translated("modes", 1);
+}
+
+/// The guests of VT-x.
+#[test]
+fn vmx_translated() {
+    for name in ["vmx-errors", "vmx-exits", "vmx-ept", "vmx-inject"] {
+        let config = MachineConfig {
+            nested: NestedVirt::Intel,
+            ..MachineConfig::default()
+        };
+        passes_translated_on(name, config);
+    }
 }

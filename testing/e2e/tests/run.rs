@@ -25,15 +25,19 @@ fn a_stock_kernel_runs_to_power_off() {
     assert_eq!(ended.messages, "nestling: engine soft: asked for\n");
 }
 
-/// More processors than the host has, on the host's clock: all come up, and the kernel misses nobody.
+/// More processors than the host has, on the host's clock, interpreted and translated: all come up, and the kernel
+/// misses nobody.
 #[test]
 fn eight_processors_come_up_and_none_stalls() {
     let level = Level1::of(1).with_words("loglevel=7");
-    let ended = level.run(&["--nested", "off", "--cpus", "8"]).end();
-    ended.expect_code(0);
-    let console = ended.text();
-    assert!(console.contains(" cpus=8"), "{console}");
-    assert_no_complaint(&console);
+    for (cpus, jit) in [("8", "off"), ("8", "on"), ("2", "on")] {
+        let options = ["--nested", "off", "--cpus", cpus, "--jit", jit];
+        let ended = level.run(&options).end();
+        ended.expect_code(0);
+        let console = ended.text();
+        assert!(console.contains(&format!(" cpus={cpus}")), "{console}");
+        assert_no_complaint(&console);
+    }
 }
 
 /// The kernel whose log this is misses no processor and trusts its clocks.
