@@ -1,5 +1,7 @@
 //! A small assembler: the few instructions the translator writes itself, and guest instructions with other operands.
 
+use crate::layout::{ADDRESS, RCX, SLOT, guest_in_memory};
+
 /// A register of the host by its encoding, 0 to 15.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reg(pub u8);
@@ -100,6 +102,8 @@ pub struct Asm {
     pub code: Vec<u8>,
     /// The address the first one will run at.
     pub origin: u64,
+    /// Of the host's registers, which hold a guest register that is in memory, by its encoding.
+    held: [Option<u8>; 16],
 }
 
 impl Asm {
@@ -108,6 +112,44 @@ impl Asm {
         Self {
             code: Vec::with_capacity(1024),
             origin,
+            held: [None; 16],
+        }
+    }
+
+    /// The host register that holds this guest register, which is in memory.
+    pub fn holder(&self, guest: u8) -> Option<Reg> {
+        let at = self.held.iter().position(|h| *h == Some(guest))?;
+        Some(Reg(at as u8))
+    }
+
+    /// Which registers hold which guest registers that are in memory.
+    pub fn holders(&self) -> impl Iterator<Item = (Reg, u8)> + use<> {
+        let held = self.held.into_iter().enumerate();
+        held.filter_map(|(r, h)| h.map(|guest| (Reg(r as u8), guest)))
+    }
+
+    /// A host register has another value now.
+    pub fn changes(&mut self, reg: Reg) {
+        self.held[usize::from(reg.0)] = None;
+    }
+
+    /// A host register holds this guest register. Only the translator's own can: guest code changes the others unseen.
+    fn holds(&mut self, reg: Reg, guest: Option<u8>) {
+        let own = matches!(reg, RCX | SLOT | ADDRESS);
+        self.held[usize::from(reg.0)] = guest.filter(|_| own);
+    }
+
+    /// All of them may have.
+    pub fn forget(&mut self) {
+        self.held = [None; 16];
+    }
+
+    /// A guest register that is in memory has another value now.
+    pub fn guest_changes(&mut self, guest: u8) {
+        for held in &mut self.held {
+            if *held == Some(guest) {
+                *held = None;
+            }
         }
     }
 
@@ -223,31 +265,40 @@ impl Asm {
     pub fn mov(&mut self, to: Reg, from: Reg) {
         if to != from {
             self.wide(0x8b, to, Rm::Reg(from));
+            self.holds(to, self.held[usize::from(from.0)]);
         }
     }
 
     /// MOV of 64 bits from memory.
     pub fn load(&mut self, to: Reg, from: Mem) {
         self.wide(0x8b, to, Rm::Mem(from));
+        self.holds(to, guest_in_memory(from));
     }
 
     /// MOV of 64 bits to memory.
     pub fn store(&mut self, to: Mem, from: Reg) {
         self.wide(0x89, from, Rm::Mem(to));
+        if let Some(guest) = guest_in_memory(to) {
+            self.guest_changes(guest);
+            self.holds(from, Some(guest));
+        }
     }
 
     /// LEA of 64 bits.
     pub fn lea(&mut self, to: Reg, from: Mem) {
+        self.changes(to);
         self.wide(0x8d, to, Rm::Mem(from));
     }
 
     /// NOT of 64 bits. Leaves the flags alone.
     pub fn not(&mut self, at: Reg) {
+        self.changes(at);
         self.wide(0xf7, Reg(2), Rm::Reg(at));
     }
 
     /// MOV of a zero-extended immediate.
     pub fn set(&mut self, to: Reg, value: u32) {
+        self.changes(to);
         let i = Legacy {
             opcode: &[0xb8],
             ..Legacy::default()
@@ -258,12 +309,14 @@ impl Asm {
 
     /// MOV of a sign-extended immediate.
     pub fn set_signed(&mut self, to: Reg, value: i32) {
+        self.changes(to);
         self.wide(0xc7, Reg(0), Rm::Reg(to));
         self.raw(&value.to_le_bytes());
     }
 
     /// PEXT of 64 bits: the bits of `from` that `mask` names. Leaves the flags alone.
     pub fn extract(&mut self, to: Reg, from: Reg, mask: Mem) {
+        self.changes(to);
         let i = Vex {
             map: 2,
             pp: 2,
@@ -276,6 +329,7 @@ impl Asm {
     }
 
     fn gather(&mut self, pp: u8, to: Reg, from: Reg, mask: Reg) {
+        self.changes(to);
         let i = Vex {
             map: 2,
             pp,
@@ -300,6 +354,7 @@ impl Asm {
 
     /// SARX of 64 bits. Leaves the flags alone.
     pub fn sarx(&mut self, to: Reg, from: Reg, count: Reg) {
+        self.changes(to);
         let i = Vex {
             map: 2,
             pp: 2,
@@ -313,6 +368,7 @@ impl Asm {
 
     /// SHRX of 64 bits. Leaves the flags alone.
     pub fn shrx(&mut self, to: Reg, from: Reg, count: Reg) {
+        self.changes(to);
         let i = Vex {
             map: 2,
             pp: 3,
@@ -326,6 +382,7 @@ impl Asm {
 
     /// RORX of 64 bits. Leaves the flags alone.
     pub fn rorx(&mut self, to: Reg, from: Reg, count: u8) {
+        self.changes(to);
         let i = Vex {
             map: 3,
             pp: 3,
@@ -340,11 +397,13 @@ impl Asm {
 
     /// MOVSXD.
     pub fn sign_extend(&mut self, to: Reg, from: Rm) {
+        self.changes(to);
         self.wide(0x63, to, from);
     }
 
     /// MOV of 32 bits, the rest zero.
     pub fn move_32(&mut self, to: Reg, from: Rm) {
+        self.changes(to);
         let i = Legacy {
             opcode: &[0x8b],
             ..Legacy::default()
@@ -388,6 +447,7 @@ impl Asm {
 
     /// CALL of an address.
     pub fn call(&mut self, to: u64) {
+        self.forget();
         self.code.push(0xe8);
         self.near(to);
     }

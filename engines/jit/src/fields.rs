@@ -58,6 +58,8 @@ pub struct Encoding {
     pub vvvv: Field,
     /// The register in the opcode.
     pub in_opcode: Option<General>,
+    /// The register of the r/m field could be memory.
+    pub or_memory: bool,
     /// It reads CL.
     pub reads_cl: bool,
     /// Offset and length of the immediate in the instruction's bytes.
@@ -85,6 +87,7 @@ pub fn read(
         rm: Field::Fixed(0),
         vvvv: Field::Fixed(0),
         in_opcode: None,
+        or_memory: false,
         reads_cl: false,
         immediate: (
             offsets.immediate_offset() as u8,
@@ -161,6 +164,10 @@ pub fn read(
             }
             Place::Rm => {
                 e.modrm = true;
+                e.or_memory = matches!(
+                    kind,
+                    K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem
+                );
                 e.rm = register(size)?;
             }
             Place::Reg => {

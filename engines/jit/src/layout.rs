@@ -73,6 +73,11 @@ pub const fn register(index: usize) -> Mem {
     field(offset_of!(Cpu, regs) + 8 * index)
 }
 
+/// The guest register, in no host register, whose place this is.
+pub fn guest_in_memory(at: Mem) -> Option<u8> {
+    (0..16).find(|&guest| host(guest).is_none() && at == register(usize::from(guest)))
+}
+
 /// A base of [`Cpu::ea_base`].
 pub const fn segment_base(segment: usize) -> Mem {
     field(offset_of!(Cpu, ea_base) + 8 * segment)

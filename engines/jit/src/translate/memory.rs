@@ -29,16 +29,8 @@ impl Translator<'_> {
             if !wide(base) || !wide(index) {
                 return Err(ByHandler);
             }
-            let in_host = |t: &mut Self, r: Register, spare: Reg| {
-                let guest = r.number() as u8;
-                host(guest).unwrap_or_else(|| {
-                    t.a.load(spare, register(usize::from(guest)));
-                    spare
-                })
-            };
             let scale = insn.memory_index_scale().trailing_zeros() as u8;
-            let b = (base != Register::None).then(|| in_host(self, base, ADDRESS));
-            let i = (index != Register::None).then(|| in_host(self, index, SLOT));
+            let (b, i) = self.base_and_index(base, index);
             match (b, i) {
                 (None, None) => self.a.set_signed(ADDRESS, at),
                 (Some(b), None) if at == 0 => self.a.mov(ADDRESS, b),
@@ -58,6 +50,28 @@ impl Translator<'_> {
             self.a.lea(ADDRESS, Mem::indexed(ADDRESS, SLOT, 0, 0));
         }
         Ok(())
+    }
+
+    /// The host registers that hold a base and an index, loaded into [`ADDRESS`] and [`SLOT`] if need be.
+    fn base_and_index(&mut self, base: Register, index: Register) -> (Option<Reg>, Option<Reg>) {
+        let there = |t: &Self, r: Register| {
+            let guest = r.number() as u8;
+            host(guest).or_else(|| t.a.holder(guest))
+        };
+        let number = |r: Register| (r != Register::None).then(|| r.number() as u8);
+        let mut b = number(base).and_then(|_| there(self, base));
+        let mut i = number(index).and_then(|_| there(self, index));
+        if let (None, Some(guest)) = (b, number(base)) {
+            let to = if i == Some(ADDRESS) { SLOT } else { ADDRESS };
+            self.a.load(to, register(usize::from(guest)));
+            b = Some(to);
+        }
+        if let (None, Some(guest)) = (i, number(index)) {
+            let to = if b == Some(SLOT) { ADDRESS } else { SLOT };
+            self.a.load(to, register(usize::from(guest)));
+            i = Some(to);
+        }
+        (b, i)
     }
 
     /// Has the access of `size` bytes at [`ADDRESS`] go out of line unless the TLB allows it; [`SLOT`] is what leads
@@ -98,7 +112,10 @@ impl Translator<'_> {
     pub(super) fn read_general(&mut self, to: Reg, guest: u8) {
         match host(guest) {
             Some(r) => self.a.mov(to, r),
-            None => self.a.load(to, register(usize::from(guest))),
+            None => match self.a.holder(guest) {
+                Some(r) => self.a.mov(to, r),
+                None => self.a.load(to, register(usize::from(guest))),
+            },
         }
     }
 }

@@ -27,8 +27,8 @@ use softcpu::insn::Class;
 use softcpu::insn::table::{self, Bind, Strategy};
 
 use crate::Record;
-use crate::asm::{Asm, Mem};
-use crate::layout::{ADDRESS, BUDGET, POLL, RCX, SLOT};
+use crate::asm::{Asm, Mem, Reg};
+use crate::layout::{ADDRESS, BUDGET, POLL, RCX, SLOT, register};
 use crate::stubs::Stubs;
 use vector::{Lent, Request};
 use written::Told;
@@ -75,6 +75,8 @@ struct Cold {
     record: u32,
     /// Where to go on; `None` if the handler ends the block.
     back: Option<usize>,
+    /// Which registers hold which guest registers there.
+    held: Vec<(Reg, u8)>,
     /// What is relied upon there.
     given: Lent,
     /// The operation there, by its place in the block.
@@ -265,11 +267,13 @@ impl Translator<'_> {
             self.given = Lent::default();
         }
         let back = (!last).then(|| self.a.here());
+        let held: Vec<_> = self.a.holders().collect();
         for from in std::mem::take(&mut self.misses) {
             self.cold.push(Cold {
                 from,
                 record: self.record,
                 back,
+                held: held.clone(),
                 given: self.given,
                 next: self.op + 1,
             });
@@ -333,6 +337,9 @@ impl Translator<'_> {
             self.call_handler(cold.record);
             if let Some(back) = cold.back {
                 self.request(cold.given, cold.next);
+                for (to, guest) in cold.held {
+                    self.a.load(to, register(usize::from(guest)));
+                }
                 let to = self.a.origin + back as u64;
                 self.a.jump(to);
             }

@@ -51,6 +51,10 @@ impl Translator<'_> {
         };
         let in_rm = match e.rm {
             Field::Memory { .. } => None,
+            Field::General(g) if self.where_it_is(insn, &e, g) => {
+                p.memory = Some(Rm::Mem(register(usize::from(g.number))));
+                None
+            }
             other => Some(self.place(&e, other, &mut p)?),
         };
         if e.any_high() && !without_rex(&e, reg, in_rm, in_opcode) {
@@ -61,6 +65,11 @@ impl Translator<'_> {
         self.encode(&e, reg, vvvv, in_opcode, rm);
         let (at, length) = (usize::from(e.immediate.0), usize::from(e.immediate.1));
         self.a.raw(&bytes[at..at + length]);
+        if let (Field::General(g), None) = (e.rm, in_rm)
+            && g.written
+        {
+            self.a.guest_changes(g.number);
+        }
         for (slot, from) in p.stores {
             self.a.store(slot, from);
         }
@@ -75,6 +84,23 @@ impl Translator<'_> {
             self.written(at, u32::from(size));
         }
         Ok(())
+    }
+
+    /// Whether the guest register of the r/m field, which is in memory, may be used there.
+    fn where_it_is(&self, insn: &Instruction, e: &Encoding, g: General) -> bool {
+        let other = |f: Field| !matches!(f, Field::General(o) if o.number == g.number);
+        // In memory the first ones find another bit, the last one locks.
+        let differs = matches!(insn.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc | M::Xchg);
+        e.or_memory
+            && host(g.number).is_none()
+            && !g.high
+            && !e.any_high()
+            && !differs
+            // 32 bits clear what is above them.
+            && !(g.written && g.size == 4)
+            && self.a.holder(g.number).is_none()
+            && other(e.reg)
+            && other(e.vvvv)
     }
 
     /// Computes and checks the address of an instruction's operand in memory.
@@ -137,11 +163,20 @@ impl Translator<'_> {
             p.free.push(SLOT);
             p.two_registers = false;
         }
-        let at = p.free.pop().ok_or(ByHandler)?;
         let slot = register(usize::from(g.number));
         let (read, written) = e.uses(g.number);
-        if read {
-            self.a.load(at, slot);
+        let holder = self.a.holder(g.number);
+        let at = match holder.and_then(|h| p.free.iter().position(|r| *r == h)) {
+            Some(n) => p.free.swap_remove(n),
+            None => p.free.pop().ok_or(ByHandler)?,
+        };
+        match holder {
+            Some(h) if read => self.a.mov(at, h),
+            None if read => self.a.load(at, slot),
+            _ => {}
+        }
+        if written {
+            self.a.changes(at);
         }
         if written {
             p.stores.push((slot, at));

@@ -154,6 +154,8 @@ impl Translator<'_> {
             op: self.op,
             back: self.a.here(),
         });
+        // What comes back from there has lost them.
+        self.a.forget();
     }
 
     /// Calls for registers; has the handlers execute the block from operation `op` on if they are not to be had.
