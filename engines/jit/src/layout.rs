@@ -188,5 +188,19 @@ pub const READ: Mem = in_slot(offset_of!(View, read));
 pub const WRITE: Mem = in_slot(offset_of!(View, write));
 /// The slot's page for fetches, negated.
 pub const FETCH: Mem = in_slot(offset_of!(View, fetch));
+const fn in_view(offset: usize) -> Mem {
+    Mem::at(VIEW, offset as i32)
+}
+
+/// [`View::jump_mask`].
+pub const JUMP_MASK: Mem = in_view(offset_of!(View, jump_mask));
+/// [`View::any_jumps`].
+pub const ANY_JUMPS: Mem = in_view(offset_of!(View, any_jumps));
+/// The slot's [`View::jump_from`].
+pub const JUMP_FROM: Mem = in_slot(offset_of!(View, jump_from));
+/// The slot's [`View::jump_page`].
+pub const JUMP_PAGE: Mem = in_slot(offset_of!(View, jump_page));
+/// The slot's [`View::jump_to`].
+pub const JUMP_TO: Mem = in_slot(offset_of!(View, jump_to));
 /// What leads from the linear address to the byte.
 pub const PLACE: Mem = in_slot(offset_of!(View, place));

@@ -7,7 +7,7 @@ use crate::asm::{Asm, Legacy, Mem, Reg, Rm};
 use crate::layout::{
     ADDRESS, ENTRY, FLAGS, LEFT, MAPPED, PAGE, RCX, SLOT, STACK, THIS, VIEW, VIEW_ADDRESS, register,
 };
-use crate::table::emit_look_up;
+use crate::table::{emit_look_up, emit_search};
 use crate::vectors;
 use softcpu::cpu::RIP;
 
@@ -30,6 +30,8 @@ const KEPT: [u8; 6] = [3, 5, 12, 13, 14, 15];
 /// Addresses of the shared code.
 #[derive(Clone, Copy, Debug)]
 pub struct Stubs {
+    /// [`emit_search`].
+    pub search: u64,
     /// A function of the address of [`softcpu::cpu::Cpu`] that runs the code at [`ENTRY`].
     pub enter: u64,
     /// Leaves between two blocks; the offset of the next in the page is in [`ADDRESS`].
@@ -120,6 +122,9 @@ impl Stubs {
         let x87 = at(&a);
         vectors::give_x87(&mut a, take_back);
 
+        let search = at(&a);
+        emit_search(&mut a);
+
         let enter = at(&a);
         for reg in KEPT {
             push_or_pop(&mut a, 0x50, reg);
@@ -169,7 +174,7 @@ impl Stubs {
         a.aim(far, here);
         restore(&mut a);
         a.load(ADDRESS, register(RIP));
-        emit_look_up(&mut a, |a| {
+        emit_look_up(&mut a, search, |a| {
             let found = a.if_zero();
             a.load(ADDRESS, register(RIP));
             a.jump(boundary_at);
@@ -192,6 +197,7 @@ impl Stubs {
 
         assert!(area.append(&a.code), "an empty area has room for the stubs");
         Self {
+            search,
             enter,
             boundary,
             way,

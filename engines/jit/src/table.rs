@@ -1,15 +1,18 @@
 //! Translated blocks by where their code lies in RAM: how branches to other pages, and indirect ones, find them.
 //!
 //! The linear address is looked up in the TLB like a fetch, so what the table holds is good in all address spaces and
-//! survives their changes.
+//! survives their changes. What was found is kept among the view's jumps until the TLB forgets translations.
 
 use std::mem::offset_of;
 
 use crate::asm::{Asm, Mem};
-use crate::layout::{ADDRESS, FETCH, NEXT, PLACE, RCX, SLOT, TABLE, mask};
+use crate::layout::{
+    ADDRESS, ANY_JUMPS, FETCH, JUMP_FROM, JUMP_MASK, JUMP_PAGE, JUMP_TO, NEXT, PLACE, RCX, SLOT,
+    TABLE, mask, scratch,
+};
 
 /// Slots there can be; bits of the address choose.
-const SLOTS: usize = 1 << 15;
+const SLOTS: usize = 1 << 16;
 /// Slots of all vCPUs of a VM.
 const ALL_SLOTS: usize = 1 << 17;
 /// Slots of a vCPU, however many there are.
@@ -24,7 +27,7 @@ struct Slot {
     code: u64,
 }
 
-/// The table. Generated code looks into it ([`emit_look_up`]).
+/// The table. Generated code looks into it ([`emit_search`]).
 #[repr(C)]
 pub struct Table {
     /// The bits of an address that choose the slot.
@@ -62,9 +65,31 @@ impl Table {
     }
 }
 
-/// Looks for the block at the linear address in [`ADDRESS`]. If it is there, [`SLOT`] is the address of its code and
-/// [`ADDRESS`] its linear page. `unless_zero` writes what is done if RCX is not zero: the block is not at hand then.
-pub fn emit_look_up(a: &mut Asm, mut unless_zero: impl FnMut(&mut Asm)) {
+/// Looks for the block at the linear address in [`ADDRESS`]: among the view's jumps, then by the stub of
+/// [`emit_search`]. If it is there, [`SLOT`] is the address of its code and [`ADDRESS`] its linear page. `unless_zero`
+/// writes what is done if RCX is not zero: the block is not at hand then.
+pub fn emit_look_up(a: &mut Asm, search: u64, unless_zero: impl FnOnce(&mut Asm)) {
+    a.extract(SLOT, ADDRESS, JUMP_MASK);
+    a.load(RCX, JUMP_FROM);
+    a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
+    let known = a.if_zero();
+    a.call(search);
+    unless_zero(a);
+    a.land(known);
+    a.load(ADDRESS, JUMP_PAGE);
+    a.load(SLOT, JUMP_TO);
+}
+
+/// A function that makes the block at the linear address in [`ADDRESS`] one of the view's jumps. RCX is zero then, and
+/// [`SLOT`] its slot there; else it is not at hand.
+pub fn emit_search(a: &mut Asm) {
+    const RET: u8 = 0xc3;
+    let unless_zero = |a: &mut Asm| {
+        let zero = a.if_zero();
+        a.raw(&[RET]);
+        a.land(zero);
+    };
+    a.store(scratch(2), ADDRESS);
     a.extract(SLOT, ADDRESS, mask(0));
     a.load(RCX, FETCH);
     a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
@@ -85,6 +110,17 @@ pub fn emit_look_up(a: &mut Asm, mut unless_zero: impl FnMut(&mut Asm)) {
     a.load(RCX, in_slot(offset_of!(Slot, key)));
     a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
     unless_zero(a);
-    a.load(SLOT, in_slot(offset_of!(Slot, code)));
-    a.load(ADDRESS, NEXT);
+    a.load(RCX, in_slot(offset_of!(Slot, code)));
+    a.load(ADDRESS, scratch(2));
+    a.extract(SLOT, ADDRESS, JUMP_MASK);
+    a.store(JUMP_TO, RCX);
+    a.load(RCX, NEXT);
+    a.store(JUMP_PAGE, RCX);
+    a.not(ADDRESS);
+    a.lea(ADDRESS, Mem::at(ADDRESS, 1));
+    a.store(JUMP_FROM, ADDRESS);
+    a.set(RCX, 1);
+    a.store(ANY_JUMPS, RCX);
+    a.set(RCX, 0);
+    a.raw(&[RET]);
 }

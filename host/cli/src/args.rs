@@ -90,7 +90,7 @@ pub struct DemoArgs {
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub engine: EngineArg,
     /// Whether the soft engine translates what runs often to code of the host
-    #[arg(long, value_enum, default_value_t = JitArg::Off)]
+    #[arg(long, value_enum, default_value_t = JitArg::On)]
     pub jit: JitArg,
     /// How far this process gives up what a running machine does not need of the host
     #[arg(long, value_enum, default_value_t = ConfineArg::Auto, hide = true)]
@@ -210,7 +210,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub engine: EngineArg,
     /// Whether the soft engine translates what runs often to code of the host
-    #[arg(long, value_enum, default_value_t = JitArg::Off)]
+    #[arg(long, value_enum, default_value_t = JitArg::On)]
     pub jit: JitArg,
     /// The virtualization the guest sees, so that it can be a hypervisor
     #[arg(long, value_enum, default_value_t = NestedArg::Auto)]

@@ -76,9 +76,7 @@ impl Monitor {
                 let clock = if images.measures { "host" } else { "virtual" };
                 command = Command::new(&programs.nestling);
                 command
-                    .args([
-                        "run", "--engine", "soft", "--jit", "on", "--nested", "intel", "--stats",
-                    ])
+                    .args(["run", "--engine", "soft", "--nested", "intel", "--stats"])
                     .args(["--clock", clock, "--memory", &memory, "--cpus", &cpus]);
                 "--"
             }

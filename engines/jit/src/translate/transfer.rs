@@ -60,7 +60,7 @@ impl Translator<'_> {
             return self.look_up();
         }
         let ways = &mut self.ways;
-        emit_look_up(&mut self.a, |a| {
+        emit_look_up(&mut self.a, self.stubs.search, |a| {
             let found = a.if_zero();
             let leave = a.jump(0);
             a.land(found);
@@ -71,7 +71,9 @@ impl Translator<'_> {
     /// Looks for the block at the linear address in [`ADDRESS`]; out of line if it is not there.
     pub(super) fn look_up(&mut self) {
         let misses = &mut self.misses;
-        emit_look_up(&mut self.a, |a| misses.push(unless_zero(a)));
+        emit_look_up(&mut self.a, self.stubs.search, |a| {
+            misses.push(unless_zero(a))
+        });
     }
 
     /// The instruction that ends the block.

@@ -16,6 +16,8 @@ use guestmem::{PAGE_MASK, RamOffset};
 
 /// Slots in a view.
 pub const SLOTS: usize = 4096;
+/// Slots for jumps in a view.
+pub const JUMPS: usize = 2048;
 /// Views in a bank.
 const VIEWS: usize = 3;
 /// Banks.
@@ -43,6 +45,16 @@ pub struct View {
     pub masks: [u64; 2],
     /// Masks of the bits that are clear in offsets in a page that are a multiple of 2, 4, 8, 16, 32 and 64.
     pub alignments: [u64; 6],
+    /// Mask of the bits of a linear address that choose a slot for jumps.
+    pub jump_mask: u64,
+    /// Something is in them.
+    pub any_jumps: u64,
+    /// Where blocks are that a translator's code has jumped to: negated linear address.
+    pub jump_from: [u64; JUMPS],
+    /// The page of the linear address.
+    pub jump_page: [u64; JUMPS],
+    /// Where the code is.
+    pub jump_to: [u64; JUMPS],
     /// Reads: negated linear address of the page.
     pub read: [u64; SLOTS],
     /// Writes without further bookkeeping.
@@ -62,12 +74,22 @@ const fn no_page(i: usize) -> u64 {
     (((i as u64 + 2) % SLOTS as u64) << 12).wrapping_neg()
 }
 
+/// The negated address of what never comes to slot `i`.
+const fn no_jump(i: usize) -> u64 {
+    ((i as u64 + 1) % JUMPS as u64).wrapping_neg()
+}
+
 impl View {
     fn new() -> Self {
         let none: [u64; SLOTS] = std::array::from_fn(no_page);
         Self {
             masks: [(SLOTS as u64 - 1) << 12, !PAGE_MASK],
             alignments: std::array::from_fn(|n| !PAGE_MASK | ((2 << n) - 1)),
+            jump_mask: JUMPS as u64 - 1,
+            any_jumps: 0,
+            jump_from: std::array::from_fn(no_jump),
+            jump_page: [0; JUMPS],
+            jump_to: [0; JUMPS],
             read: none,
             write: none,
             fetch: none,
@@ -84,7 +106,14 @@ impl View {
         self.writable[i] = u32::MAX;
     }
 
+    fn drop_jumps(&mut self) {
+        if std::mem::take(&mut self.any_jumps) != 0 {
+            self.jump_from = std::array::from_fn(no_jump);
+        }
+    }
+
     fn wipe(&mut self) {
+        self.drop_jumps();
         for word in 0..self.filled.len() {
             let mut left = std::mem::take(&mut self.filled[word]);
             while left != 0 {
@@ -205,6 +234,13 @@ impl Tlb {
     pub fn fetch_hit(&self, va: u64) -> Option<RamOffset> {
         let within = va.wrapping_add(self.views[self.current].fetch[slot(va)]);
         (within < 4096).then(|| self.place(va))
+    }
+
+    /// Forgets all jumps: translated code is gone.
+    pub fn drop_jumps(&mut self) {
+        for view in &mut self.views {
+            view.drop_jumps();
+        }
     }
 
     /// The address on the host of the instruction byte at `va`, on a hit in the view in force.
@@ -347,6 +383,7 @@ impl Tlb {
                 b.stamp = self.stamps;
                 for &view in &self.held[i * VIEWS..(i + 1) * VIEWS] {
                     self.views[view].drop_slot(slot(va));
+                    self.views[view].drop_jumps();
                 }
             }
         }

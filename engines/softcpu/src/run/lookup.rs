@@ -65,6 +65,7 @@ impl Runner {
             self.cache.clear(&mut self.cpu.code_pages);
             if let Some(executor) = &mut self.executor {
                 executor.clear();
+                self.cpu.tlb.drop_jumps();
             }
         }
         let in_page = 4096 - (at.0 & 0xfff) as usize;
@@ -221,6 +222,7 @@ impl Runner {
         self.cpu.vectors.clear();
         if let Some(executor) = &mut self.executor {
             executor.clear();
+            self.cpu.tlb.drop_jumps();
         }
         if let Err(error) = self.cpu.host.clear() {
             tracing::warn!(vcpu = self.cpu.index, %error, "the old code memory stays in use");
