@@ -51,7 +51,8 @@ impl Translator<'_> {
         };
         let in_rm = match e.rm {
             Field::Memory { .. } => None,
-            Field::General(g) if self.where_it_is(insn, &e, g) => {
+            // Vector instructions that take either write less to memory.
+            Field::General(g) if facts.is_none() && self.where_it_is(insn, &e, g) => {
                 p.memory = Some(Rm::Mem(register(usize::from(g.number))));
                 None
             }
