@@ -2,11 +2,12 @@
 //!
 //! | host register | holds |
 //! | --- | --- |
-//! | RAX, RDX, RBX, RBP, RSI, RDI, R8, R12, R13 | the guest's register of the same name |
+//! | RAX, RDX, RBX, RBP, RSI, RDI, R8, R12 | the guest's register of the same name |
 //! | R9 | the guest's RCX |
 //! | R14 | the guest's RSP |
 //! | R10 | the address of the TLB's view in force |
 //! | RCX, R11, R15 | values on their way; RCX because JRCXZ tests without touching the flags |
+//! | R13 | the budget: a chain of additions in memory would take longer than the blocks it is for |
 //! | RSP | the host's stack |
 //! | OF, SF, ZF, AF, PF, CF | the guest's |
 //! | XMM0 to XMM15, MXCSR | the guest's while [`Native::no_sse`] is zero |
@@ -14,7 +15,7 @@
 //! | the x87's state but FIP, FDP and FOP | the guest's while [`Native::no_x87`] is zero |
 //! | base of GS | the address of [`Cpu`] |
 //!
-//! The guest's R9, R10, R11, R14 and R15 are in [`Cpu::regs`].
+//! The guest's R9, R10, R11 and R13 to R15 are in [`Cpu::regs`].
 
 use std::mem::offset_of;
 
@@ -35,11 +36,13 @@ pub const SLOT: Reg = Reg(11);
 pub const RSP: Reg = Reg(14);
 /// A linear address.
 pub const ADDRESS: Reg = Reg(15);
+/// [`Cpu::budget`].
+pub const BUDGET: Reg = Reg(13);
 /// The guest's RCX.
 pub const GUEST_RCX: Reg = Reg(9);
 
 /// Guest registers by encoding and the host registers they are in.
-pub const MAPPED: [(u8, Reg); 11] = [
+pub const MAPPED: [(u8, Reg); 10] = [
     (0, Reg(0)),
     (1, GUEST_RCX),
     (2, Reg(2)),
@@ -50,13 +53,12 @@ pub const MAPPED: [(u8, Reg); 11] = [
     (7, Reg(7)),
     (8, Reg(8)),
     (12, Reg(12)),
-    (13, Reg(13)),
 ];
 
 /// The host register a guest register is in, if it is in one.
 pub fn host(guest: u8) -> Option<Reg> {
     match guest {
-        0 | 2 | 3 | 5..=8 | 12 | 13 => Some(Reg(guest)),
+        0 | 2 | 3 | 5..=8 | 12 => Some(Reg(guest)),
         1 => Some(GUEST_RCX),
         4 => Some(RSP),
         _ => None,
@@ -87,8 +89,8 @@ const fn native(offset: usize) -> Mem {
     field(offset_of!(Cpu, native) + offset)
 }
 
-/// [`Cpu::budget`].
-pub const BUDGET: Mem = field(offset_of!(Cpu, budget));
+/// [`Cpu::budget`], while no translated code runs.
+pub const BUDGET_PLACE: Mem = field(offset_of!(Cpu, budget));
 /// [`Cpu::cpl`], a byte.
 pub const CPL: Mem = field(offset_of!(Cpu, cpl));
 /// A byte, zero outside VMX non-root operation.

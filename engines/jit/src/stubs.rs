@@ -5,7 +5,8 @@
 use crate::area::CodeArea;
 use crate::asm::{Asm, Legacy, Mem, Reg, Rm};
 use crate::layout::{
-    ADDRESS, ENTRY, FLAGS, LEFT, MAPPED, PAGE, RCX, SLOT, STACK, THIS, VIEW, VIEW_ADDRESS, register,
+    ADDRESS, BUDGET, BUDGET_PLACE, ENTRY, FLAGS, LEFT, MAPPED, PAGE, RCX, SLOT, STACK, THIS, VIEW,
+    VIEW_ADDRESS, register,
 };
 use crate::table::{emit_look_up, emit_search};
 use crate::vectors;
@@ -57,9 +58,11 @@ fn save(a: &mut Asm) {
     }
     a.flags_to_rax();
     a.store(FLAGS, RAX);
+    a.store(BUDGET_PLACE, BUDGET);
 }
 
 fn restore(a: &mut Asm) {
+    a.load(BUDGET, BUDGET_PLACE);
     a.load(VIEW, VIEW_ADDRESS);
     a.load(RAX, FLAGS);
     a.flags_from_rax();

@@ -93,8 +93,8 @@ struct Translator<'a> {
     records: Vec<Record>,
     cold: Vec<Cold>,
     exits: Vec<Exit>,
-    /// Jumps to the code of an exit that is not joined: offset of the distance, offset in the page, number.
-    ways: Vec<(usize, i64, u32)>,
+    /// Jumps to code that leaves: offset of the distance, offset in the page of what is next, how.
+    ways: Vec<(usize, i64, Leaving)>,
     /// Misses of the instruction being translated.
     misses: Vec<usize>,
     record: u32,
@@ -106,6 +106,17 @@ struct Translator<'a> {
     told: Vec<Told>,
     /// Records of what is left of the block from an operation on.
     rests: BTreeMap<usize, u32>,
+}
+
+/// How a block is left between two.
+#[derive(Clone, Copy, Debug)]
+enum Leaving {
+    /// Before it.
+    Before,
+    /// Behind it.
+    Behind,
+    /// By a way out with this number.
+    By(u32),
 }
 
 /// What is done about a block of another page that is not at hand.
@@ -202,18 +213,16 @@ impl Translator<'_> {
     /// Leaves if anything but this block is to be done; else takes its instructions off the budget.
     fn prologue(&mut self, instructions: i32) {
         let a = &mut self.a;
-        a.load(SLOT, BUDGET);
         a.load(ADDRESS, POLL);
         // Negative if the budget is zero or less, and never zero: all bits as a mask always find something.
-        a.lea(RCX, Mem::indexed(SLOT, SLOT, 0, -1));
+        a.lea(RCX, Mem::indexed(BUDGET, BUDGET, 0, -1));
         a.extract(RCX, RCX, Mem::at(ADDRESS, 0));
         let go_on = a.if_zero();
         let leave = a.jump(0);
         a.land(go_on);
-        a.lea(SLOT, Mem::at(SLOT, -instructions));
-        a.store(BUDGET, SLOT);
+        a.lea(BUDGET, Mem::at(BUDGET, -instructions));
         let start = self.in_page(0);
-        self.ways.push((leave, start, u32::MAX));
+        self.ways.push((leave, start, Leaving::Before));
     }
 
     fn instruction(
@@ -329,7 +338,6 @@ impl Translator<'_> {
 
     /// Gives the offset of the code that leaves before the block.
     fn out_of_line(&mut self) -> usize {
-        // The first one is the prologue's.
         let mut leave = None;
         for cold in std::mem::take(&mut self.cold) {
             let here = self.a.here();
@@ -356,15 +364,21 @@ impl Translator<'_> {
             let here = self.a.here();
             self.a.aim(from, here);
             self.a.set_signed(ADDRESS, offset as i32);
-            if way == u32::MAX {
-                leave.get_or_insert(here);
-                self.a.jump(self.stubs.boundary);
-            } else {
-                if let Some(exit) = self.exits.get_mut((way - self.numbers.way) as usize) {
-                    exit.leave = here;
+            match way {
+                Leaving::Before => {
+                    leave = Some(here);
+                    self.a.jump(self.stubs.boundary);
                 }
-                self.a.set(SLOT, way);
-                self.a.jump(self.stubs.way);
+                Leaving::Behind => {
+                    self.a.jump(self.stubs.boundary);
+                }
+                Leaving::By(way) => {
+                    if let Some(exit) = self.exits.get_mut((way - self.numbers.way) as usize) {
+                        exit.leave = here;
+                    }
+                    self.a.set(SLOT, way);
+                    self.a.jump(self.stubs.way);
+                }
             }
         }
         leave.expect("every block has a prologue")

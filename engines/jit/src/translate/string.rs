@@ -149,10 +149,8 @@ impl Translator<'_> {
         a.load(SLOT, UNCOUNTED);
         a.lea(SLOT, Mem::indexed(SLOT, RCX, 0, 0));
         a.store(UNCOUNTED, SLOT);
-        a.load(SLOT, BUDGET);
         a.not(RCX);
-        a.lea(SLOT, Mem::indexed(SLOT, RCX, 0, 1));
-        a.store(BUDGET, SLOT);
+        a.lea(BUDGET, Mem::indexed(BUDGET, RCX, 0, 1));
         a.land(short);
     }
 

@@ -4,7 +4,7 @@ use iced_x86::{Instruction, Mnemonic as M, OpKind};
 use softcpu::code::Op;
 
 use super::memory::unless_zero;
-use super::{ByHandler, Done, Exit, Miss, Translator};
+use super::{ByHandler, Done, Exit, Leaving, Miss, Translator};
 use crate::asm::Mem;
 use crate::layout::{ADDRESS, GUEST_RCX, PAGE, RCX, RSP, SLOT, scratch};
 use crate::table::emit_look_up;
@@ -43,7 +43,7 @@ impl Translator<'_> {
         }
         let number = self.numbers.way + self.exits.len() as u32;
         self.exits.push(Exit { jump, leave: 0 });
-        self.ways.push((jump, offset, number));
+        self.ways.push((jump, offset, Leaving::By(number)));
     }
 
     pub(super) fn leave_page(&mut self, offset: i64, miss: Miss) {
@@ -64,7 +64,7 @@ impl Translator<'_> {
             let found = a.if_zero();
             let leave = a.jump(0);
             a.land(found);
-            ways.push((leave, offset, u32::MAX));
+            ways.push((leave, offset, Leaving::Behind));
         });
     }
 
