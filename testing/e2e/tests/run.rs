@@ -287,14 +287,18 @@ struct VirtualRun {
     memory: String,
 }
 
-fn virtual_run(level: &Level1) -> VirtualRun {
+fn virtual_run(level: &Level1, jit: &str) -> VirtualRun {
     let ended = level
-        .run(&["--clock", "virtual", "--nested", "intel", "--stats"])
+        .run(&[
+            "--clock", "virtual", "--nested", "intel", "--stats", "--jit", jit,
+        ])
         .end();
     ended.expect_code(0);
-    let line = ended.messages.lines().last().expect("a line");
+    let mut lines = ended.messages.lines();
+    let (line, words) = lines
+        .find_map(|line| Some((line, line.strip_prefix("nestling: stats ")?)))
+        .expect("the figures");
     println!("{line}");
-    let words = line.strip_prefix("nestling: stats ").expect("the figures");
     let word = |key: &str| {
         let found = words.split(' ').find_map(|word| word.strip_prefix(key));
         found.unwrap_or_else(|| panic!("no {key} in: {line}"))
@@ -325,14 +329,23 @@ impl Load {
 #[test]
 fn in_virtual_time_two_runs_are_the_same_also_on_a_busy_host() {
     let level = Level1::of(1);
-    let first = virtual_run(&level);
+    let first = virtual_run(&level, "on");
     let mut load = Load::of(4);
-    let second = virtual_run(&level);
+    let second = virtual_run(&level, "on");
     assert!(load.0.iter_mut().all(|busy| !busy.has_ended()));
     assert!(first.console.contains("NESTLING-LEVEL 1 down status=0"));
     assert!(first.instructions > 10_000_000, "{first:?}");
     assert_eq!(first.memory.len(), 64, "{first:?}");
     assert_eq!(first, second);
+}
+
+/// The interpreter is the translator's oracle: a boot is the same instruction for instruction.
+#[test]
+fn translated_and_interpreted_boots_are_the_same() {
+    let level = Level1::of(1);
+    let interpreted = virtual_run(&level, "off");
+    assert_eq!(virtual_run(&level, "force"), interpreted);
+    assert_eq!(virtual_run(&level, "on"), interpreted);
 }
 
 /// What this machine's KVM is good for, by what `doctor` says.
