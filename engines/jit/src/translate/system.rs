@@ -57,6 +57,7 @@ impl Translator<'_> {
             ..Legacy::default()
         };
         let operand = Mem::at(ADDRESS, 0);
+        self.a.changes(SLOT);
         self.a.legacy(&i, SLOT.0, Rm::Mem(operand));
         if write {
             self.written(operand, u32::from(size));
@@ -77,6 +78,7 @@ impl Translator<'_> {
             opcode: &[0x0f, 0xb6],
             ..Legacy::default()
         };
+        self.a.changes(RCX);
         self.a.legacy(&movzx, RCX.0, Rm::Mem(byte));
         self.found();
     }
@@ -143,6 +145,7 @@ impl Translator<'_> {
                     ..Legacy::default()
                 };
                 let selector = segments(at + offset_of!(SegmentRegister, selector));
+                self.a.changes(RCX);
                 self.a.legacy(&movzx, RCX.0, Rm::Mem(selector));
                 self.write_general(to);
                 return Ok(());

@@ -94,6 +94,7 @@ impl Translator<'_> {
             opcode: &[0x0f, 0xb7],
             ..Legacy::default()
         };
+        self.a.changes(RCX);
         self.a.legacy(&movzx, RCX.0, Rm::Mem(control_word));
         self.a.not(RCX);
         self.a.set(SLOT, MASKS);
