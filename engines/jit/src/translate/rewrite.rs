@@ -92,16 +92,13 @@ impl Translator<'_> {
         let other = |f: Field| !matches!(f, Field::General(o) if o.number == g.number);
         // In memory the first ones find another bit, the last one locks.
         let differs = matches!(insn.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc | M::Xchg);
-        e.or_memory
-            && host(g.number).is_none()
-            && !g.high
-            && !e.any_high()
-            && !differs
-            // 32 bits clear what is above them.
-            && !(g.written && g.size == 4)
-            && self.a.holder(g.number).is_none()
-            && other(e.reg)
-            && other(e.vvvv)
+        // 32 bits clear what is above them.
+        let clears = g.written && g.size == 4;
+        let high = g.high || e.any_high();
+        if !e.or_memory || differs || clears || high || host(g.number).is_some() {
+            return false;
+        }
+        self.a.holder(g.number).is_none() && other(e.reg) && other(e.vvvv)
     }
 
     /// Computes and checks the address of an instruction's operand in memory.
