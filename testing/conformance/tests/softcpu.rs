@@ -58,18 +58,18 @@ fn softcpu_agrees_with_the_host() {
 /// The same cases with every block translated before it is executed. Accesses hit the TLB where they may.
 #[test]
 fn translated_code_agrees_with_the_host() {
-    translated(EngineSubject::warm);
+    translated(5_000_000, EngineSubject::warm);
 }
 
 /// The same again. Every first access misses the TLB.
 #[test]
 fn translated_code_that_misses_agrees_with_the_host() {
-    translated(|subject| subject);
+    translated(1_000_000, |subject| subject);
 }
 
-fn translated(prepare: impl Fn(EngineSubject) -> EngineSubject + Sync) {
+fn translated(cases: u64, prepare: impl Fn(EngineSubject) -> EngineSubject + Sync) {
     let _alone = wait_for_the_others();
-    let config = Config::from_environment(1_000_000);
+    let config = Config::from_environment(cases);
     let implemented = Implemented::new();
     let report = run(
         config,

@@ -36,11 +36,14 @@ impl Cpu {
         {
             return name;
         }
-        let retired = self.retired_now();
-        let base = self
-            .platform
-            .apic_msr_read(x86defs::msr::IA32_APIC_BASE, retired)
-            .unwrap_or(0);
+        // To ask the board costs more than the rest.
+        let base = if matches!(leaf, 1 | 0x8000_0001) {
+            let retired = self.retired_now();
+            let base = x86defs::msr::IA32_APIC_BASE;
+            self.platform.apic_msr_read(base, retired).unwrap_or(0)
+        } else {
+            0
+        };
         let fields = vcpu::cpuid::VcpuFields {
             apic_id: self.index,
             apic_enabled: base & 1 << 11 != 0,
