@@ -124,7 +124,7 @@ pub const ROOMS: &[Room] = &[
         "jit",
         "engines/jit",
         Tier::Engines,
-        Uses::Only(&["softcpu", "vcpu", "x86defs", "guestmem"]),
+        Uses::Only(&["softcpu", "hostexec", "vcpu", "x86defs", "guestmem"]),
     ),
     border(
         "kvm",

@@ -2,11 +2,13 @@
 //!
 //! Invariants:
 //! - No mapping is ever writable and executable.
-//! - The area only grows: a byte that may have been executed is never written again, so no processor can hold
-//!   an old form of it (SDM Vol. 3, 9.1.3 needs no further care). To empty an area is to replace it.
+//! - A byte that may have been executed is written again only by [`CodeArea::patch`], and by [`CodeArea::append`] after
+//!   [`CodeArea::cut`]. Whoever uses one of these has the processor execute a serializing instruction before it executes
+//!   there again: what is changed is fetched by another address than it was stored by (SDM Vol. 3, 9.1.3). The other
+//!   areas only grow; to empty one is to replace it.
 //! - The file is sealed against shrinking, so no access within `len` can fail with SIGBUS.
 
-use crate::HostExecError;
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
@@ -17,9 +19,19 @@ const ALIGN: usize = 32;
 /// `memfd_create` flag of Linux 6.3: the file itself can never be made executable (by `execve`).
 const MFD_NOEXEC_SEAL: libc::c_uint = 0x8;
 
+/// Why there is no code memory.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make memory for generated code ({step}): {source}")]
+pub struct CodeMemoryError {
+    /// The system call.
+    pub step: &'static str,
+    /// The host's answer.
+    pub source: io::Error,
+}
+
 /// A bounded area of machine code.
 #[derive(Debug)]
-pub(crate) struct CodeArea {
+pub struct CodeArea {
     write: NonNull<u8>,
     execute: NonNull<u8>,
     len: usize,
@@ -27,23 +39,23 @@ pub(crate) struct CodeArea {
 }
 
 // SAFETY: the mappings belong to the area alone and outlive it nowhere; writes need `&mut self`, and what
-// `&self` gives out is an address of code that does not change any more.
+// `&self` gives out is an address of code that does not change meanwhile.
 unsafe impl Send for CodeArea {}
 // SAFETY: as above; `&self` methods only read plain fields.
 unsafe impl Sync for CodeArea {}
 
-fn host_error(step: &'static str) -> HostExecError {
-    HostExecError::CodeMemory {
+fn host_error(step: &'static str) -> CodeMemoryError {
+    CodeMemoryError {
         step,
         source: io::Error::last_os_error(),
     }
 }
 
-fn sealed_file(len: usize) -> Result<OwnedFd, HostExecError> {
+fn sealed_file(name: &CStr, len: usize) -> Result<OwnedFd, CodeMemoryError> {
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     let create = |flags| {
-        // SAFETY: the name is a NUL-terminated constant; the call touches no other memory of ours.
-        unsafe { libc::memfd_create(c"nestling-code".as_ptr(), flags) }
+        // SAFETY: the name ends with NUL; the call touches no other memory of ours.
+        unsafe { libc::memfd_create(name.as_ptr(), flags) }
     };
     let mut raw = create(flags | MFD_NOEXEC_SEAL);
     if raw < 0 {
@@ -54,7 +66,7 @@ fn sealed_file(len: usize) -> Result<OwnedFd, HostExecError> {
     }
     // SAFETY: `raw` is a descriptor just created and owned by nobody else.
     let file = unsafe { OwnedFd::from_raw_fd(raw) };
-    let size = libc::off_t::try_from(len).map_err(|_| HostExecError::CodeMemory {
+    let size = libc::off_t::try_from(len).map_err(|_| CodeMemoryError {
         step: "size",
         source: io::Error::from(io::ErrorKind::InvalidInput),
     })?;
@@ -70,7 +82,11 @@ fn sealed_file(len: usize) -> Result<OwnedFd, HostExecError> {
     Ok(file)
 }
 
-fn map(file: &OwnedFd, len: usize, protection: libc::c_int) -> Result<NonNull<u8>, HostExecError> {
+fn map(
+    file: &OwnedFd,
+    len: usize,
+    protection: libc::c_int,
+) -> Result<NonNull<u8>, CodeMemoryError> {
     // SAFETY: a new mapping at an address the kernel chooses cannot overlap anything in use.
     let address = unsafe {
         libc::mmap(
@@ -89,12 +105,12 @@ fn map(file: &OwnedFd, len: usize, protection: libc::c_int) -> Result<NonNull<u8
 }
 
 impl CodeArea {
-    /// A new, empty area of `len` bytes (a multiple of the page size).
+    /// A new, empty area of `len` bytes (a multiple of the page size), whose file is called `name`.
     ///
     /// # Errors
     /// The host refuses the file or one of the mappings.
-    pub(crate) fn new(len: usize) -> Result<CodeArea, HostExecError> {
-        let file = sealed_file(len)?;
+    pub fn new(name: &CStr, len: usize) -> Result<CodeArea, CodeMemoryError> {
+        let file = sealed_file(name, len)?;
         let write = map(&file, len, libc::PROT_READ | libc::PROT_WRITE)?;
         let execute = match map(&file, len, libc::PROT_READ | libc::PROT_EXEC) {
             Ok(execute) => execute,
@@ -113,23 +129,50 @@ impl CodeArea {
     }
 
     /// The address the next piece of code will run at.
-    pub(crate) fn next_address(&self) -> u64 {
+    pub fn next_address(&self) -> u64 {
         self.execute.as_ptr() as u64 + self.used as u64
     }
 
     /// The address `offset` runs at. `offset` comes from [`CodeArea::append`].
-    pub(crate) fn address(&self, offset: u32) -> u64 {
+    pub fn address(&self, offset: u32) -> u64 {
         self.execute.as_ptr() as u64 + u64::from(offset)
     }
 
     /// Bytes used so far.
-    pub(crate) fn used(&self) -> usize {
+    pub fn used(&self) -> usize {
         self.used
+    }
+
+    /// Bytes left.
+    pub fn room(&self) -> usize {
+        self.len - self.used
+    }
+
+    /// Forgets everything behind the first `used` bytes. None of it may run any more.
+    pub fn cut(&mut self, used: usize) {
+        self.used = used.min(self.used);
+    }
+
+    /// Changes bytes that run at `address`.
+    ///
+    /// # Panics
+    /// They are not in the area.
+    pub fn patch(&mut self, address: u64, bytes: &[u8]) {
+        let at = address.wrapping_sub(self.execute.as_ptr() as u64) as usize;
+        assert!(
+            at < self.used && bytes.len() <= self.used - at,
+            "a patch lies in code"
+        );
+        // SAFETY: the range is inside the writable mapping, as just checked, and `bytes` is Rust memory. The code
+        // is not running: that needs a borrow of the owner.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.write.as_ptr().add(at), bytes.len());
+        }
     }
 
     /// Copies `code`, encoded for [`CodeArea::next_address`], into the area. Returns its offset, or `None`
     /// when it does not fit.
-    pub(crate) fn append(&mut self, code: &[u8]) -> Option<u32> {
+    pub fn append(&mut self, code: &[u8]) -> Option<u32> {
         let start = self.used;
         let end = start.checked_add(code.len())?;
         if end > self.len {

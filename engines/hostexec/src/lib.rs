@@ -31,13 +31,13 @@ mod x87_fast;
 #[cfg(test)]
 mod tests;
 
+pub use area::{CodeArea, CodeMemoryError};
 pub use facts::{Class, Facts, MemoryUse};
 pub use features::{Feature, HostFeatures, host_has};
 pub use masked::{Gather, MaskedMemory};
 pub use state::{Bounce, ExtState, FCW_FNINIT, FCW_POWER_UP, MXCSR_MASK, MXCSR_RESET};
 pub use x87::X87Context;
 
-use area::CodeArea;
 use facts::{Control, Group};
 use features::Support;
 use iced_x86::{CodeSize, Instruction, InstructionInfoFactory, OpKind};
@@ -50,13 +50,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, thiserror::Error)]
 pub enum HostExecError {
     /// The host refused a step of making it.
-    #[error("cannot make memory for generated code ({step}): {source}")]
-    CodeMemory {
-        /// The system call.
-        step: &'static str,
-        /// The host's answer.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    CodeMemory(#[from] CodeMemoryError),
 }
 
 /// Why an instruction was not prepared.
@@ -531,7 +526,7 @@ impl HostExec {
 }
 
 fn new_area(capacity: usize, features: HostFeatures) -> Result<CodeArea, HostExecError> {
-    let mut area = CodeArea::new(capacity)?;
+    let mut area = CodeArea::new(c"nestling-code", capacity)?;
     let code = stub::prologue(area.address(0), features.has(Feature::Avx))
         .unwrap_or_else(|error| unreachable!("fixed instructions encode: {error}"));
     assert_eq!(area.append(&code), Some(0), "an area holds its prologue");

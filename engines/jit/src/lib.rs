@@ -12,7 +12,6 @@
 //! Generated code reads and writes three things: the processor behind GS, its own table of blocks, and guest RAM by
 //! addresses that the TLB gave out. It calls nothing but the handlers, with MXCSR as Rust code expects it. The processor stays where it is while it runs.
 
-mod area;
 mod asm;
 mod fields;
 mod layout;
@@ -30,9 +29,9 @@ use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use area::CodeArea;
-pub use area::CodeMemoryError;
 use guestmem::RamOffset;
+use hostexec::CodeArea;
+pub use hostexec::CodeMemoryError;
 use iced_x86::Mnemonic;
 use softcpu::code::{BlockExecutor, Entry, Left, Op, Source, Way};
 use softcpu::cpu::{Cpu, RIP, Trap};
@@ -130,6 +129,8 @@ pub struct Translator {
     calls: Box<Calls>,
     threshold: u16,
     full: bool,
+    /// Code that may have run was changed since it ran last.
+    changed: bool,
     counts: Counts,
 }
 
@@ -156,7 +157,7 @@ impl Translator {
     pub fn new(threshold: u16, vcpus: u32) -> Result<Self, CodeMemoryError> {
         let vcpus = vcpus.max(1) as usize;
         let share = (ALL_AREAS / vcpus).clamp(LEAST_AREA, AREA) & !0xfff;
-        let mut area = CodeArea::new(share)?;
+        let mut area = CodeArea::new(c"nestling-translations", share)?;
         let functions = (handler as *const () as u64, stored as *const () as u64);
         let stubs = Stubs::new(&mut area, functions.0, functions.1);
         Ok(Self {
@@ -169,6 +170,7 @@ impl Translator {
             calls: Box::default(),
             threshold,
             full: false,
+            changed: false,
             counts: Counts::default(),
         })
     }
@@ -301,7 +303,7 @@ impl BlockExecutor for Translator {
         };
         let origin = self.area.next_address();
         let t = translate(cpu, source, &self.stubs, origin, numbers)?;
-        if t.code.len() > LONGEST || !self.area.append(&t.code) {
+        if t.code.len() > LONGEST || self.area.append(&t.code).is_none() {
             return None;
         }
         self.counts.blocks += 1;
@@ -339,6 +341,9 @@ impl BlockExecutor for Translator {
         let before = cpu.retired_now();
         let this = &raw mut *cpu as u64;
         debug_assert_eq!(this, cpu.native.this, "the processor has moved");
+        if std::mem::take(&mut self.changed) {
+            serialize();
+        }
         // SAFETY: the stub is a function of this signature in memory that lives as long as `self`. It and the code it
         // runs keep to what the crate's documentation says under "Safety"; GS has the processor's address since
         // `attach`, on this thread.
@@ -380,6 +385,7 @@ impl BlockExecutor for Translator {
             return;
         };
         self.counts.joined += 1;
+        self.changed = true;
         block.joined.push(way.0);
         aim(&mut self.area, out.jump, to.0.get());
     }
@@ -388,6 +394,7 @@ impl BlockExecutor for Translator {
         let Some(block) = self.blocks.remove(&entry) else {
             return;
         };
+        self.changed = true;
         for way in block.joined {
             let out = self.ways[way as usize];
             aim(&mut self.area, out.jump, out.leave);
@@ -400,6 +407,7 @@ impl BlockExecutor for Translator {
 
     fn clear(&mut self) {
         self.area.cut(self.first);
+        self.changed = true;
         self.ways.clear();
         self.blocks.clear();
         self.table.clear();
@@ -442,6 +450,29 @@ impl BlockExecutor for Translator {
 /// The instruction-set extension translated code needs and this host has not, if there is one.
 pub fn missing() -> Option<&'static str> {
     (!is_x86_feature_detected!("bmi2")).then_some("BMI2")
+}
+
+/// Has the processor forget what it has fetched: code was changed by another address than it is executed at (SDM Vol 3
+/// 9.1.3). IRET serializes (9.3) and, unlike CPUID, does not leave a virtual machine.
+fn serialize() {
+    // SAFETY: IRETQ goes on behind itself with the segments, flags, and stack pointer that were pushed.
+    unsafe {
+        asm!(
+            "mov {at}, rsp",
+            "mov {word:e}, ss",
+            "push {word}",
+            "push {at}",
+            "pushfq",
+            "mov {word:e}, cs",
+            "push {word}",
+            "lea {word}, [rip + 2f]",
+            "push {word}",
+            "iretq",
+            "2:",
+            at = out(reg) _,
+            word = out(reg) _,
+        );
+    }
 }
 
 /// Has the jump with its distance at address `jump` go to `to`.

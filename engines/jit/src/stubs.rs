@@ -2,7 +2,6 @@
 //!
 //! None of it touches the guest's arithmetic flags but where it has saved them.
 
-use crate::area::CodeArea;
 use crate::asm::{Asm, Legacy, Mem, Reg, Rm};
 use crate::layout::{
     ADDRESS, BUDGET, BUDGET_PLACE, ENTRY, FLAGS, LEFT, MAPPED, PAGE, RCX, SLOT, STACK, THIS, VIEW,
@@ -10,6 +9,7 @@ use crate::layout::{
 };
 use crate::table::{emit_look_up, emit_search};
 use crate::vectors;
+use hostexec::CodeArea;
 use softcpu::cpu::RIP;
 
 /// In `LEFT`: no way that could be joined.
@@ -198,7 +198,10 @@ impl Stubs {
         restore(&mut a);
         a.raw(&[0xc3]);
 
-        assert!(area.append(&a.code), "an empty area has room for the stubs");
+        assert!(
+            area.append(&a.code).is_some(),
+            "an empty area has room for the stubs"
+        );
         Self {
             search,
             enter,

@@ -1,10 +1,9 @@
 //! Programs of random bytes, interpreted and translated. What a guest writes becomes code of the host: whatever the
 //! bytes mean, it has to be that and nothing else.
 
-use vcpu::VcpuState;
-
+use super::programs::{Programs, instructions, with_end};
 use super::random::Random;
-use super::{CODE, DATA, Machine, RAM_BYTES, STACK, STOP};
+use super::{CODE, DATA, Machine, STACK};
 
 const PREFIXES: [u8; 28] = [
     0x66, 0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x40, 0x41, 0x42, 0x43,
@@ -50,10 +49,7 @@ fn undefined(program: &[u8]) -> bool {
     })
 }
 
-fn prepare(m: &mut Machine, start: &VcpuState, memory: &[u8], seed: u64) {
-    let random = &mut Random(seed);
-    m.put(0, memory);
-    m.state = start.clone();
+fn prepare(m: &mut Machine, random: &mut Random) {
     for register in 0..16 {
         m.state.gpr[register] = match random.below(4) {
             0 => random.next(),
@@ -81,57 +77,24 @@ fn random_bytes_of_one_of_two_do_the_same() {
 }
 
 fn do_the_same(vcpus: u32, seeds: std::ops::Range<u64>) {
-    let mut translated = Machine::one_translated_of(vcpus);
-    let mut interpreted = Machine::one_interpreted_of(vcpus);
-    let least = (seeds.end - seeds.start) / 20;
-    let mut memory = vec![0; RAM_BYTES as usize];
-    translated.ram.read(guestmem::Gpa(0), &mut memory).unwrap();
-    let random = &mut Random(1);
-    for page in DATA {
-        memory[page as usize..][..4096].fill_with(|| random.next() as u8);
-    }
-    let start = translated.state.clone();
-    let mut whole = 0;
-    for seed in seeds {
-        let mut program = Vec::new();
-        let random = &mut Random(seed << 32 | 7);
-        for _ in 0..1 + random.below(4) {
-            instruction(random, &mut program);
+    let memory = |memory: &mut [u8]| {
+        let random = &mut Random(1);
+        for page in DATA {
+            memory[page as usize..][..4096].fill_with(|| random.next() as u8);
         }
-        let end = CODE + (program.len() + STOP.len()) as u64;
-        program.extend(STOP);
-        // INT3, for who jumps over that.
-        program.extend([0xcc; 32]);
-        if undefined(&program) {
-            continue;
-        }
-        let [(left, ram), (other, other_ram)] = [&mut translated, &mut interpreted].map(|m| {
-            prepare(m, &start, &memory, seed);
-            m.put(CODE, &program);
-            m.state.rip = CODE;
-            let before = m.vcpu.retired().unwrap();
-            let exit = m.go();
-            let mut ram = vec![0; RAM_BYTES as usize];
-            m.ram.read(guestmem::Gpa(0), &mut ram).unwrap();
-            let mut state = m.state.clone();
-            // They go on from program to program.
-            state.system.msrs.clear();
-            ((exit, m.vcpu.retired().unwrap() - before, state), ram)
-        });
-        if left != other {
-            let (ours, theirs) = (format!("{left:?}"), format!("{other:?}"));
-            let both = ours.split(' ').zip(theirs.split(' '));
-            let differ: Vec<_> = both.filter(|(a, b)| a != b).collect();
-            panic!("seed {seed}: {program:02x?}: {differ:?} of {ours}");
-        }
-        assert_eq!(
-            translated.told(),
-            interpreted.told(),
-            "seed {seed}: {program:02x?}"
-        );
-        let differs = ram.iter().zip(&other_ram).position(|(a, b)| a != b);
-        assert_eq!(differs, None, "seed {seed}: {program:02x?}");
-        whole += u64::from(left.2.rip == end);
-    }
-    assert!(whole > least, "{whole} programs came to their end");
+    };
+    let program = |seed: u64| {
+        let program = instructions(seed << 32 | 7, 4, instruction);
+        (!undefined(&with_end(&program))).then_some(program)
+    };
+    let programs = Programs {
+        vcpus,
+        seeds,
+        whole: 20,
+        memory: &memory,
+        program: &program,
+        prepare: &prepare,
+        msrs: &[],
+    };
+    programs.do_the_same();
 }

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod encodings;
+mod programs;
 mod random;
 mod shared;
 mod strings;

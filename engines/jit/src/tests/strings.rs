@@ -1,8 +1,9 @@
 //! Random programs of string instructions, interpreted and translated: states, memory, and counts have to be the
 //! same.
 
+use super::programs::{Programs, instructions};
 use super::random::Random;
-use super::{CODE, DATA, Machine, RAM_BYTES, STOP};
+use super::{DATA, Machine};
 
 /// MOVSB, MOVSD, CMPSB, CMPSD, STOSB, STOSD, LODSB, LODSD, SCASB, SCASD; some take a size.
 const OPCODES: [u8; 10] = [0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf];
@@ -49,62 +50,33 @@ fn strings_of_one_of_two_do_the_same() {
 }
 
 fn do_the_same(vcpus: u32, seeds: std::ops::Range<u64>) {
-    let least = (seeds.end - seeds.start) / 2;
-    let mut translated = Machine::one_translated_of(vcpus);
-    let mut interpreted = Machine::one_interpreted_of(vcpus);
-    let mut memory = vec![0; RAM_BYTES as usize];
-    translated.ram.read(guestmem::Gpa(0), &mut memory).unwrap();
-    let random = &mut Random(3);
-    for byte in &mut memory[DATA[0] as usize..DATA[2] as usize] {
-        // So that compares go on for a while.
-        *byte = u8::from(random.below(40) == 0);
-    }
-    let start = translated.state.clone();
-    let mut whole = 0_u64;
-    for seed in seeds {
-        let mut program = Vec::new();
-        let random = &mut Random(seed << 32 | 11);
-        for _ in 0..1 + random.below(5) {
-            instruction(random, &mut program);
+    let memory = |memory: &mut [u8]| {
+        let random = &mut Random(3);
+        for byte in &mut memory[DATA[0] as usize..DATA[2] as usize] {
+            // So that compares go on for a while.
+            *byte = u8::from(random.below(40) == 0);
         }
-        let end = CODE + (program.len() + STOP.len()) as u64;
-        program.extend(STOP);
-        let [(left, ram), (other, other_ram)] = [&mut translated, &mut interpreted].map(|m| {
-            let random = &mut Random(seed);
-            m.put(0, &memory);
-            m.put(CODE, &program);
-            m.state = start.clone();
-            m.state.gpr[0] = random.pick(&[0, 0, 1, random.0]);
-            let counts = [0, 1, 3, 7, 8, 40, 63, 64, 200, 512, 4096, 5000];
-            m.state.gpr[1] = random.pick(&counts);
-            m.state.gpr[6] = address(random);
-            m.state.gpr[7] = address(random);
-            m.state.gpr[12] = random.pick(&counts);
-            m.state.gpr[13] = address(random);
-            m.state.gpr[14] = address(random);
-            m.state.segments[4].base = random.below(2) as u64 * 8;
-            m.state.rflags = 2 | random.next() & 0x8d5;
-            m.state.rip = CODE;
-            let before = m.vcpu.retired().unwrap();
-            let exit = m.go();
-            let mut ram = vec![0; RAM_BYTES as usize];
-            m.ram.read(guestmem::Gpa(0), &mut ram).unwrap();
-            let mut state = m.state.clone();
-            // They go on from program to program.
-            state.system.msrs.clear();
-            ((exit, m.vcpu.retired().unwrap() - before, state), ram)
-        });
-        if left != other {
-            let (ours, theirs) = (format!("{left:?}"), format!("{other:?}"));
-            let both = ours.split(' ').zip(theirs.split(' '));
-            let differ: Vec<_> = both.filter(|(a, b)| a != b).collect();
-            panic!("seed {seed}: {program:02x?}: {differ:?} of {ours}");
-        }
-        let differs = ram.iter().zip(&other_ram).position(|(a, b)| a != b);
-        assert_eq!(differs, None, "seed {seed}: {program:02x?}");
-        let told = (translated.told(), interpreted.told());
-        assert_eq!(told.0, told.1, "seed {seed}: {program:02x?}");
-        whole += u64::from(left.2.rip == end);
-    }
-    assert!(whole > least, "{whole} programs came to their end");
+    };
+    let prepare = |m: &mut Machine, random: &mut Random| {
+        m.state.gpr[0] = random.pick(&[0, 0, 1, random.0]);
+        let counts = [0, 1, 3, 7, 8, 40, 63, 64, 200, 512, 4096, 5000];
+        m.state.gpr[1] = random.pick(&counts);
+        m.state.gpr[6] = address(random);
+        m.state.gpr[7] = address(random);
+        m.state.gpr[12] = random.pick(&counts);
+        m.state.gpr[13] = address(random);
+        m.state.gpr[14] = address(random);
+        m.state.segments[4].base = random.below(2) as u64 * 8;
+        m.state.rflags = 2 | random.next() & 0x8d5;
+    };
+    let programs = Programs {
+        vcpus,
+        seeds,
+        whole: 2,
+        memory: &memory,
+        program: &|seed| Some(instructions(seed << 32 | 11, 5, instruction)),
+        prepare: &prepare,
+        msrs: &[],
+    };
+    programs.do_the_same();
 }

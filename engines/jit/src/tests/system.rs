@@ -1,7 +1,8 @@
 //! Random programs of what kernels use, interpreted and translated: states, memory, and counts have to be the same.
 
+use super::programs::{Programs, instructions};
 use super::random::Random;
-use super::{CODE, DATA, Machine, RAM_BYTES, STOP};
+use super::{DATA, Machine};
 
 fn instruction(random: &mut Random, out: &mut Vec<u8>) {
     match random.below(12) {
@@ -67,69 +68,36 @@ fn system_programs_of_one_of_two_do_the_same() {
 }
 
 fn do_the_same(vcpus: u32, seeds: std::ops::Range<u64>) {
-    let least = (seeds.end - seeds.start) / 4;
-    let mut translated = Machine::one_translated_of(vcpus);
-    let mut interpreted = Machine::one_interpreted_of(vcpus);
-    let mut memory = vec![0; RAM_BYTES as usize];
-    translated.ram.read(guestmem::Gpa(0), &mut memory).unwrap();
-    for byte in &mut memory[DATA[0] as usize..DATA[2] as usize + 0x1000] {
-        *byte = 0x5a;
-    }
-    let start = translated.state.clone();
-    let mut whole = 0_u64;
-    for seed in seeds {
-        let mut program = Vec::new();
-        let random = &mut Random(seed << 32 | 17);
-        for _ in 0..1 + random.below(10) {
-            instruction(random, &mut program);
+    let memory = |memory: &mut [u8]| {
+        memory[DATA[0] as usize..DATA[2] as usize + 0x1000].fill(0x5a);
+    };
+    let prepare = |m: &mut Machine, random: &mut Random| {
+        for register in [0, 1, 2, 5, 8, 9, 10, 11, 12, 13, 14, 15] {
+            let any = random.next();
+            m.state.gpr[register] = match random.below(4) {
+                0 => any & 0x3f,
+                1 => any & 0x7fff,
+                2 => (any & 0x3fff).wrapping_neg(),
+                _ => any & 0xffff_ffff_0000_01ff,
+            };
         }
-        let end = CODE + (program.len() + STOP.len()) as u64;
-        program.extend(STOP);
-        let [(left, ram), (other, other_ram)] = [&mut translated, &mut interpreted].map(|m| {
-            let random = &mut Random(seed);
-            m.put(0, &memory);
-            m.put(CODE, &program);
-            m.state = start.clone();
-            for register in [0, 1, 2, 5, 8, 9, 10, 11, 12, 13, 14, 15] {
-                let any = random.next();
-                m.state.gpr[register] = match random.below(4) {
-                    0 => any & 0x3f,
-                    1 => any & 0x7fff,
-                    2 => (any & 0x3fff).wrapping_neg(),
-                    _ => any & 0xffff_ffff_0000_01ff,
-                };
-            }
-            if random.below(2) == 0 {
-                m.state.gpr[0] = 0x5a5a_5a5a_5a5a_5a5a;
-                m.state.gpr[2] = 0x5a5a_5a5a_5a5a_5a5a;
-            }
-            m.state.segments[4].base = random.below(2) as u64 * 8;
-            m.state.segments[5].base = random.below(2) as u64 * 16;
-            m.state.rflags = 2 | random.next() & 0xad5;
-            m.state.rip = CODE;
-            let before = m.vcpu.retired().unwrap();
-            let exit = m.go();
-            let mut ram = vec![0; RAM_BYTES as usize];
-            m.ram.read(guestmem::Gpa(0), &mut ram).unwrap();
-            let mut state = m.state.clone();
-            // The time of day in them differs; not the one that SWAPGS leaves.
-            state
-                .system
-                .msrs
-                .retain(|(number, _)| *number == x86defs::msr::IA32_KERNEL_GS_BASE);
-            ((exit, m.vcpu.retired().unwrap() - before, state), ram)
-        });
-        if left != other {
-            let (ours, theirs) = (format!("{left:?}"), format!("{other:?}"));
-            let both = ours.split(' ').zip(theirs.split(' ')).enumerate();
-            let differ: Vec<_> = both.filter(|(_, (a, b))| a != b).collect();
-            panic!("seed {seed}: {program:02x?}: {differ:?} of {ours}");
+        if random.below(2) == 0 {
+            m.state.gpr[0] = 0x5a5a_5a5a_5a5a_5a5a;
+            m.state.gpr[2] = 0x5a5a_5a5a_5a5a_5a5a;
         }
-        let differs = ram.iter().zip(&other_ram).position(|(a, b)| a != b);
-        assert_eq!(differs, None, "seed {seed}: {program:02x?}");
-        let told = (translated.told(), interpreted.told());
-        assert_eq!(told.0, told.1, "seed {seed}: {program:02x?}");
-        whole += u64::from(left.2.rip == end);
-    }
-    assert!(whole > least, "{whole} programs came to their end");
+        m.state.segments[4].base = random.below(2) as u64 * 8;
+        m.state.segments[5].base = random.below(2) as u64 * 16;
+        m.state.rflags = 2 | random.next() & 0xad5;
+    };
+    let programs = Programs {
+        vcpus,
+        seeds,
+        whole: 4,
+        memory: &memory,
+        program: &|seed| Some(instructions(seed << 32 | 17, 10, instruction)),
+        prepare: &prepare,
+        // SWAPGS leaves it.
+        msrs: &[x86defs::msr::IA32_KERNEL_GS_BASE],
+    };
+    programs.do_the_same();
 }

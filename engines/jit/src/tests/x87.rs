@@ -1,8 +1,9 @@
 //! Random programs of x87 instructions, with others between them, interpreted and translated: states, memory, and
 //! counts have to be the same.
 
+use super::programs::{Programs, instructions};
 use super::random::Random;
-use super::{CODE, DATA, Machine, RAM_BYTES, STOP};
+use super::{DATA, Machine};
 
 fn instruction(random: &mut Random, out: &mut Vec<u8>) {
     match random.below(16) {
@@ -72,61 +73,35 @@ fn x87_programs_of_one_of_two_do_the_same() {
 }
 
 fn do_the_same(vcpus: u32, seeds: std::ops::Range<u64>) {
-    let least = (seeds.end - seeds.start) / 2;
-    let mut translated = Machine::one_translated_of(vcpus);
-    let mut interpreted = Machine::one_interpreted_of(vcpus);
-    let mut memory = vec![0; RAM_BYTES as usize];
-    translated.ram.read(guestmem::Gpa(0), &mut memory).unwrap();
-    for page in DATA {
-        fill(&mut Random(page), &mut memory[page as usize..][..0x1000]);
-    }
-    for (place, control) in [0x37f_u16, 0x27f, 0xf7f, 0x372].into_iter().enumerate() {
-        let at = DATA[0] as usize + 0x700 + 2 * place;
-        memory[at..at + 2].copy_from_slice(&control.to_le_bytes());
-    }
-    let start = translated.state.clone();
-    let mut whole = 0_u64;
-    for seed in seeds {
-        let mut program = Vec::new();
-        let random = &mut Random(seed << 32 | 13);
-        // fninit
-        program.extend([0xdb, 0xe3]);
-        for _ in 0..1 + random.below(12) {
-            instruction(random, &mut program);
+    let memory = |memory: &mut [u8]| {
+        for page in DATA {
+            fill(&mut Random(page), &mut memory[page as usize..][..0x1000]);
         }
-        let end = CODE + (program.len() + STOP.len()) as u64;
-        program.extend(STOP);
-        let [(left, ram), (other, other_ram)] = [&mut translated, &mut interpreted].map(|m| {
-            let random = &mut Random(seed);
-            m.put(0, &memory);
-            m.put(CODE, &program);
-            m.state = start.clone();
-            m.state.gpr[0] = random.next() & 0xff;
-            m.set_xmm(0, u128::from(random.next()));
-            m.set_xmm(1, 0x3f80_0000_4080_0000);
-            m.state.segments[4].base = random.below(2) as u64 * 8;
-            m.state.rflags = 2 | random.next() & 0x8d5;
-            m.state.rip = CODE;
-            let before = m.vcpu.retired().unwrap();
-            let exit = m.go();
-            let mut ram = vec![0; RAM_BYTES as usize];
-            m.ram.read(guestmem::Gpa(0), &mut ram).unwrap();
-            let mut state = m.state.clone();
-            // They go on from program to program.
-            state.system.msrs.clear();
-            ((exit, m.vcpu.retired().unwrap() - before, state), ram)
-        });
-        if left != other {
-            let (ours, theirs) = (format!("{left:?}"), format!("{other:?}"));
-            let both = ours.split(' ').zip(theirs.split(' ')).enumerate();
-            let differ: Vec<_> = both.filter(|(_, (a, b))| a != b).collect();
-            panic!("seed {seed}: {program:02x?}: {differ:?} of {ours}");
+        for (place, control) in [0x37f_u16, 0x27f, 0xf7f, 0x372].into_iter().enumerate() {
+            let at = DATA[0] as usize + 0x700 + 2 * place;
+            memory[at..at + 2].copy_from_slice(&control.to_le_bytes());
         }
-        let differs = ram.iter().zip(&other_ram).position(|(a, b)| a != b);
-        assert_eq!(differs, None, "seed {seed}: {program:02x?}");
-        let told = (translated.told(), interpreted.told());
-        assert_eq!(told.0, told.1, "seed {seed}: {program:02x?}");
-        whole += u64::from(left.2.rip == end);
-    }
-    assert!(whole > least, "{whole} programs came to their end");
+    };
+    let program = |seed: u64| {
+        const FNINIT: [u8; 2] = [0xdb, 0xe3];
+        let rest = instructions(seed << 32 | 13, 12, instruction);
+        Some([&FNINIT[..], &rest].concat())
+    };
+    let prepare = |m: &mut Machine, random: &mut Random| {
+        m.state.gpr[0] = random.next() & 0xff;
+        m.set_xmm(0, u128::from(random.next()));
+        m.set_xmm(1, 0x3f80_0000_4080_0000);
+        m.state.segments[4].base = random.below(2) as u64 * 8;
+        m.state.rflags = 2 | random.next() & 0x8d5;
+    };
+    let programs = Programs {
+        vcpus,
+        seeds,
+        whole: 2,
+        memory: &memory,
+        program: &program,
+        prepare: &prepare,
+        msrs: &[],
+    };
+    programs.do_the_same();
 }
