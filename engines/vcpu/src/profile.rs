@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 pub struct Profile {
     /// How often something happened, or how much of it there is.
     pub counts: BTreeMap<&'static str, u64>,
-    /// Instructions, by mnemonic, that translated code had a handler do because it has no code for them.
+    /// Instructions, by mnemonic, that translated code had a handler do because it has no code for them; with `-miss`
+    /// behind the name, because the code it has found no translation of an address, or no block.
     pub handled: BTreeMap<String, u64>,
 }
 

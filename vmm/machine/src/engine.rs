@@ -60,7 +60,7 @@ impl Translation {
     fn threshold(self) -> Option<u16> {
         match self {
             Self::Off => None,
-            // A translation costs about as much as a block's interpretation some twenty times over.
+            // What runs a few times in a boot is not worth its translation.
             Self::On => Some(16),
             Self::Force => Some(0),
         }

@@ -195,6 +195,29 @@ mod tests {
 
     use super::*;
 
+    /// A page that is cleared word by word counts as one store; stores to other pages up to a limit.
+    #[test]
+    fn stores_to_one_page_are_remembered_as_one() {
+        let at = |start, len| Stale {
+            start: RamOffset(start),
+            len,
+        };
+        let mut stores = Vec::new();
+        for word in (0..0x1000).step_by(8) {
+            Stale::remember(&mut stores, RamOffset(0x5000 + word), 8);
+        }
+        assert_eq!(stores, [at(0x5000, 0x1000)]);
+        Stale::remember(&mut stores, RamOffset(0x6ff0), 16);
+        Stale::remember(&mut stores, RamOffset(0x6000), 1);
+        assert_eq!(stores, [at(0x5000, 0x1000), at(0x6000, 0x1000)]);
+        Stale::remember(&mut stores, RamOffset(0x5000), 4);
+        assert_eq!(stores[2], at(0x5000, 4));
+        for page in 0..2 * STALE_LIMIT as u64 {
+            Stale::remember(&mut stores, RamOffset(page << 12), 1);
+        }
+        assert_eq!(stores.len(), STALE_LIMIT + 1, "all is dropped then");
+    }
+
     #[test]
     fn grains() {
         let ram = Arc::new(GuestRam::new(&[(Gpa(0), 0x4000)]).expect("four pages"));

@@ -146,7 +146,7 @@ pub struct Allowed {
 
 /// The software TLB of a vCPU.
 pub struct Tlb {
-    /// [`NOTHING`], and those that were filled so far: each takes 150 KByte.
+    /// [`NOTHING`], and those that were filled so far: each takes 200 KByte.
     views: Vec<Box<View>>,
     /// Which of them a bank's view is.
     held: [usize; BANKS * VIEWS],
