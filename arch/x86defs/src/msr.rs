@@ -153,6 +153,12 @@ msrs! {
     AMD_DE_CFG = 0xc001_1029;
 }
 
+/// IA32_SPEC_CTRL (SDM Vol 4 Table 2-2).
+pub mod spec_ctrl {
+    /// The branch history of CPL 3 does not choose the targets predicted for indirect branches of other levels.
+    pub const BHI_DIS_S: u64 = 1 << 10;
+}
+
 /// IA32_ARCH_CAPABILITIES (SDM Vol 4 Table 2-2). A `_NO` bit says that the processor is not affected.
 pub mod arch_capabilities {
     /// Rogue data cache load (Meltdown) and L1 terminal fault.

@@ -73,11 +73,13 @@ fn restrict(leaf: &CpuidLeaf, host: &HostCpuid, deadline_timer: bool) -> CpuidRe
         }
         (6, _) => r.eax &= h.eax,
         (7, 0) => {
-            r.eax = 0;
+            // The highest subleaf.
+            r.eax = r.eax.min(h.eax);
             r.ebx &= h.ebx;
             r.ecx &= h.ecx;
             r.edx &= h.edx;
         }
+        (7, 2) => r.edx &= h.edx,
         // A PMU with fewer counters is another one; KVM has none, or not all of ours, on many hosts.
         (0xa, _) if !has_counters(&r, &h) => r = CpuidResult::default(),
         (0xd, 0) => {

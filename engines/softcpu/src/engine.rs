@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use guestmem::GuestRam;
 use vcpu::cpuid::Vendor;
-use vcpu::cpuid::feature::{ext8_ebx, ext21};
+use vcpu::cpuid::feature::{ext8_ebx, ext21, leaf7_2_edx};
 use vcpu::{
     Attention, Capabilities, Engine, EngineError, NestedVirt, Platform, Profile, RunExit, Vcpu,
     VcpuState, Vm, VmConfig,
 };
 use x86defs::cr::{cr4, efer};
+use x86defs::msr::spec_ctrl;
 
 use crate::code::BlockExecutor;
 use crate::cpu::{Cpu, Model};
@@ -133,6 +134,11 @@ pub fn model(config: &VmConfig) -> Model {
         (intel_spec, 3),
         (amd(ext8_ebx::IBRS), 1),
         (amd(ext8_ebx::STIBP), 2),
+        // BHI_DIS_S.
+        (
+            leaf(7, 2).edx & leaf7_2_edx::BHI_CTRL != 0,
+            spec_ctrl::BHI_DIS_S,
+        ),
     ];
     let efer_allowed = [
         (true, efer::SCE | efer::LME | efer::LMA),

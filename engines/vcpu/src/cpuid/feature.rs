@@ -166,6 +166,12 @@ pub mod leaf7_edx {
     pub const ARCH_CAPABILITIES: u32 = 1 << 29;
 }
 
+/// Leaf 7, subleaf 2, EDX (SDM Vol 2, Table 3-8).
+pub mod leaf7_2_edx {
+    /// IA32_SPEC_CTRL has BHI_DIS_S.
+    pub const BHI_CTRL: u32 = 1 << 4;
+}
+
 /// Leaf 0Dh, subleaf 1, EAX (SDM Vol 2, Table 3-8).
 pub mod leafd1_eax {
     /// XSAVEOPT.

@@ -192,12 +192,19 @@ pub(super) fn table(words: &Words, config: &ModelConfig) -> CpuidTable {
     };
     t.push(6, None, arat);
     let leaf7 = CpuidResult {
-        eax: 0,
+        eax: when(words.leaf7_2_edx != 0, 2),
         ebx: words.leaf7_ebx,
         ecx: words.leaf7_ecx,
         edx: words.leaf7_edx,
     };
     t.push(7, Some(0), leaf7);
+    if words.leaf7_2_edx != 0 {
+        let leaf7_2 = CpuidResult {
+            edx: words.leaf7_2_edx,
+            ..CpuidResult::default()
+        };
+        t.push(7, Some(2), leaf7_2);
+    }
     t.push(0xa, None, LEAF_A);
     for (n, level) in (0..).zip(topology(config.vcpus)) {
         t.push(0xb, Some(n), level);

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::feature::{
-    ext1_ecx, ext1_edx, ext8_ebx, ext21, leaf1_ecx, leaf1_edx, leaf7_ebx, leaf7_ecx, leaf7_edx,
-    leafd1_eax,
+    ext1_ecx, ext1_edx, ext8_ebx, ext21, leaf1_ecx, leaf1_edx, leaf7_2_edx, leaf7_ebx, leaf7_ecx,
+    leaf7_edx, leafd1_eax,
 };
 use super::host::HostVector;
 use super::words::Words;
@@ -277,6 +277,9 @@ fn max() -> Words {
     w.leaf1_ecx |= leaf1_ecx::MONITOR;
     w.leaf7_ebx |= leaf7_ebx::SHA | leaf7_ebx::CLWB;
     w.leaf7_ecx |= leaf7_ecx::PKU | leaf7_ecx::GFNI | leaf7_ecx::VAES | leaf7_ecx::VPCLMULQDQ;
+    // Without it an operating system clears the branch history by a loop at each entry to its kernel, whatever BHI_NO
+    // says. The named models do without: no processor of their generation has it, nor would KVM there.
+    w.leaf7_2_edx |= leaf7_2_edx::BHI_CTRL;
     w
 }
 
@@ -303,6 +306,7 @@ fn amd_words() -> Words {
             | b::CLWB,
         leaf7_ecx: leaf7_ecx::UMIP | leaf7_ecx::PKU | leaf7_ecx::RDPID,
         leaf7_edx: leaf7_edx::FSRM,
+        leaf7_2_edx: 0,
         leafd1_eax: leafd1_eax::XSAVEOPT
             | leafd1_eax::XSAVEC
             | leafd1_eax::XGETBV1

@@ -190,6 +190,27 @@ fn amd_leaves_follow_the_vcpu() {
     assert_eq!(amd(&one).answer(0x8000_0008, 0).ecx, 0);
 }
 
+/// Leaf 7 (SDM Vol 2, Table 3-8): EAX of subleaf 0 is the highest subleaf; BHI_CTRL is EDX[4] of subleaf 2, and there is
+/// nothing else behind subleaf 0. Named models have only that one.
+#[test]
+fn subleaves_of_leaf_7() {
+    for cpu in CpuModel::ALL {
+        let t = model(cpu, &CONFIG);
+        let (highest, edx) = match cpu {
+            CpuModel::Max => (2, 0x10),
+            _ => (0, 0),
+        };
+        assert_eq!(t.answer(7, 0).eax, highest, "{cpu}");
+        assert_eq!(t.answer(7, 1), CpuidResult::default(), "{cpu}");
+        let second = CpuidResult {
+            edx,
+            ..CpuidResult::default()
+        };
+        assert_eq!(t.answer(7, 2), second, "{cpu}");
+        assert_eq!(t.answer(7, 3), CpuidResult::default(), "{cpu}");
+    }
+}
+
 #[test]
 fn tables_are_sorted_and_without_duplicates() {
     for vcpus in [0, 1, 3, 64, 1000] {

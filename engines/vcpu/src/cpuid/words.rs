@@ -2,8 +2,8 @@
 
 use super::CpuidTable;
 use super::feature::{
-    ext1_ecx, ext1_edx, ext7_edx, ext8_ebx, ext21, leaf1_ecx, leaf1_edx, leaf6_eax, leaf7_ebx,
-    leaf7_ecx, leaf7_edx, leafd1_eax,
+    ext1_ecx, ext1_edx, ext7_edx, ext8_ebx, ext21, leaf1_ecx, leaf1_edx, leaf6_eax, leaf7_2_edx,
+    leaf7_ebx, leaf7_ecx, leaf7_edx, leafd1_eax,
 };
 
 /// A register of a leaf that holds feature bits.
@@ -96,6 +96,7 @@ pub const NAMES: &[Named] = names! {
         "fsrm" = leaf7_edx::FSRM, "spec_ctrl" = leaf7_edx::SPEC_CTRL,
         "arch_capabilities" = leaf7_edx::ARCH_CAPABILITIES,
     }
+    (7, 2, EDX) { "bhi_ctrl" = leaf7_2_edx::BHI_CTRL }
     (0xd, 1, EAX) {
         "xsaveopt" = leafd1_eax::XSAVEOPT, "xsavec" = leafd1_eax::XSAVEC, "xgetbv1" = leafd1_eax::XGETBV1,
         "xsaves" = leafd1_eax::XSAVES,
@@ -131,6 +132,7 @@ pub(super) struct Words {
     pub leaf7_ebx: u32,
     pub leaf7_ecx: u32,
     pub leaf7_edx: u32,
+    pub leaf7_2_edx: u32,
     pub leafd1_eax: u32,
     pub ext1_ecx: u32,
     pub ext1_edx: u32,

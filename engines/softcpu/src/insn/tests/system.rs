@@ -1,5 +1,6 @@
 //! MSRs, control registers and saved state.
 
+use vcpu::cpuid::CpuModel;
 use x86defs::exception::{GP, NM};
 use x86defs::msr::*;
 
@@ -66,6 +67,16 @@ fn msr_reserved_bits() {
             "{msr:#x}"
         );
         assert_eq!(b.cpu().read_msr(msr), Ok(value), "{msr:#x}");
+    }
+    // BHI_DIS_S is there where CPUID.(07H,2):EDX[4] says so (SDM Vol 4 Table 2-2).
+    for (model, there) in [(CpuModel::Max, true), (CpuModel::NestlingIntel, false)] {
+        let mut b = Bench::long_with(model_of(model));
+        assert_eq!(b.cpu().model.cpuid.answer(7, 2).edx >> 4 & 1 == 1, there);
+        let expected = match there {
+            true => Outcome::Next(CODE + 2),
+            false => Outcome::Vector(GP),
+        };
+        assert_eq!(wrmsr(&mut b, IA32_SPEC_CTRL, 1 << 10 | 1), expected);
     }
     // What says that a facility is there or missing stays.
     let mut b = Bench::long();
