@@ -15,6 +15,7 @@
 mod asm;
 mod fields;
 mod layout;
+mod record;
 mod stubs;
 mod table;
 mod translate;
@@ -33,36 +34,13 @@ use guestmem::RamOffset;
 use hostexec::CodeArea;
 pub use hostexec::CodeMemoryError;
 use iced_x86::Mnemonic;
-use softcpu::code::{BlockExecutor, Entry, Left, Op, Source, Way};
+use record::{Record, What};
+use softcpu::code::{BlockCache, BlockExecutor, Entry, Left, Op, Source, Way};
 use softcpu::cpu::{Cpu, RIP, Trap};
 use stubs::{ELSEWHERE, GOES_ON, HANDLER, LEAVES, NO_WAY, Stubs};
 use table::Table;
 use translate::{Numbers, translate};
 use vcpu::Profile;
-
-/// What a handler is called with.
-#[derive(Clone, Copy)]
-pub(crate) struct Record {
-    op: Op,
-    /// What is to be executed behind it, as a range of [`Calls::ops`].
-    behind: (u32, u32),
-    /// RAM offset of its block.
-    start: u64,
-    /// Bytes of its block.
-    bytes: u32,
-    /// Number of its block.
-    block: u32,
-    /// It reads or writes arithmetic flags.
-    flags: bool,
-    /// It ends its block.
-    last: bool,
-    /// For the profile: what it is, as a number of [`iced_x86::Mnemonic`].
-    mnemonic: u16,
-    /// There is code for it; the handler is called where that finds no translation or no block.
-    native: bool,
-    /// How often its handler was called.
-    calls: u32,
-}
 
 /// A way out of a block.
 #[derive(Clone, Copy)]
@@ -91,10 +69,10 @@ const LEAST_AREA: usize = 1 << 20;
 const LONGEST: usize = 32 << 10;
 
 /// What the handlers' caller works with.
-#[derive(Default)]
 struct Calls {
     records: Vec<Record>,
-    ops: Vec<Op>,
+    /// Where the operations of records are, while code runs.
+    code: *const BlockCache,
     /// Calls of records that are gone, by mnemonic: without code for it, and with.
     past: HashMap<u16, (u64, u64)>,
     /// With what, which operation, of which block.
@@ -104,13 +82,30 @@ struct Calls {
     told: u64,
 }
 
+// SAFETY: `code` is followed only by what `Translator::run` calls, which has set it.
+unsafe impl Send for Calls {}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self {
+            records: Vec::new(),
+            code: std::ptr::null(),
+            past: HashMap::new(),
+            trapped: None,
+            panic: None,
+            told: 0,
+        }
+    }
+}
+
 impl Calls {
     /// Calls so far.
     fn by_mnemonic(&self) -> HashMap<u16, (u64, u64)> {
         let mut all = self.past.clone();
         for record in &self.records {
             let (without, with) = all.entry(record.mnemonic).or_default();
-            let count = if record.native { with } else { without };
+            let native = record.what.has(What::NATIVE);
+            let count = if native { with } else { without };
             *count += u64::from(record.calls);
         }
         all
@@ -224,25 +219,30 @@ unsafe extern "sysv64" fn stored(cpu: *mut Cpu, address: u64, len: u64) {
 fn handle(cpu: &mut Cpu, calls: &mut Calls, number: u32) -> u64 {
     let record = &mut calls.records[number as usize];
     record.calls = record.calls.saturating_add(1);
-    cpu.regs[RIP] = cpu.native.page + (record.start & 0xfff);
-    cpu.code_pages.running_start = record.start;
-    cpu.code_pages.running_len = u64::from(record.bytes);
-    if record.flags {
+    // SAFETY: `run` has borrowed the cache for as long as the code runs, and nothing changes it meanwhile.
+    let code = unsafe { &*calls.code };
+    let block = code.block(record.block);
+    let flags = record.what.has(What::FLAGS);
+    cpu.regs[RIP] = cpu.native.page + (block.start & 0xfff);
+    cpu.code_pages.running_start = block.start;
+    cpu.code_pages.running_len = u64::from(block.bytes);
+    if flags {
         cpu.flags.set_bits(flags_of(cpu.native.flags));
     }
-    let (first, end) = record.behind;
-    let mut behind = calls.ops[first as usize..end as usize].iter();
-    let mut op = &record.op;
+    let mut ops = code.ops(block)[usize::from(record.op)..].iter();
+    let mut op = ops.next().expect("a record names an operation");
     let mut done = (op.run)(cpu, op);
-    while done.is_ok()
-        && let Some(next) = behind.next()
-    {
-        op = next;
-        done = (op.run)(cpu, op);
+    if record.what.has(What::REST) {
+        while done.is_ok()
+            && let Some(next) = ops.next()
+        {
+            op = next;
+            done = (op.run)(cpu, op);
+        }
     }
-    let goes_on = done.is_ok() && !record.last;
+    let goes_on = done.is_ok() && !record.what.has(What::LAST);
     if goes_on {
-        if record.flags {
+        if flags {
             cpu.native.flags = image_of(cpu.flags.bits());
         }
         if cpu.pending != 0 {
@@ -256,7 +256,7 @@ fn handle(cpu: &mut Cpu, calls: &mut Calls, number: u32) -> u64 {
         Ok(()) => {
             cpu.regs[RIP] = cpu.next_rip;
             if cpu.pending == 0 && cpu.long64 {
-                if record.flags {
+                if flags {
                     cpu.native.flags = image_of(cpu.flags.bits());
                 }
                 cpu.native.view = cpu.tlb.view_address();
@@ -266,7 +266,7 @@ fn handle(cpu: &mut Cpu, calls: &mut Calls, number: u32) -> u64 {
         }
         Err(trap) => calls.trapped = Some((trap, *op, record.block)),
     }
-    if !record.flags {
+    if !flags {
         cpu.flags.set_bits(flags_of(cpu.native.flags));
     }
     cpu.native.left = HANDLER;
@@ -298,7 +298,6 @@ impl BlockExecutor for Translator {
         }
         let numbers = Numbers {
             record: self.calls.records.len() as u32,
-            op: self.calls.ops.len() as u32,
             way: self.ways.len() as u32,
         };
         let origin = self.area.next_address();
@@ -309,7 +308,6 @@ impl BlockExecutor for Translator {
         self.counts.blocks += 1;
         self.counts.bytes += t.code.len() as u64;
         self.calls.records.extend(t.records);
-        self.calls.ops.extend(t.ops);
         self.ways.extend(t.exits.iter().map(|e| WayOut {
             jump: origin + e.jump as u64,
             leave: origin + e.leave as u64,
@@ -327,7 +325,7 @@ impl BlockExecutor for Translator {
         self.full
     }
 
-    fn run(&mut self, cpu: &mut Cpu, entry: Entry) -> Left {
+    fn run(&mut self, cpu: &mut Cpu, code: &BlockCache, entry: Entry) -> Left {
         let rip = cpu.regs[RIP];
         if let Some(address) = cpu.tlb.code_address(rip) {
             self.table.insert(address, entry.0.get());
@@ -337,6 +335,7 @@ impl BlockExecutor for Translator {
         cpu.native.flags = image_of(cpu.flags.bits());
         cpu.native.barriers = cpu.vector_barriers();
         cpu.native.entry = entry.0.get();
+        self.calls.code = code;
         cpu.attention.arm();
         let before = cpu.retired_now();
         let this = &raw mut *cpu as u64;
@@ -413,7 +412,6 @@ impl BlockExecutor for Translator {
         self.table.clear();
         self.calls.past = self.calls.by_mnemonic();
         self.calls.records.clear();
-        self.calls.ops.clear();
         self.full = false;
         self.counts.clears += 1;
     }

@@ -26,9 +26,9 @@ use softcpu::cpu::{Cpu, RIP};
 use softcpu::insn::Class;
 use softcpu::insn::table::{self, Bind, Strategy};
 
-use crate::Record;
 use crate::asm::{Asm, Mem, Reg};
 use crate::layout::{ADDRESS, BUDGET, POLL, RCX, SLOT, register};
+use crate::record::{Record, What};
 use crate::stubs::Stubs;
 use vector::{Lent, Request};
 use written::Told;
@@ -48,8 +48,6 @@ pub struct Translation {
     pub code: Vec<u8>,
     /// What its handlers are called with.
     pub records: Vec<Record>,
-    /// What [`Record::behind`] counts in.
-    pub ops: Vec<Op>,
     /// Its ways out.
     pub exits: Vec<Exit>,
     /// Offset of the code that leaves before the block.
@@ -61,8 +59,6 @@ pub struct Translation {
 pub struct Numbers {
     /// First record.
     pub record: u32,
-    /// First operation behind records.
-    pub op: u32,
     /// First way.
     pub way: u32,
 }
@@ -164,11 +160,6 @@ pub fn translate(
     Some(Translation {
         code: t.a.code,
         records: t.records,
-        ops: if t.rests.is_empty() {
-            Vec::new()
-        } else {
-            source.ops.to_vec()
-        },
         exits: t.exits,
         leave,
     })
@@ -290,17 +281,16 @@ impl Translator<'_> {
         if needs_record {
             let flags = insn.rflags_read() != 0 || insn.rflags_modified() != 0;
             let vector = table::row(insn.mnemonic()).is_none();
+            let flags = flags || !(native || vector);
             self.records.push(Record {
-                op: *op,
-                behind: (0, 0),
-                start: self.source.start.0,
-                bytes: self.source.bytes.len() as u32,
                 block: self.source.index,
-                flags: flags || !(native || vector),
-                last,
-                mnemonic: insn.mnemonic() as u16,
-                native: done.is_ok(),
                 calls: 0,
+                op: self.op as u16,
+                mnemonic: insn.mnemonic() as u16,
+                what: What::NONE
+                    .and_if(flags, What::FLAGS)
+                    .and_if(last, What::LAST)
+                    .and_if(done.is_ok(), What::NATIVE),
             });
         }
     }
@@ -317,21 +307,12 @@ impl Translator<'_> {
             return *known;
         }
         self.rests.insert(from, number);
-        let ops = self.source.ops;
         self.records.push(Record {
-            op: ops[from],
-            behind: (
-                self.numbers.op + from as u32 + 1,
-                self.numbers.op + ops.len() as u32,
-            ),
-            start: self.source.start.0,
-            bytes: self.source.bytes.len() as u32,
             block: self.source.index,
-            flags: true,
-            last: true,
-            mnemonic: 0,
-            native: false,
             calls: 0,
+            op: from as u16,
+            mnemonic: 0,
+            what: What::REST,
         });
         number
     }

@@ -9,6 +9,7 @@ use std::num::NonZeroU64;
 use guestmem::RamOffset;
 use vcpu::Profile;
 
+use super::cache::BlockCache;
 use super::decode::Mode;
 use super::op::Op;
 use crate::cpu::{Cpu, Trap};
@@ -69,8 +70,8 @@ pub trait BlockExecutor: Send {
     /// There was no room for a block: all code has to be dropped.
     fn full(&self) -> bool;
 
-    /// Runs the block at RIP and those after it.
-    fn run(&mut self, cpu: &mut Cpu, entry: Entry) -> Left;
+    /// Runs the block at RIP and those after it, all of which are in `code`.
+    fn run(&mut self, cpu: &mut Cpu, code: &BlockCache, entry: Entry) -> Left;
 
     /// Has a way lead to a block in the same page without leaving.
     fn join(&mut self, way: Way, to: Entry);

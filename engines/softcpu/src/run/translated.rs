@@ -55,7 +55,7 @@ impl Runner {
     /// Runs translated code and gives the block to go on with, unless something else is to be done first.
     pub(super) fn run_translated(&mut self, entry: Entry) -> Option<u32> {
         let executor = self.executor.as_mut()?;
-        let way = match executor.run(&mut self.cpu, entry) {
+        let way = match executor.run(&mut self.cpu, &self.cache, entry) {
             Left::Boundary { way } => way,
             Left::Trapped { trap, op, block } => {
                 self.trapped(trap, &op, block);
