@@ -337,6 +337,8 @@ impl Runner for Monitor {
             input: Some(input),
         };
         let vm = Vm::start(&*engine, &config, console, options).map_err(refused)?;
+        // The guest's memory has what it needs of the files in there.
+        drop(config);
         interrupt.hear_signals().map_err(failed)?;
         if let Some(why) = vm.confined().and_then(Confined::shortfall) {
             let advice = "see `nestling doctor`, or give --confine off";
