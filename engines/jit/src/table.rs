@@ -27,10 +27,18 @@ struct Slot {
     code: u64,
 }
 
+/// What the slot of an address is chosen by. Most that is looked for are functions, which begin at multiples of 16: the
+/// low bits are zero for them and not for others, so the higher ones are added.
+const fn spread(address: u64) -> u64 {
+    address.wrapping_add(address.rotate_right(SPREAD))
+}
+
+const SPREAD: u32 = 4;
+
 /// The table. Generated code looks into it ([`emit_search`]).
 #[repr(C)]
 pub struct Table {
-    /// The bits of an address that choose the slot.
+    /// The bits of [`spread`] that choose the slot.
     mask: u64,
     slots: [Slot; SLOTS],
 }
@@ -58,7 +66,7 @@ impl Table {
 
     /// Remembers the code of a block that lies at `address` on the host.
     pub fn insert(&mut self, address: u64, code: u64) {
-        self.slots[(address & self.mask) as usize] = Slot {
+        self.slots[(spread(address) & self.mask) as usize] = Slot {
             key: address.wrapping_neg(),
             code,
         };
@@ -103,7 +111,9 @@ pub fn emit_search(a: &mut Asm) {
     a.lea(RCX, Mem::at(RCX, 1));
     a.store(NEXT, RCX);
     a.load(SLOT, TABLE);
-    a.extract(RCX, ADDRESS, Mem::at(SLOT, offset_of!(Table, mask) as i32));
+    a.rorx(RCX, ADDRESS, SPREAD as u8);
+    a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
+    a.extract(RCX, RCX, Mem::at(SLOT, offset_of!(Table, mask) as i32));
     // 16 bytes a slot.
     a.lea(SLOT, Mem::indexed(SLOT, RCX, 3, 0));
     a.lea(SLOT, Mem::indexed(SLOT, RCX, 3, 0));

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod encodings;
+mod jumps;
 mod programs;
 mod random;
 mod shared;

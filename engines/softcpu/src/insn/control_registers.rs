@@ -81,7 +81,7 @@ impl Cpu {
         Ok(())
     }
 
-    /// MOV to CR3.
+    /// MOV to CR3 (SDM Vol 3 4.10.4.1): global translations stay.
     pub fn write_cr3(&mut self, value: u64) -> Flow {
         let pcide = self.cr4 & cr4::PCIDE != 0;
         let keep = pcide && value >> 63 != 0;
@@ -99,7 +99,7 @@ impl Cpu {
             // The same context may have translations under other mode bits, too.
             let now = self.tlb.space();
             self.tlb
-                .flush(|s| s.vpid == now.vpid && s.eptp == now.eptp && s.pcid == now.pcid);
+                .flush_local(|s| s.vpid == now.vpid && s.eptp == now.eptp && s.pcid == now.pcid);
         }
         Ok(())
     }

@@ -34,7 +34,7 @@ fn invlpg(cpu: &mut Cpu, op: &Op) -> Flow {
     };
     cpu.intercept(Intercept::Invlpg { linear: va })?;
     cpu.serialize();
-    // Global translations are not told apart, so every PCID forgets the page.
+    // Global translations go whatever the PCID they were made under; that the others do is more than is asked for.
     let now = cpu.vmx_space();
     cpu.flush_linear(va, |s| s.vpid == now.vpid && s.eptp == now.eptp);
     next(cpu, op)
@@ -73,8 +73,9 @@ fn invpcid(cpu: &mut Cpu, op: &Op) -> Flow {
         }),
         1 => cpu
             .tlb
-            .flush(|s| s.vpid == vpid && s.eptp == eptp && u64::from(s.pcid) == pcid),
-        _ => cpu.tlb.flush(|s| s.vpid == vpid && s.eptp == eptp),
+            .flush_local(|s| s.vpid == vpid && s.eptp == eptp && u64::from(s.pcid) == pcid),
+        2 => cpu.tlb.flush(|s| s.vpid == vpid && s.eptp == eptp),
+        _ => cpu.tlb.flush_local(|s| s.vpid == vpid && s.eptp == eptp),
     }
     next(cpu, op)
 }

@@ -345,6 +345,9 @@ impl Cpu {
             let mut allowed = t.allowed;
             allowed.write &= !self.code_pages.holds_code(at);
             self.tlb.fill(va, at, allowed);
+            if t.global {
+                self.tlb.keep_global(va);
+            }
         }
     }
 

@@ -18,6 +18,9 @@ use guestmem::{PAGE_MASK, RamOffset};
 pub const SLOTS: usize = 4096;
 /// Slots for jumps in a view.
 pub const JUMPS: usize = 2048;
+/// The lowest bit of a linear address that chooses a slot for jumps: functions begin at multiples of 16, and what is
+/// jumped to between them is rarely closer.
+const JUMP_SHIFT: u32 = 4;
 /// Views in a bank.
 const VIEWS: usize = 3;
 /// Banks.
@@ -67,6 +70,11 @@ pub struct View {
     writable: [u32; SLOTS],
     /// Which slots may hold something.
     filled: [u64; SLOTS / 64],
+    /// Which of them hold translations that all address spaces share.
+    global: [u64; SLOTS / 64],
+    /// Where another translation was put in the place of one that jumps may rest on. Elsewhere the page of a jump is in
+    /// its slot.
+    displaced: [u64; SLOTS / 64],
 }
 
 /// The negated address of a page that never comes to slot `i`, nor does its neighbour.
@@ -76,7 +84,7 @@ const fn no_page(i: usize) -> u64 {
 
 /// The negated address of what never comes to slot `i`.
 const fn no_jump(i: usize) -> u64 {
-    ((i as u64 + 1) % JUMPS as u64).wrapping_neg()
+    ((i as u64 + 1) % JUMPS as u64).wrapping_neg() << JUMP_SHIFT
 }
 
 impl View {
@@ -85,7 +93,7 @@ impl View {
         Self {
             masks: [(SLOTS as u64 - 1) << 12, !PAGE_MASK],
             alignments: std::array::from_fn(|n| !PAGE_MASK | ((2 << n) - 1)),
-            jump_mask: JUMPS as u64 - 1,
+            jump_mask: (JUMPS as u64 - 1) << JUMP_SHIFT,
             any_jumps: 0,
             jump_from: std::array::from_fn(no_jump),
             jump_page: [0; JUMPS],
@@ -96,6 +104,8 @@ impl View {
             place: [0; SLOTS],
             writable: [u32::MAX; SLOTS],
             filled: [0; SLOTS / 64],
+            global: [0; SLOTS / 64],
+            displaced: [0; SLOTS / 64],
         }
     }
 
@@ -110,10 +120,49 @@ impl View {
         if std::mem::take(&mut self.any_jumps) != 0 {
             self.jump_from = std::array::from_fn(no_jump);
         }
+        self.displaced = [0; SLOTS / 64];
+    }
+
+    fn drop_page(&mut self, va: u64) {
+        let i = slot(va);
+        let bit = 1 << (i % 64);
+        let led_there = self.fetch[i] != no_page(i) || self.displaced[i / 64] & bit != 0;
+        self.drop_slot(i);
+        if led_there && self.any_jumps != 0 {
+            for (n, page) in self.jump_page.iter().enumerate() {
+                if slot(*page) == i {
+                    self.jump_from[n] = no_jump(n);
+                }
+            }
+        }
+        self.displaced[i / 64] &= !bit;
+    }
+
+    /// Forgets what is not global.
+    fn wipe_local(&mut self) {
+        for word in 0..self.filled.len() {
+            let mut left = self.filled[word] & !self.global[word];
+            self.filled[word] &= self.global[word];
+            while left != 0 {
+                self.drop_slot(word * 64 + left.trailing_zeros() as usize);
+                left &= left - 1;
+            }
+        }
+        if self.any_jumps != 0 {
+            for (n, page) in self.jump_page.iter().enumerate() {
+                let i = slot(*page);
+                let displaced = self.displaced[i / 64] >> (i % 64) & 1 != 0;
+                if displaced || self.fetch[i] != page.wrapping_neg() {
+                    self.jump_from[n] = no_jump(n);
+                }
+            }
+        }
+        self.displaced = [0; SLOTS / 64];
     }
 
     fn wipe(&mut self) {
         self.drop_jumps();
+        self.global = [0; SLOTS / 64];
         for word in 0..self.filled.len() {
             let mut left = std::mem::take(&mut self.filled[word]);
             while left != 0 {
@@ -270,17 +319,31 @@ impl Tlb {
                 no_page(i)
             }
         };
+        let at = self.ram.wrapping_add(page.0 & !PAGE_MASK);
+        let place = at.wrapping_sub(linear);
+        let same = view.fetch[i] == on(allowed.fetch) && view.place[i] == place;
+        if view.fetch[i] != no_page(i) && !same {
+            view.displaced[i / 64] |= 1 << (i % 64);
+        }
         view.read[i] = on(allowed.read);
         view.write[i] = on(allowed.write);
         view.fetch[i] = on(allowed.fetch);
-        let at = self.ram.wrapping_add(page.0 & !PAGE_MASK);
-        view.place[i] = at.wrapping_sub(linear);
+        view.place[i] = place;
         view.filled[i / 64] |= 1 << (i % 64);
+        view.global[i / 64] &= !(1 << (i % 64));
         view.writable[i] = if allowed.write {
             (page.0 >> 12) as u32
         } else {
             u32::MAX
         };
+    }
+
+    /// What was filled for the page of `va` is global (SDM Vol 3 4.10.2.4).
+    pub fn keep_global(&mut self, va: u64) {
+        if self.current != NOTHING {
+            let i = slot(va);
+            self.views[self.current].global[i / 64] |= 1 << (i % 64);
+        }
     }
 
     /// Takes every right to write to `page` (a RAM page number) away: it now holds code.
@@ -368,6 +431,21 @@ impl Tlb {
         self.refresh();
     }
 
+    /// Forgets what is not global in every space for which `which` holds.
+    pub fn flush_local(&mut self, which: impl Fn(&Space) -> bool) {
+        for (i, b) in self.banks.iter_mut().enumerate() {
+            if b.in_use && which(&b.space) {
+                self.flushes[0] += 1;
+                self.stamps += 1;
+                b.stamp = self.stamps;
+                for &view in &self.held[i * VIEWS..(i + 1) * VIEWS] {
+                    self.views[view].wipe_local();
+                }
+            }
+        }
+        self.refresh();
+    }
+
     /// Forgets the current space.
     pub fn flush_current(&mut self) {
         self.flush_bank(self.bank);
@@ -382,8 +460,7 @@ impl Tlb {
                 self.stamps += 1;
                 b.stamp = self.stamps;
                 for &view in &self.held[i * VIEWS..(i + 1) * VIEWS] {
-                    self.views[view].drop_slot(slot(va));
-                    self.views[view].drop_jumps();
+                    self.views[view].drop_page(va);
                 }
             }
         }
@@ -446,6 +523,34 @@ mod tests {
             t.flush_current();
             assert_eq!(t.read_hit(0x7000, 1), None);
         }
+    }
+
+    #[test]
+    fn what_is_global_stays_until_all_goes() {
+        let mut t = Tlb::new(0x7000_0000);
+        for va in [0x5000, 0x6000, 0x8000] {
+            t.fill(va, RamOffset(va), ALL);
+        }
+        t.keep_global(0x6000);
+        t.keep_global(0x8000);
+        // Not global any more.
+        t.fill(0x8000, RamOffset(0x8000), ALL);
+        t.flush_local(|_| true);
+        let hits = [0x5000, 0x6000, 0x8000].map(|va| t.read_hit(va, 8).is_some());
+        assert_eq!(hits, [false, true, false]);
+        t.flush_local(|s| s.pcid == 1);
+        t.flush_page(0x5000, |_| true);
+        assert!(t.fetch_hit(0x6000).is_some());
+        t.flush_page(0x6000, |_| true);
+        assert_eq!(t.fetch_hit(0x6000), None);
+        t.fill(0x6000, RamOffset(0x6000), ALL);
+        t.keep_global(0x6000);
+        t.flush(|_| true);
+        assert_eq!(t.fetch_hit(0x6000), None);
+        // Nor is what comes to its slot later.
+        t.fill(0x6000, RamOffset(0x6000), ALL);
+        t.flush_local(|_| true);
+        assert_eq!(t.fetch_hit(0x6000), None);
     }
 
     #[test]

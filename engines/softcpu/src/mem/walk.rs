@@ -30,6 +30,8 @@ pub struct Translation {
     pub ram: Option<RamOffset>,
     /// What the page may be used for in the current view.
     pub allowed: Allowed,
+    /// It is good in all address spaces (SDM Vol 3 4.10.2.4).
+    pub global: bool,
 }
 
 /// What the walk found in the guest's own tables.
@@ -44,6 +46,8 @@ struct Leaf {
     size_log2: u32,
     /// Protection key; 0 outside IA-32e mode.
     key: u64,
+    /// The bit G of the entry.
+    global: bool,
 }
 
 impl Cpu {
@@ -84,7 +88,9 @@ impl Cpu {
         // A store to a clean page has to come back for the dirty bit.
         allowed.write &= leaf.dirty;
         self.apply_key(leaf.rights, leaf.key, user, &mut allowed);
-        self.finish(va, leaf.address, allowed, access)
+        let global = leaf.global && self.cr4 & cr4::PGE != 0;
+        let t = self.finish(va, leaf.address, allowed, access)?;
+        Ok(Translation { global, ..t })
     }
 
     /// Applies EPT and finds the RAM.
@@ -110,7 +116,12 @@ impl Cpu {
         let same = self.ram.find_write(gpa, 1) == read;
         allowed.write &= same;
         let ram = read.filter(|_| same || access != Access::Write);
-        Ok(Translation { gpa, ram, allowed })
+        Ok(Translation {
+            gpa,
+            ram,
+            allowed,
+            global: false,
+        })
     }
 
     /// What `rights` (AND of US and RW, OR of XD) allow in the current view (SDM Vol 3 4.6.1).
@@ -282,6 +293,7 @@ impl Cpu {
                         dirty: (entry | bits) & D != 0,
                         size_log2: shift,
                         key: entry >> KEY_SHIFT & 15,
+                        global: entry & G != 0,
                     });
                 }
                 if !self.set_bits(at, address, va, entry, A)? {
@@ -342,6 +354,7 @@ impl Cpu {
                         dirty: (entry | bits) & D != 0,
                         size_log2: shift,
                         key: 0,
+                        global: entry & G != 0,
                     });
                 }
                 if !self.set_bits(at, address, va, entry, A)? {
@@ -398,6 +411,7 @@ impl Cpu {
                         dirty: (entry | bits) & D != 0,
                         size_log2: shift,
                         key: 0,
+                        global: entry & G != 0,
                     });
                 }
                 table = entry & 0xffff_f000;

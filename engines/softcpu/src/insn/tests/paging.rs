@@ -172,3 +172,55 @@ fn every_model_shows_pse36() {
         assert_eq!(leaf.edx >> 17 & 1, 1, "{cpu}");
     }
 }
+
+/// SDM Vol 3 4.10.2.4, 4.10.4.1: a write of CR3, and INVPCID of types 1 and 3, leave global translations alone; INVLPG,
+/// INVPCID of type 2, and a change of CR4.PGE do not. Without CR4.PGE the bit means nothing.
+#[test]
+fn global_translations_outlive_the_others() {
+    const CR4_PGE: u64 = 1 << 7;
+    const WRITE_CR3: &[u8] = &[0x0f, 0x22, 0xd8];
+    const INVLPG: &[u8] = &[0x0f, 0x01, 0x3b];
+    const WRITE_CR4: &[u8] = &[0x0f, 0x22, 0xe2];
+    // invpcid rsi, [rdi]
+    const INVPCID: &[u8] = &[0x66, 0x0f, 0x38, 0x82, 0x37];
+    for (instruction, kind, spares) in [
+        (WRITE_CR3, 0, true),
+        (INVPCID, 1, true),
+        (INVPCID, 3, true),
+        (INVPCID, 2, false),
+        (INVPCID, 0, false),
+        (INVLPG, 0, false),
+        (WRITE_CR4, 0, false),
+    ] {
+        for (g, pge) in [(0, CR4_PGE), (1 << 8, 0), (1 << 8, CR4_PGE)] {
+            let mut b = Bench::long();
+            let old = b.cpu().cr4 | pge;
+            b.cpu().write_cr4(old).unwrap();
+            let page = SMALL + 0x1000;
+            b.put::<u64>(PT + 8, page | 7 | g);
+            b.put::<u64>(page, 1);
+            b.put::<u64>(page + 0x1000, 2);
+            // INVPCID's descriptor: PCID 0, the page.
+            b.put::<u64>(DATA, 0);
+            b.put::<u64>(DATA + 8, page);
+            let cr3 = b.cpu().cr3;
+            for (register, value) in [(RBX, page), (RAX, cr3), (RSI, kind), (RDI, DATA)] {
+                b.set(register, value);
+            }
+            b.set(RDX, old ^ CR4_PGE);
+            // mov rcx, [rbx]
+            b.ok(&[0x48, 0x8b, 0x0b]);
+            assert_eq!(b.get(RCX), 1);
+            b.put::<u64>(PT + 8, (page + 0x1000) | 7 | g);
+            b.ok(instruction);
+            b.ok(&[0x48, 0x8b, 0x0b]);
+            let stays = spares && g != 0 && pge != 0;
+            let expected = if stays { 1 } else { 2 };
+            assert_eq!(
+                b.get(RCX),
+                expected,
+                "{instruction:x?} {kind} {g:x} {pge:x}"
+            );
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Jumps to other pages are remembered no longer than the translations they rest on (SDM Vol 3 4.10.4.1).
+
+use super::{End, Machine, TABLE};
+
+/// Page and frame of the function, and the frame it is moved to.
+const PAGE: u64 = 0x1_4000;
+const OTHER_FRAME: u64 = 0x1_8000;
+/// Offset of a function that only returns.
+const NEAR: u64 = 0x100;
+/// Where all of memory is mapped once more; pages there share the TLB's slots with those they stand for.
+const AGAIN: u64 = 1 << 24;
+const DIRECTORY: u64 = super::DIRECTORY;
+/// Of a page-table entry: present, writable; global.
+const RW: u64 = 3;
+const G: u64 = 1 << 8;
+
+const INVLPG: [u8; 3] = [0x0f, 0x01, 0x3e];
+const WRITE_CR3: [u8; 3] = [0x0f, 0x22, 0xd8];
+
+struct Program {
+    bytes: Vec<u8>,
+}
+
+impl Program {
+    fn call(&mut self, to: u64) {
+        let next = super::CODE + self.bytes.len() as u64 + 5;
+        self.bytes.push(0xe8);
+        let distance = to.wrapping_sub(next) as u32;
+        self.bytes.extend(distance.to_le_bytes());
+    }
+}
+
+/// Calls a function some times, moves its page to another frame as `entry` says, does what `flush` says, calls it again.
+/// Whether that was the function in the other frame. `displaced`: between the two something else is called that shares
+/// the TLB's slot.
+fn moved(before: u64, after: u64, displaced: bool, flush: &[u8]) -> bool {
+    let mut m = Machine::translated();
+    let entry = TABLE + 8 * (PAGE >> 12);
+    m.put(entry, &(PAGE | before).to_le_bytes());
+    let alias = m.get::<8>(DIRECTORY);
+    m.put(DIRECTORY + 8 * (AGAIN >> 21), &alias);
+    for (frame, number) in [(PAGE, 1), (OTHER_FRAME, 2)] {
+        // shl rbx, 4; add rbx, number; ret
+        m.put(
+            frame,
+            &[0x48, 0xc1, 0xe3, 4, 0x48, 0x83, 0xc3, number, 0xc3],
+        );
+        m.put(frame + NEAR, &[0xc3]);
+    }
+    m.state.system.cr4 |= 1 << 7;
+    m.state.gpr[0] = m.state.system.cr3;
+    m.state.gpr[1] = OTHER_FRAME | after;
+    m.state.gpr[3] = 0;
+    m.state.gpr[6] = PAGE;
+    m.state.gpr[7] = entry;
+    let mut p = Program { bytes: Vec::new() };
+    for _ in 0..4 {
+        p.call(PAGE);
+    }
+    if displaced {
+        p.call(PAGE + AGAIN + NEAR);
+    }
+    // mov [rdi], rcx
+    p.bytes.extend([0x48, 0x89, 0x0f]);
+    if displaced {
+        // mov rdx, [rsi]: the new translation takes the slot
+        p.bytes.extend([0x48, 0x8b, 0x16]);
+    }
+    p.bytes.extend(flush);
+    p.call(PAGE);
+    assert_eq!(m.run(&p.bytes), End::Whole);
+    let digits = m.state.gpr[3];
+    assert_eq!(digits >> 4, 0x1111);
+    digits & 15 == 2
+}
+
+#[test]
+fn a_flush_of_the_page_takes_jumps_there_along() {
+    for before in [RW, RW | G] {
+        for displaced in [false, true] {
+            assert!(moved(before, before, displaced, &INVLPG));
+        }
+    }
+}
+
+#[test]
+fn a_flush_of_all_takes_jumps_along() {
+    for displaced in [false, true] {
+        assert!(moved(RW, RW, displaced, &WRITE_CR3));
+        // What they rest on was not global, whatever is now.
+        assert!(moved(RW, RW | G, displaced, &WRITE_CR3));
+    }
+}
+
+#[test]
+fn jumps_to_global_pages_stay() {
+    assert!(!moved(RW | G, RW | G, false, &WRITE_CR3));
+}
