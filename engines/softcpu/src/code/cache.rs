@@ -1,7 +1,8 @@
 //! The cache of decoded blocks, by guest-physical address and mode.
 //!
-//! Blocks lie in one arena that is emptied when it is full, so a hostile guest cannot make it grow. A page's
-//! blocks are chained, so that a store into them finds exactly those it overlaps.
+//! Blocks lie in one arena that is emptied when it is full, so a hostile guest cannot make it grow. Its addresses are
+//! there from the start, the host's memory comes as it is used: nothing moves when it grows, and nothing is left behind.
+//! A page's blocks are chained, so that a store into them finds exactly those it overlaps.
 
 use std::collections::HashMap;
 
@@ -58,9 +59,9 @@ const UNLINKED: Link = Link {
     to: NONE,
 };
 
-/// A decoded block, as the run loop uses it: two cache lines.
+/// A decoded block, as the run loop uses it: it lies in two cache lines.
 #[derive(Clone, Copy)]
-#[repr(C, align(64))]
+#[repr(C, align(32))]
 pub struct Block {
     /// RAM offset of the first byte.
     pub start: u64,
@@ -72,12 +73,14 @@ pub struct Block {
     pub instructions: u16,
     /// Bytes in the first page.
     pub bytes: u16,
+    /// How often it was interpreted, until it is translated.
+    pub heat: u16,
+    /// [`Mode::code`](super::Mode::code) of its mode.
+    mode: u8,
     alive: bool,
     /// The one instruction crosses into a second page.
     pub crosses: bool,
     replace: u8,
-    /// How often it was interpreted, until it is translated.
-    pub heat: u16,
     /// [`sum_of`] of the bytes it was decoded from, where others may change them.
     pub sum: u64,
     /// What a translator made of it.
@@ -85,12 +88,19 @@ pub struct Block {
     links: [Link; 2],
 }
 
+const _: () = assert!(size_of::<Block>() == 96);
+
+impl Block {
+    fn key(&self) -> BlockKey {
+        BlockKey::new(RamOffset(self.start), self.mode)
+    }
+}
+
 /// The rest of a block.
 #[derive(Clone, Copy)]
 struct Bookkeeping {
-    key: BlockKey,
-    /// RAM offset of the second page; all ones for none.
-    second: u64,
+    /// The second page, by its number in RAM; [`NONE`] for none.
+    second: u32,
     next_in_page: u32,
     next_in_second: u32,
 }
@@ -100,7 +110,17 @@ const SLOTS: usize = 1 << 16;
 const ALL_OPS: usize = 3 << 20;
 /// Operations a vCPU has room for, however many there are.
 const FEWEST_OPS: usize = 1 << 17;
+/// There is room for one block to so many operations. Of real code's there are more in a block.
+const OPS_TO_A_BLOCK: usize = 3;
 const NONE: u32 = u32::MAX;
+
+/// A vector that does not move until it has more than `most` elements. Where the host gives no addresses it may.
+fn with_room<T>(most: usize) -> Vec<T> {
+    let mut vec = Vec::new();
+    // Without them it grows as it is filled.
+    let _ = vec.try_reserve_exact(most);
+    vec
+}
 
 /// The cache.
 pub struct BlockCache {
@@ -122,13 +142,14 @@ pub struct BlockCache {
 impl BlockCache {
     /// An empty cache for one of `vcpus` vCPUs.
     pub fn new(vcpus: u32) -> Self {
+        let room = (ALL_OPS / vcpus.max(1) as usize).max(FEWEST_OPS);
         Self {
-            room: (ALL_OPS / vcpus.max(1) as usize).max(FEWEST_OPS),
+            room,
             slots: vec![(BlockKey(u64::MAX), NONE); SLOTS].into_boxed_slice(),
             map: HashMap::new(),
-            blocks: Vec::new(),
-            book: Vec::new(),
-            ops: Vec::new(),
+            blocks: with_room(room / OPS_TO_A_BLOCK),
+            book: with_room(room / OPS_TO_A_BLOCK),
+            ops: with_room(room),
             pages: HashMap::new(),
             orphans: Vec::new(),
             decoded: 0,
@@ -174,7 +195,10 @@ impl BlockCache {
 
     /// The second page of a crossing block.
     pub fn second_page(&self, index: u32) -> u64 {
-        self.book[index as usize].second
+        match self.book[index as usize].second {
+            NONE => u64::MAX,
+            page => u64::from(page) << 12,
+        }
     }
 
     /// Where block `from` is known to continue at `va`.
@@ -230,17 +254,17 @@ impl BlockCache {
             count: ops.len() as u16,
             instructions: ops.len() as u16 - u16::from(pseudo),
             bytes: bytes as u16,
+            heat: 0,
+            mode: key.0 as u8,
             alive: true,
             crosses: second.is_some(),
             replace: 0,
-            heat: 0,
             sum: 0,
             entry: None,
             links: [UNLINKED; 2],
         });
         self.book.push(Bookkeeping {
-            key,
-            second: second.map_or(u64::MAX, |s| s.0 & !0xfff),
+            second: second.map_or(NONE, |s| (s.0 >> 12) as u32),
             next_in_page,
             next_in_second,
         });
@@ -252,7 +276,7 @@ impl BlockCache {
 
     /// Whether there is no room for another block: everything has to be dropped.
     pub fn full(&self) -> bool {
-        self.ops.len() + 256 > self.room
+        self.ops.len() + 256 > self.room || self.blocks.len() >= self.room / OPS_TO_A_BLOCK
     }
 
     /// Drops everything.
@@ -270,12 +294,11 @@ impl BlockCache {
     /// Drops the blocks that overlap a store inside one page.
     pub fn invalidate(&mut self, start: RamOffset, len: u64, pages: &mut CodePages) {
         let page = (start.0 >> 12) as u32;
-        let page_start = u64::from(page) << 12;
         let mut at = self.pages.get(&page).copied().unwrap_or(NONE);
         let (mut any_left, mut kept) = (false, Vec::new());
         while at != NONE {
             let (b, book) = (self.blocks[at as usize], self.book[at as usize]);
-            let in_second = book.second == page_start;
+            let in_second = book.second == page;
             if b.alive {
                 let end = b.start + u64::from(b.bytes);
                 // Of a crossing instruction, any store to the second page counts.
@@ -303,7 +326,7 @@ impl BlockCache {
         for &k in kept.iter().rev() {
             let first = self.blocks[k as usize].start >> 12 == u64::from(page);
             let book = &mut self.book[k as usize];
-            if book.second == page_start && !first {
+            if book.second == page && !first {
                 book.next_in_second = next;
             } else {
                 book.next_in_page = next;
@@ -318,7 +341,7 @@ impl BlockCache {
         let block = &mut self.blocks[index as usize];
         block.alive = false;
         self.orphans.extend(block.entry.take());
-        let key = self.book[index as usize].key;
+        let key = block.key();
         self.map.remove(&key);
         if self.slots[key.slot()].0 == key {
             self.slots[key.slot()] = (BlockKey(u64::MAX), NONE);
