@@ -1,11 +1,13 @@
 //! Files the user names, read with a bound: none makes this program take memory without end.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::failure::Failure;
+use crate::vm::Image;
 
 /// What is read at most of a pipe, which may have no end, however large files may be.
 const LARGEST_PIPE: u64 = 1 << 30;
@@ -95,6 +97,26 @@ pub fn read_for_guest(path: &Path, memory_bytes: u64) -> Result<Vec<u8>, Failure
     })
 }
 
+/// The same for one whose bytes only the guest looks at, and how many they are. A large file is not read yet: it goes
+/// straight to the guest's memory, and takes none of ours.
+///
+/// # Errors
+/// As for [`read`].
+pub fn image_for_guest(path: &Path, memory_bytes: u64) -> Result<(Image, u64), Failure> {
+    // Files that the kernel makes up as they are read say that they are empty, or a page long.
+    const LARGE: u64 = 1 << 20;
+    let failure = |e| Failure::reading(path, &e);
+    // A pipe is opened only once, when it is read.
+    let metadata = fs::metadata(path).map_err(failure)?;
+    if metadata.is_file() && (LARGE..=memory_bytes).contains(&metadata.len()) {
+        File::open(path).map_err(failure)?;
+        return Ok((Image::File(path.to_owned()), metadata.len()));
+    }
+    let bytes = read_for_guest(path, memory_bytes)?;
+    let size = bytes.len() as u64;
+    Ok((Image::Bytes(Arc::new(bytes)), size))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +139,23 @@ mod tests {
         assert!(text.contains("it has more than 1 MiB; check"), "{text}");
         let text = read_for_guest(file.path(), LIMIT).expect_err("refused");
         assert!(text.to_string().contains("--memory gives 1M"), "{text}");
+    }
+
+    #[test]
+    fn a_large_file_for_a_guest_is_not_read() {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(&[7; LIMIT as usize - 1]).expect("written");
+        let image = |file: &tempfile::NamedTempFile| image_for_guest(file.path(), LIMIT);
+        let (small, size) = image(&file).expect("it fits");
+        assert!(matches!(small, Image::Bytes(bytes) if *bytes == [7; LIMIT as usize - 1]));
+        assert_eq!(size, LIMIT - 1);
+        file.write_all(&[7]).expect("written");
+        let (large, size) = image(&file).expect("it fits");
+        assert!(matches!(large, Image::File(path) if path == file.path()));
+        assert_eq!(size, LIMIT);
+        file.write_all(&[7]).expect("written");
+        let text = image(&file).expect_err("refused").to_string();
+        assert!(text.contains("--memory gives 1M"), "{text}");
     }
 
     #[test]

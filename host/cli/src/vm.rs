@@ -12,9 +12,9 @@ use std::time::Duration;
 pub use lifecycle::Lost;
 use lifecycle::confine::{Confine, Confined, calls::CallSet};
 use lifecycle::{Console, Profile, RunOptions, Statistics, Vm};
-pub use machine::{BootProtocol, Frame, Typed};
+pub use machine::{BootProtocol, Frame, Image, Typed};
 use machine::{
-    DiskConfig, DisplayConfig, EngineKind, Image, MachineConfig, MemoryContents, Module, Variables,
+    DiskConfig, DisplayConfig, EngineKind, MachineConfig, MemoryContents, Module, Variables,
 };
 use vcpu::cpuid::CpuModel;
 use vcpu::{Capabilities, NestedVirt};
@@ -172,7 +172,7 @@ pub struct RunRequest {
     /// Where the debug console goes, if there is one.
     pub debug_console: Option<DebugOutput>,
     /// The initial RAM disk.
-    pub initrd: Option<Vec<u8>>,
+    pub initrd: Option<Image>,
     /// More modules, each with what the kernel is told with it.
     pub modules: Vec<(Vec<u8>, String)>,
     /// The kernel's command line.
@@ -406,7 +406,7 @@ fn machine_config(request: RunRequest, can: &Capabilities) -> MachineConfig {
         vcpus: u32::from(request.cpus),
         kernel: request.kernel.map(image),
         boot_protocol: request.boot_protocol,
-        initrd: request.initrd.map(image),
+        initrd: request.initrd,
         modules: request
             .modules
             .into_iter()

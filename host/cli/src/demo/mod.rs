@@ -20,8 +20,8 @@ use crate::interrupt::Interrupt;
 use crate::output;
 use crate::run::{self, EXIT_TIMEOUT};
 use crate::vm::{
-    BootProtocol, ClockMode, ConsoleSink, Engine, NestedChoice, RunOutcome, RunReport, RunRequest,
-    Runner, Typed,
+    BootProtocol, ClockMode, ConsoleSink, Engine, Image, NestedChoice, RunOutcome, RunReport,
+    RunRequest, Runner, Typed,
 };
 use images::Wanted;
 use levels::Levels;
@@ -130,7 +130,7 @@ pub fn run(args: &DemoArgs, runner: &dyn Runner) -> Result<u8, Failure> {
         display: false,
         keys: Typed::default(),
         debug_console: None,
-        initrd: Some(images.outermost),
+        initrd: Some(Image::Bytes(Arc::new(images.outermost))),
         boot_protocol: BootProtocol::Auto,
         modules: Vec::new(),
         append,

@@ -21,8 +21,8 @@ use crate::input_file;
 use crate::interrupt::{Interrupt, StopReason};
 use crate::output;
 use crate::vm::{
-    BootProtocol, DebugOutput, Engine, Firmware, NestedChoice, RunError, RunOutcome, RunReport,
-    RunRequest, Runner,
+    BootProtocol, DebugOutput, Engine, Firmware, Image, NestedChoice, RunError, RunOutcome,
+    RunReport, RunRequest, Runner,
 };
 use console::{Keys, Output};
 use screenshot::Screenshot;
@@ -250,7 +250,7 @@ fn has_display(args: &RunArgs) -> Result<bool, Failure> {
 struct KernelFiles {
     kernel: Option<Vec<u8>>,
     boot_protocol: BootProtocol,
-    initrd: Option<Vec<u8>>,
+    initrd: Option<Image>,
     modules: Vec<(Vec<u8>, String)>,
 }
 
@@ -270,7 +270,12 @@ fn kernel_files(args: &RunArgs) -> Result<KernelFiles, Failure> {
         Some(_) => for_firmware(&kernel, path)?,
         None => protocol(&kernel, path, args.boot_protocol.into())?,
     };
-    let initrd = args.initrd.as_deref().map(read).transpose()?;
+    let initrd = args
+        .initrd
+        .as_deref()
+        .map(|path| input_file::image_for_guest(path, args.memory))
+        .transpose()?;
+    let (initrd, initrd_bytes) = initrd.unzip();
     let modules = args
         .module
         .iter()
@@ -279,8 +284,8 @@ fn kernel_files(args: &RunArgs) -> Result<KernelFiles, Failure> {
     if args.firmware.is_some() || boot_protocol == BootProtocol::Linux64 {
         check_memory(
             args.memory,
-            kernel.len(),
-            initrd.as_ref().map_or(0, Vec::len),
+            kernel.len() as u64,
+            initrd_bytes.unwrap_or_default(),
         )?;
     }
     Ok(KernelFiles {
@@ -333,10 +338,10 @@ fn firmware(args: &RunArgs, interrupt: &Interrupt) -> Result<Option<Firmware>, F
     }))
 }
 
-fn check_memory(memory_bytes: u64, kernel: usize, initrd: usize) -> Result<(), Failure> {
+fn check_memory(memory_bytes: u64, kernel: u64, initrd: u64) -> Result<(), Failure> {
     let needed = KERNEL_HEADROOM_BYTES
-        .saturating_add(kernel as u64)
-        .saturating_add((initrd as u64).saturating_mul(2));
+        .saturating_add(kernel)
+        .saturating_add(initrd.saturating_mul(2));
     if memory_bytes >= needed {
         return Ok(());
     }
