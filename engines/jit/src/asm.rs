@@ -95,6 +95,9 @@ pub struct Vex {
 #[must_use]
 pub struct Short(usize);
 
+/// Of the host's registers, which hold a guest register that is in memory, by its encoding.
+pub type Held = [Option<u8>; 16];
+
 /// Code on its way.
 #[derive(Debug)]
 pub struct Asm {
@@ -102,8 +105,7 @@ pub struct Asm {
     pub code: Vec<u8>,
     /// The address the first one will run at.
     pub origin: u64,
-    /// Of the host's registers, which hold a guest register that is in memory, by its encoding.
-    held: [Option<u8>; 16],
+    held: Held,
 }
 
 impl Asm {
@@ -137,6 +139,16 @@ impl Asm {
     fn holds(&mut self, reg: Reg, guest: Option<u8>) {
         let own = matches!(reg, RCX | SLOT | ADDRESS);
         self.held[usize::from(reg.0)] = guest.filter(|_| own);
+    }
+
+    /// What is known of them.
+    pub fn held(&self) -> Held {
+        self.held
+    }
+
+    /// Says that what was known elsewhere holds here.
+    pub fn recall(&mut self, held: Held) {
+        self.held = held;
     }
 
     /// All of them may have.

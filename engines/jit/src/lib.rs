@@ -39,7 +39,7 @@ use softcpu::code::{BlockCache, BlockExecutor, Entry, Left, Op, Source, Way};
 use softcpu::cpu::{Cpu, RIP, Trap};
 use stubs::{ELSEWHERE, GOES_ON, HANDLER, LEAVES, NO_WAY, Stubs};
 use table::Table;
-use translate::{Numbers, translate};
+use translate::{Exit, Numbers, translate, translate_region};
 use vcpu::Profile;
 
 /// A way out of a block.
@@ -60,13 +60,18 @@ struct Placed {
     joined: Vec<u32>,
 }
 
+/// A region in the area: its blocks, with what they are entered by where that is in it. Empty if it is gone.
+type Joint = Vec<(u32, Option<Entry>)>;
+
 /// Bytes of code memory of a vCPU, and of all of a VM. Only what is used takes memory of the host.
 const AREA: usize = 64 << 20;
 const ALL_AREAS: usize = 256 << 20;
 /// Bytes that a vCPU has however many there are.
 const LEAST_AREA: usize = 1 << 20;
-/// Most that one block can take.
-const LONGEST: usize = 32 << 10;
+/// Most that one block or region can take.
+const LONGEST: usize = 64 << 10;
+/// How often time is up before a block until it is joined with others.
+const SAMPLES: u8 = 3;
 
 /// What the handlers' caller works with.
 struct Calls {
@@ -122,6 +127,9 @@ pub struct Translator {
     blocks: HashMap<Entry, Placed>,
     table: Box<Table>,
     calls: Box<Calls>,
+    regions: Vec<Joint>,
+    /// Regions that a block is part of.
+    regions_of: HashMap<u32, Vec<u32>>,
     threshold: u16,
     full: bool,
     /// Code that may have run was changed since it ran last.
@@ -133,6 +141,7 @@ pub struct Translator {
 #[derive(Debug, Default)]
 struct Counts {
     blocks: u64,
+    regions: u64,
     bytes: u64,
     entries: u64,
     instructions: u64,
@@ -161,6 +170,8 @@ impl Translator {
             stubs,
             ways: Vec::new(),
             blocks: HashMap::new(),
+            regions: Vec::new(),
+            regions_of: HashMap::new(),
             table: Table::new(vcpus),
             calls: Box::default(),
             threshold,
@@ -168,6 +179,62 @@ impl Translator {
             changed: false,
             counts: Counts::default(),
         })
+    }
+}
+
+impl Translator {
+    /// Where numbers go on.
+    fn numbers(&self) -> Numbers {
+        Numbers {
+            record: self.calls.records.len() as u32,
+            way: self.ways.len() as u32,
+        }
+    }
+
+    /// Keeps what belongs to code at `origin`.
+    fn keep(&mut self, origin: u64, exits: &[Exit], records: Vec<Record>) {
+        self.calls.records.extend(records);
+        self.ways.extend(exits.iter().map(|e| WayOut {
+            jump: origin + e.jump as u64,
+            leave: origin + e.leave as u64,
+        }));
+    }
+
+    /// A block is entered by `new` from now on, by those who come by `old` too.
+    fn replace(&mut self, old: Option<Entry>, new: Entry, leave: u64) {
+        let old = old.and_then(|old| Some((old, self.blocks.remove(&old)?)));
+        let mut joined = Vec::new();
+        if let Some((old, block)) = old {
+            self.changed = true;
+            joined = block.joined;
+            for way in &joined {
+                let out = self.ways[*way as usize];
+                aim(&mut self.area, out.jump, new.0.get());
+            }
+            self.lead(old, new.0.get());
+        }
+        self.blocks.insert(new, Placed { leave, joined });
+    }
+
+    /// Who comes to a block leaves before it.
+    fn unlink(&mut self, entry: Entry) {
+        let Some(block) = self.blocks.remove(&entry) else {
+            return;
+        };
+        self.changed = true;
+        for way in block.joined {
+            let out = self.ways[way as usize];
+            aim(&mut self.area, out.jump, out.leave);
+        }
+        // Who finds it in the table leaves, and the next time finds what is there now.
+        self.lead(entry, block.leave);
+    }
+
+    /// Overwrites the beginning of a block with a jump.
+    fn lead(&mut self, from: Entry, to: u64) {
+        let at = from.0.get();
+        self.area.patch(at, &[0xe9]);
+        aim(&mut self.area, at + 1, to);
     }
 }
 
@@ -296,22 +363,14 @@ impl BlockExecutor for Translator {
             self.full = true;
             return None;
         }
-        let numbers = Numbers {
-            record: self.calls.records.len() as u32,
-            way: self.ways.len() as u32,
-        };
         let origin = self.area.next_address();
-        let t = translate(cpu, source, &self.stubs, origin, numbers)?;
+        let t = translate(cpu, source, &self.stubs, origin, self.numbers())?;
         if t.code.len() > LONGEST || self.area.append(&t.code).is_none() {
             return None;
         }
         self.counts.blocks += 1;
         self.counts.bytes += t.code.len() as u64;
-        self.calls.records.extend(t.records);
-        self.ways.extend(t.exits.iter().map(|e| WayOut {
-            jump: origin + e.jump as u64,
-            leave: origin + e.leave as u64,
-        }));
+        self.keep(origin, &t.exits, t.records);
         let entry = Entry(NonZeroU64::new(origin)?);
         let block = Placed {
             leave: origin + t.leave as u64,
@@ -319,6 +378,42 @@ impl BlockExecutor for Translator {
         };
         self.blocks.insert(entry, block);
         Some(entry)
+    }
+
+    fn samples(&self) -> u8 {
+        if self.threshold == 0 { 1 } else { SAMPLES }
+    }
+
+    fn join_blocks(&mut self, cpu: &Cpu, sources: &[Source]) -> Option<Vec<Option<Entry>>> {
+        if self.area.room() < LONGEST {
+            self.full = true;
+            return None;
+        }
+        let origin = self.area.next_address();
+        let r = translate_region(cpu, sources, &self.stubs, origin, self.numbers())?;
+        if r.code.len() > LONGEST || self.area.append(&r.code).is_none() {
+            return None;
+        }
+        self.counts.regions += 1;
+        self.counts.bytes += r.code.len() as u64;
+        self.keep(origin, &r.exits, r.records);
+        let number = self.regions.len() as u32;
+        let mut entries = Vec::new();
+        for (source, gate) in sources.iter().zip(r.gates) {
+            let of = self.regions_of.entry(source.index).or_default();
+            of.push(number);
+            let entry = gate.filter(|_| !source.keeps).and_then(|(gate, leave)| {
+                let entry = Entry(NonZeroU64::new(origin + gate as u64)?);
+                let leave = origin + leave as u64;
+                self.replace(source.entry, entry, leave);
+                Some(entry)
+            });
+            entries.push(entry);
+        }
+        let members = sources.iter().map(|s| s.index);
+        let region = members.zip(entries.iter().copied()).collect();
+        self.regions.push(region);
+        Some(entries)
     }
 
     fn full(&self) -> bool {
@@ -389,19 +484,30 @@ impl BlockExecutor for Translator {
         aim(&mut self.area, out.jump, to.0.get());
     }
 
-    fn drop_block(&mut self, entry: Entry) {
-        let Some(block) = self.blocks.remove(&entry) else {
-            return;
-        };
-        self.changed = true;
-        for way in block.joined {
-            let out = self.ways[way as usize];
-            aim(&mut self.area, out.jump, out.leave);
+    fn drop_block(
+        &mut self,
+        index: u32,
+        entry: Option<Entry>,
+        others: &mut Vec<(u32, Option<Entry>)>,
+    ) {
+        for region in self.regions_of.remove(&index).unwrap_or_default() {
+            let members = std::mem::take(&mut self.regions[region as usize]);
+            for (member, entry) in members {
+                if let Some(entry) = entry {
+                    self.unlink(entry);
+                }
+                if member == index {
+                    continue;
+                }
+                if let Some(of) = self.regions_of.get_mut(&member) {
+                    of.retain(|r| *r != region);
+                }
+                others.push((member, entry));
+            }
         }
-        // Who finds it in the table leaves, and the next time finds what is there now.
-        let at = entry.0.get();
-        self.area.patch(at, &[0xe9]);
-        aim(&mut self.area, at + 1, block.leave);
+        if let Some(entry) = entry {
+            self.unlink(entry);
+        }
     }
 
     fn clear(&mut self) {
@@ -409,6 +515,8 @@ impl BlockExecutor for Translator {
         self.changed = true;
         self.ways.clear();
         self.blocks.clear();
+        self.regions.clear();
+        self.regions_of.clear();
         self.table.clear();
         self.calls.past = self.calls.by_mnemonic();
         self.calls.records.clear();
@@ -419,6 +527,7 @@ impl BlockExecutor for Translator {
     fn profile(&self, profile: &mut Profile) {
         let c = &self.counts;
         profile.count("blocks_translated", c.blocks);
+        profile.count("regions", c.regions);
         profile.count("code_bytes", c.bytes);
         profile.count("code_clears", c.clears);
         profile.count("entries", c.entries);

@@ -5,6 +5,7 @@ mod encodings;
 mod jumps;
 mod programs;
 mod random;
+mod regions;
 mod shared;
 mod strings;
 mod system;
@@ -23,6 +24,7 @@ use vcpu::{
 };
 use x86defs::segment::{Access, Selector};
 
+use self::random::Random;
 use crate::Translator;
 
 const RAM_BYTES: u64 = 256 << 10;
@@ -46,9 +48,22 @@ const STOP: [u8; 2] = [0xe6, 0xf4];
 /// Polls after which a program has gone astray.
 const MOST_POLLS: u32 = 3;
 
+/// The same where they are drawn.
+const MOST_SLICES: usize = 4000;
+
+/// How long slices of time are, and what was seen at their ends.
+#[derive(Default)]
+struct Slices {
+    /// Draws their lengths, below so many instructions.
+    drawn: Option<(Random, usize)>,
+    /// Instructions executed by the end of each.
+    ends: Vec<u64>,
+}
+
 struct Board {
     attention: Attention,
     polls: Arc<AtomicU32>,
+    slices: Arc<Mutex<Slices>>,
 }
 
 impl Platform for Board {
@@ -56,7 +71,20 @@ impl Platform for Board {
         self.attention.raise(Attention::STOP);
     }
 
-    fn poll(&mut self, _: u64) -> u64 {
+    fn pio_read(&mut self, _: u16, _: u8, _: u64) -> u32 {
+        self.attention.raise(Attention::LOOK);
+        0
+    }
+
+    fn poll(&mut self, retired: u64) -> u64 {
+        let slices = &mut *self.slices.lock().unwrap();
+        if let Some((random, most)) = &mut slices.drawn {
+            slices.ends.push(retired);
+            if slices.ends.len() > MOST_SLICES {
+                self.attention.raise(Attention::STOP);
+            }
+            return 1 + random.below(*most) as u64;
+        }
         if self.polls.fetch_add(1, Ordering::Relaxed) >= MOST_POLLS {
             self.attention.raise(Attention::STOP);
         }
@@ -70,6 +98,7 @@ struct Machine {
     ram: Arc<GuestRam>,
     state: VcpuState,
     polls: Arc<AtomicU32>,
+    slices: Arc<Mutex<Slices>>,
     others: Arc<Others>,
 }
 
@@ -143,9 +172,11 @@ impl Machine {
         };
         let attention = Attention::new();
         let polls = Arc::new(AtomicU32::new(0));
+        let slices = Arc::new(Mutex::new(Slices::default()));
         let board = Box::new(Board {
             attention: attention.clone(),
             polls: polls.clone(),
+            slices: slices.clone(),
         });
         let vm = engine.create_vm(&config, ram.clone()).unwrap();
         let mut vcpu = vm.create_vcpu(0, board, attention).unwrap();
@@ -164,6 +195,7 @@ impl Machine {
             ram,
             state,
             polls,
+            slices,
         }
     }
 

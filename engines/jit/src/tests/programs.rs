@@ -6,12 +6,14 @@ use std::ops::Range;
 use guestmem::Gpa;
 
 use super::random::Random;
-use super::{CODE, Machine, RAM_BYTES, STOP};
+use super::{CODE, Machine, RAM_BYTES, STOP, Slices};
 
 /// Programs by seed.
 pub(super) struct Programs<'a> {
     /// vCPUs of the VM.
     pub vcpus: u32,
+    /// Slices of time are drawn below so many instructions; 0 if a program is to end within one.
+    pub slices: usize,
     /// Their seeds.
     pub seeds: Range<u64>,
     /// More than one in so many has to come to its end.
@@ -53,6 +55,11 @@ impl Programs<'_> {
                 m.state = start.clone();
                 (self.prepare)(m, &mut Random(seed));
                 m.state.rip = CODE;
+                let drawn = (self.slices > 0).then_some((Random(!seed), self.slices));
+                *m.slices.lock().unwrap() = Slices {
+                    drawn,
+                    ends: Vec::new(),
+                };
                 let before = m.vcpu.retired().unwrap();
                 let exit = m.go();
                 let mut ram = vec![0; RAM_BYTES as usize];
@@ -60,7 +67,10 @@ impl Programs<'_> {
                 let mut state = m.state.clone();
                 let msrs = &mut state.system.msrs;
                 msrs.retain(|(number, _)| self.msrs.contains(number));
-                ((exit, m.vcpu.retired().unwrap() - before, state), ram)
+                let retired = m.vcpu.retired().unwrap() - before;
+                let ends = &m.slices.lock().unwrap().ends;
+                let ends: Vec<u64> = ends.iter().map(|at| at - before).collect();
+                ((exit, retired, state, ends), ram)
             });
             if left != other {
                 let (ours, theirs) = (format!("{left:?}"), format!("{other:?}"));

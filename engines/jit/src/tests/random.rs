@@ -127,7 +127,7 @@ fn immediate(random: &mut Random, bytes: usize, out: &mut Vec<u8>) {
     }
 }
 
-fn instruction(random: &mut Random, out: &mut Vec<u8>) {
+pub(super) fn instruction(random: &mut Random, out: &mut Vec<u8>) {
     let reg = random.below(16) as u8;
     let mut rest = Vec::new();
     match random.below(20) {

@@ -91,6 +91,7 @@ fn do_the_same(vcpus: u32, seeds: std::ops::Range<u64>) {
     };
     let programs = Programs {
         vcpus,
+        slices: 0,
         seeds,
         whole: 4,
         memory: &memory,

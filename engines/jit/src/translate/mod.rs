@@ -10,6 +10,7 @@
 
 mod memory;
 mod plain;
+mod region;
 mod rewrite;
 mod string;
 mod system;
@@ -30,6 +31,8 @@ use crate::asm::{Asm, Mem, Reg};
 use crate::layout::{ADDRESS, BUDGET, POLL, RCX, SLOT, register};
 use crate::record::{Record, What};
 use crate::stubs::Stubs;
+use region::Joining;
+pub use region::translate_region;
 use vector::{Lent, Request};
 use written::Told;
 
@@ -102,6 +105,10 @@ struct Translator<'a> {
     told: Vec<Told>,
     /// Records of what is left of the block from an operation on.
     rests: BTreeMap<usize, u32>,
+    /// Offset of the block's first byte.
+    start: usize,
+    /// The region it is part of.
+    joining: Option<Joining<'a>>,
 }
 
 /// How a block is left between two.
@@ -136,25 +143,7 @@ pub fn translate(
     origin: u64,
     numbers: Numbers,
 ) -> Option<Translation> {
-    let mut t = Translator {
-        a: Asm::new(origin),
-        stubs,
-        source,
-        cpu,
-        info: InstructionInfoFactory::new(),
-        numbers,
-        records: Vec::new(),
-        cold: Vec::new(),
-        exits: Vec::new(),
-        ways: Vec::new(),
-        misses: Vec::new(),
-        record: 0,
-        op: 0,
-        given: Lent::default(),
-        requests: Vec::new(),
-        told: Vec::new(),
-        rests: BTreeMap::new(),
-    };
+    let mut t = Translator::new(cpu, source, stubs, origin, numbers);
     t.block()?;
     let leave = t.out_of_line();
     Some(Translation {
@@ -163,6 +152,38 @@ pub fn translate(
         exits: t.exits,
         leave,
     })
+}
+
+impl<'a> Translator<'a> {
+    fn new(
+        cpu: &'a Cpu,
+        source: &'a Source<'a>,
+        stubs: &'a Stubs,
+        origin: u64,
+        numbers: Numbers,
+    ) -> Self {
+        Self {
+            a: Asm::new(origin),
+            stubs,
+            source,
+            cpu,
+            info: InstructionInfoFactory::new(),
+            numbers,
+            records: Vec::new(),
+            cold: Vec::new(),
+            exits: Vec::new(),
+            ways: Vec::new(),
+            misses: Vec::new(),
+            record: 0,
+            op: 0,
+            given: Lent::default(),
+            requests: Vec::new(),
+            told: Vec::new(),
+            rests: BTreeMap::new(),
+            start: 0,
+            joining: None,
+        }
+    }
 }
 
 impl Translator<'_> {
@@ -174,8 +195,15 @@ impl Translator<'_> {
     fn block(&mut self) -> Option<()> {
         let ops = self.source.ops;
         let pseudo = ops.last().is_some_and(|o| o.length == 0 && ops.len() > 1);
+        self.prologue((ops.len() - usize::from(pseudo)) as i32);
+        self.body()
+    }
+
+    /// The instructions.
+    fn body(&mut self) -> Option<()> {
+        let ops = self.source.ops;
+        let pseudo = ops.last().is_some_and(|o| o.length == 0 && ops.len() > 1);
         let instructions = ops.len() - usize::from(pseudo);
-        self.prologue(instructions as i32);
         let mut decoder =
             Decoder::with_ip(64, self.source.bytes, 0, self.cpu.vectors.decoder_options());
         let mut insn = Instruction::default();
@@ -232,7 +260,7 @@ impl Translator<'_> {
         self.misses.clear();
         self.record = self.numbers.record + self.records.len() as u32;
         let exits = (self.exits.len(), self.ways.len(), self.requests.len());
-        let told = self.told.len();
+        let (told, labels) = (self.told.len(), self.labels());
         let vectors = &self.cpu.vectors;
         let facts = (!native && !last)
             .then(|| vectors.facts(insn, &mut self.info))
@@ -255,16 +283,34 @@ impl Translator<'_> {
             self.plain(insn, bytes, offsets)
         };
         let mut needs_record = !self.misses.is_empty();
+        if done.is_err() && self.is_joined() {
+            self.record = self.record_of_exact();
+        }
         if done.is_err() {
             self.a.code.truncate(start);
             self.exits.truncate(exits.0);
             self.ways.truncate(exits.1);
             self.requests.truncate(exits.2);
             self.told.truncate(told);
+            self.truncate_labels(labels);
             self.misses.clear();
             needs_record = true;
             self.call_handler(self.record);
             self.given = Lent::default();
+        }
+        if self.is_joined() {
+            let misses = std::mem::take(&mut self.misses);
+            return self.by_exact(&misses, exits.2, told);
+        }
+        let (number, op_number) = (self.record, self.op);
+        // Its time is not known before.
+        let repeats = insn.is_string_instruction() && native;
+        let asks = repeats || done.is_err() && !last;
+        if let Some(exact) = self.exact() {
+            exact.asks |= asks;
+            if needs_record {
+                exact.records.insert(op_number, number);
+            }
         }
         let back = (!last).then(|| self.a.here());
         let held: Vec<_> = self.a.holders().collect();
@@ -319,10 +365,12 @@ impl Translator<'_> {
 
     /// Gives the offset of the code that leaves before the block.
     fn out_of_line(&mut self) -> usize {
-        let mut leave = None;
         for cold in std::mem::take(&mut self.cold) {
             let here = self.a.here();
             self.a.aim(cold.from, here);
+            if let Some(exact) = self.exact() {
+                exact.misses.entry(cold.next - 1).or_insert(here);
+            }
             self.call_handler(cold.record);
             if let Some(back) = cold.back {
                 self.request(cold.given, cold.next);
@@ -337,10 +385,21 @@ impl Translator<'_> {
         for request in std::mem::take(&mut self.requests) {
             let here = self.a.here();
             self.a.aim(request.from, here);
+            if let Some(exact) = self.exact() {
+                exact.requests.insert(request.op, here);
+            }
             self.request(request.given, request.op);
             let to = self.a.origin + request.back as u64;
             self.a.jump(to);
         }
+        let leave = self.ways_out();
+        leave.expect("every block has a prologue")
+    }
+
+    /// The code behind jumps out of the block. Gives the offset of that which leaves before the block, if it is asked
+    /// for.
+    fn ways_out(&mut self) -> Option<usize> {
+        let mut leave = None;
         for (from, offset, way) in std::mem::take(&mut self.ways) {
             let here = self.a.here();
             self.a.aim(from, here);
@@ -362,7 +421,7 @@ impl Translator<'_> {
                 }
             }
         }
-        leave.expect("every block has a prologue")
+        leave
     }
 }
 

@@ -92,8 +92,8 @@ impl Translator<'_> {
         let other = |f: Field| !matches!(f, Field::General(o) if o.number == g.number);
         // In memory the first ones find another bit, the last one locks.
         let differs = matches!(insn.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc | M::Xchg);
-        // 32 bits clear what is above them.
-        let clears = g.written && g.size == 4;
+        // 32 bits clear what is above them; what reads all of it would wait for fewer to arrive there.
+        let clears = g.written && g.size < 8;
         let high = g.high || e.any_high();
         if !e.or_memory || differs || clears || high || host(g.number).is_some() {
             return false;

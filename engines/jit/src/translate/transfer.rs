@@ -37,9 +37,12 @@ impl Translator<'_> {
     }
 
     pub(super) fn way(&mut self, jump: usize, offset: i64, at: i64) {
+        if self.inside(jump, offset) {
+            return;
+        }
         if at == 0 {
             // This block again.
-            return self.a.aim(jump, 0);
+            return self.a.aim(jump, self.start);
         }
         let number = self.numbers.way + self.exits.len() as u32;
         self.exits.push(Exit { jump, leave: 0 });

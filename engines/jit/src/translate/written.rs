@@ -23,6 +23,13 @@ pub(super) struct Told {
     next: usize,
 }
 
+impl Told {
+    /// Offset of the distance of the jump that leads there.
+    pub fn from(&self) -> usize {
+        self.from
+    }
+}
+
 impl Translator<'_> {
     /// The instruction has written `len` bytes of one page at `at`, a place the TLB has led to. Unless it ends the
     /// block, nothing of it may be left to do. Changes [`RCX`], [`SLOT`] and [`ADDRESS`].
@@ -58,6 +65,9 @@ impl Translator<'_> {
         for told in std::mem::take(&mut self.told) {
             let here = self.a.here();
             self.a.aim(told.from, here);
+            if let Some(exact) = self.exact() {
+                exact.told.entry(told.next - 1).or_default().push(here);
+            }
             self.a.set(SLOT, told.len);
             self.a.call(self.stubs.stored);
             self.request(told.given, told.next);

@@ -81,6 +81,10 @@ pub struct Block {
     /// The one instruction crosses into a second page.
     pub crosses: bool,
     replace: u8,
+    /// How often translated code was left before it because time was up.
+    pub samples: u8,
+    /// Regions it is part of.
+    pub regions: u8,
     /// [`sum_of`] of the bytes it was decoded from, where others may change them.
     pub sum: u64,
     /// What a translator made of it.
@@ -131,8 +135,8 @@ pub struct BlockCache {
     ops: Vec<Op>,
     pages: HashMap<u32, u32>,
     room: usize,
-    /// Translations of blocks that were dropped, for the translator to hear of.
-    pub orphans: Vec<Entry>,
+    /// Blocks that were dropped and had been translated, for the translator to hear of.
+    pub orphans: Vec<u32>,
     /// Blocks decoded; a statistic.
     pub decoded: u64,
     /// Blocks dropped because their bytes changed; a statistic.
@@ -180,6 +184,12 @@ impl BlockCache {
     #[inline(always)]
     pub fn block(&self, index: u32) -> &Block {
         &self.blocks[index as usize]
+    }
+
+    /// The living block at a place in RAM that is not on two pages.
+    pub fn at(&mut self, at: RamOffset, mode: u8) -> Option<u32> {
+        let index = self.find(BlockKey::new(at, mode))?;
+        (!self.block(index).crosses).then_some(index)
     }
 
     /// A block by index, to be changed.
@@ -259,6 +269,8 @@ impl BlockCache {
             alive: true,
             crosses: second.is_some(),
             replace: 0,
+            samples: 0,
+            regions: 0,
             sum: 0,
             entry: None,
             links: [UNLINKED; 2],
@@ -340,7 +352,9 @@ impl BlockCache {
         self.invalidated += 1;
         let block = &mut self.blocks[index as usize];
         block.alive = false;
-        self.orphans.extend(block.entry.take());
+        if block.entry.is_some() || block.regions > 0 {
+            self.orphans.push(index);
+        }
         let key = block.key();
         self.map.remove(&key);
         if self.slots[key.slot()].0 == key {

@@ -1,6 +1,6 @@
 //! From bytes to operations: iced-x86 decodes, the instruction table binds.
 
-use iced_x86::{Decoder, DecoderError, Instruction, OpKind, Register};
+use iced_x86::{Decoder, DecoderError, FlowControl, Instruction, OpKind, Register};
 
 use super::op::{Ea, Op};
 use crate::cpu::{RIP, TWO_GIB, ZERO, gpr, sreg};
@@ -90,6 +90,29 @@ pub fn decode_block(bytes: &[u8], mode: Mode, side: &mut HostSide, out: &mut Vec
         Decoded::NeedsMore
     } else {
         Decoded::Block(length)
+    }
+}
+
+/// Where 64-bit code can go on behind a block, as far as the block alone says: bytes from its start.
+pub fn successors(bytes: &[u8], ops: &[Op], options: u32) -> [Option<i64>; 2] {
+    let end = bytes.len() as i64;
+    let Some(last) = ops.last() else {
+        return [None; 2];
+    };
+    if last.length == 0 {
+        return [Some(end), None];
+    }
+    let Some(instruction) = bytes.get(usize::from(last.offset)..) else {
+        return [None; 2];
+    };
+    let mut decoder = Decoder::with_ip(64, instruction, u64::from(last.offset), options);
+    let insn = decoder.decode();
+    let near = insn.op0_kind() == OpKind::NearBranch64;
+    let target = Some(insn.near_branch_target() as i64);
+    match insn.flow_control() {
+        FlowControl::UnconditionalBranch | FlowControl::Call if near => [target, None],
+        FlowControl::ConditionalBranch if near => [target, Some(end)],
+        _ => [None; 2],
     }
 }
 

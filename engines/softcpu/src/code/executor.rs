@@ -31,6 +31,10 @@ pub struct Source<'a> {
     pub bytes: &'a [u8],
     /// Its operations.
     pub ops: &'a [Op],
+    /// What it is entered by so far.
+    pub entry: Option<Entry>,
+    /// It is to be entered by that also if it is translated once more.
+    pub keeps: bool,
 }
 
 /// A way out of a translated block that can be joined to the block it leads to.
@@ -61,11 +65,19 @@ pub trait BlockExecutor: Send {
     /// How many times a block is interpreted before it is translated.
     fn threshold(&self) -> u16;
 
+    /// How often time has to be up before a block until it is joined with those it leads to.
+    fn samples(&self) -> u8;
+
     /// The processor is about to run on this thread, at this address until it has stopped.
     fn attach(&mut self, cpu: &mut Cpu);
 
     /// Translates a block, if it can. Nothing also if there is no room: then [`BlockExecutor::full`] says so.
     fn translate(&mut self, cpu: &Cpu, source: &Source) -> Option<Entry>;
+
+    /// Translates blocks of one page once more, so that they lead to one another without asking in between whether
+    /// anything else is to be done. The first is where most time is spent. Gives what they are entered by from now
+    /// on, for each that has a new way in.
+    fn join_blocks(&mut self, cpu: &Cpu, sources: &[Source]) -> Option<Vec<Option<Entry>>>;
 
     /// There was no room for a block: all code has to be dropped.
     fn full(&self) -> bool;
@@ -76,8 +88,14 @@ pub trait BlockExecutor: Send {
     /// Has a way lead to a block in the same page without leaving.
     fn join(&mut self, way: Way, to: Entry);
 
-    /// A block is no more what is in memory.
-    fn drop_block(&mut self, entry: Entry);
+    /// A block, which was entered by `entry`, is no more what is in memory. Adds the blocks it was joined with: they
+    /// have lost what they were entered by if it is that.
+    fn drop_block(
+        &mut self,
+        index: u32,
+        entry: Option<Entry>,
+        others: &mut Vec<(u32, Option<Entry>)>,
+    );
 
     /// All blocks are gone.
     fn clear(&mut self);

@@ -2,12 +2,14 @@
 //!
 //! [`boundary`] looks at everything that may happen between instructions, [`event`] takes what is due of it, [`idle`]
 //! waits while the processor executes nothing, [`lookup`] finds or decodes the block at RIP, [`step`] executes single
-//! instructions, [`translated`] has hot blocks run by a translator. The loop itself and what follows an instruction that did not complete are here.
+//! instructions, [`translated`] has hot blocks run by a translator and [`region`] has it join them. The loop itself and
+//! what follows an instruction that did not complete are here.
 
 mod boundary;
 mod event;
 mod idle;
 mod lookup;
+mod region;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,8 @@ pub struct Runner {
     executor: Option<Box<dyn BlockExecutor>>,
     buffer: Vec<Op>,
     alone_ops: Vec<Op>,
+    /// Where translated code was left because time was up.
+    sample: Option<u64>,
     /// It is inside its [`crate::world::World`].
     inside: bool,
     /// A repeated string instruction gave way after an iteration.
@@ -55,6 +59,7 @@ impl Runner {
         };
         Self {
             inside: false,
+            sample: None,
             executor: None,
             cpu,
             cache: BlockCache::new(vcpus),

@@ -6,6 +6,7 @@ use vcpu::Profile;
 use super::Runner;
 use super::lookup::mode_of;
 use crate::code::{BlockExecutor, Entry, Left, Source, sum_of};
+use crate::cpu::RIP;
 
 impl Runner {
     /// Has hot blocks run by `executor`.
@@ -14,7 +15,17 @@ impl Runner {
     }
 
     /// The translation of a block that is hot enough.
+    #[inline]
     pub(super) fn translated(&mut self, index: u32) -> Option<Entry> {
+        let entry = self.translation(index);
+        if self.sample.is_some() && self.sample.take() == Some(self.cpu.regs[RIP]) {
+            self.count_sample(index);
+            return self.cache.block(index).entry;
+        }
+        entry
+    }
+
+    fn translation(&mut self, index: u32) -> Option<Entry> {
         const NEVER: u16 = u16::MAX;
         let block = self.cache.block_mut(index);
         if block.entry.is_some() || block.heat == NEVER {
@@ -46,6 +57,8 @@ impl Runner {
             start,
             bytes,
             ops: self.cache.ops(&block),
+            entry: None,
+            keeps: false,
         };
         let entry = executor.translate(cpu, &source);
         self.cache.block_mut(index).entry = entry;
@@ -62,10 +75,14 @@ impl Runner {
                 return None;
             }
         };
+        let always = executor.threshold() == 0;
         if executor.full() {
             self.clear_code();
         }
         let cpu = &self.cpu;
+        if cpu.budget <= 0 || always {
+            self.sample = Some(cpu.regs[RIP]);
+        }
         if cpu.pending != 0 || cpu.budget <= 0 || cpu.attention.get() != 0 {
             return None;
         }
@@ -92,14 +109,5 @@ impl Runner {
             executor.profile(&mut profile);
         }
         profile
-    }
-
-    /// Tells the translator of blocks that were dropped.
-    pub(super) fn drop_orphans(&mut self) {
-        for entry in self.cache.orphans.drain(..) {
-            if let Some(executor) = &mut self.executor {
-                executor.drop_block(entry);
-            }
-        }
     }
 }

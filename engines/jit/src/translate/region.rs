@@ -1,0 +1,515 @@
+//! Several blocks of one page in one piece, which lead to one another without asking whether anything else is to be
+//! done.
+//!
+//! Of each block there is an *exact* copy, translated as by itself, which asks before it begins. Behind those come the
+//! *joined* ones: several rounds of all blocks, in an order in which most ways lead forward; a way back leads to the
+//! next round. A joined block takes its instructions off the budget and no more. So who comes in asks before, in a
+//! *gate*: that nothing else is to be done and that the budget lasts for the longest way through, up to where it
+//! would next be asked. If not, the exact copy has its turn. That is how both stop in front of the same block as the
+//! interpreter would.
+//!
+//! Nor has a joined block cold code: whatever happens out of line happens in that of its exact copy, where the same
+//! instruction is under way with the same registers, and goes on there until the next gate. So what a handler leaves
+//! behind (a store into code, an interrupt, less time) is seen where it would be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use softcpu::code::{Source, successors};
+use softcpu::cpu::Cpu;
+
+use super::vector::Lent;
+use super::{Exit, Numbers, Translator};
+use crate::asm::{Held, Mem};
+use crate::layout::{ADDRESS, BUDGET, POLL, RCX};
+use crate::record::Record;
+use crate::stubs::Stubs;
+
+/// Most rounds.
+const ROUNDS: usize = 4;
+/// Instructions up to which there are several.
+const SEVERAL: usize = 192;
+
+/// A region, translated.
+pub struct Region {
+    /// The code.
+    pub code: Vec<u8>,
+    /// What its handlers are called with.
+    pub records: Vec<Record>,
+    /// Its ways out.
+    pub exits: Vec<Exit>,
+    /// Of each block that has a gate: its offset, and that of the code that leaves before the block.
+    pub gates: Vec<Option<(usize, usize)>>,
+}
+
+/// What is known of the exact copy of a block: by operation, where in its cold code that is.
+#[derive(Debug, Default)]
+pub(super) struct Exact {
+    pub start: usize,
+    pub leave: usize,
+    pub misses: BTreeMap<usize, usize>,
+    pub told: BTreeMap<usize, Vec<usize>>,
+    pub requests: BTreeMap<usize, usize>,
+    pub records: BTreeMap<usize, u32>,
+    /// Behind it is to be asked in any case.
+    pub asks: bool,
+}
+
+/// A joined block: round, number of the block.
+type Node = (usize, usize);
+
+/// Where a jump inside a region leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Label {
+    Node(Node),
+    Gate(usize),
+}
+
+/// What is being written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Copy {
+    Exact,
+    Joined(usize),
+}
+
+/// A region on its way.
+pub(super) struct Joining<'a> {
+    sources: &'a [Source<'a>],
+    exact: Vec<Exact>,
+    /// Offset of the distance of a jump, where it leads.
+    labels: Vec<(usize, Label)>,
+    block: usize,
+    copy: Copy,
+    plan: Plan,
+    /// What is known where a block begins that is reached by one way only.
+    states: BTreeMap<Node, (Held, Lent)>,
+    failed: bool,
+}
+
+/// Which joined blocks there are and where they lead.
+#[derive(Default)]
+struct Plan {
+    /// The blocks, in the order in which they are written.
+    order: Vec<usize>,
+    /// The place in that of each.
+    place: Vec<usize>,
+    /// Where each block leads inside the region.
+    next: Vec<Vec<usize>>,
+    asks: Vec<bool>,
+    rounds: usize,
+    /// Ways that lead to a joined block without a gate.
+    ways: BTreeMap<Node, usize>,
+    /// Blocks that have a gate.
+    gates: BTreeSet<usize>,
+    /// Instructions from the beginning of a joined block on to that of the last one that is not asked before.
+    longest: BTreeMap<Node, i32>,
+}
+
+impl Plan {
+    fn new(next: Vec<Vec<usize>>, asks: Vec<bool>, instructions: &[i32]) -> Self {
+        let blocks = next.len();
+        let mut plan = Self {
+            next,
+            asks,
+            rounds: 1,
+            place: vec![0; blocks],
+            ..Self::default()
+        };
+        plan.put_in_order(0, &mut vec![false; blocks]);
+        plan.order.reverse();
+        for (place, block) in plan.order.iter().enumerate() {
+            plan.place[*block] = place;
+        }
+        let back = |b: usize| plan.next[b].iter().any(|n| plan.place[*n] <= plan.place[b]);
+        let all: i32 = instructions.iter().sum();
+        if plan.order.iter().any(|b| !plan.asks[*b] && back(*b)) {
+            plan.rounds = (SEVERAL / all.max(1) as usize).clamp(1, ROUNDS);
+        }
+        plan.reach();
+        plan.measure(instructions);
+        plan
+    }
+
+    /// Depth first, so that reversed it is an order in which what is behind a jump that is not taken comes next.
+    fn put_in_order(&mut self, block: usize, seen: &mut [bool]) {
+        seen[block] = true;
+        for next in self.next[block].clone() {
+            if !seen[next] {
+                self.put_in_order(next, seen);
+            }
+        }
+        self.order.push(block);
+    }
+
+    /// Where a way from a joined block to another block leads.
+    fn follow(&self, (round, from): Node, to: usize) -> Label {
+        if self.asks[from] {
+            Label::Gate(to)
+        } else if self.place[to] > self.place[from] {
+            Label::Node((round, to))
+        } else if round + 1 < self.rounds {
+            Label::Node((round + 1, to))
+        } else {
+            Label::Gate(to)
+        }
+    }
+
+    /// Finds the joined blocks that are ever reached, and the gates.
+    fn reach(&mut self) {
+        let mut left = vec![(0, 0)];
+        let mut seen = BTreeSet::from([(0, 0)]);
+        self.gates.insert(0);
+        while let Some(node) = left.pop() {
+            for to in self.next[node.1].clone() {
+                let to = match self.follow(node, to) {
+                    Label::Node(to) => {
+                        *self.ways.entry(to).or_default() += 1;
+                        to
+                    }
+                    Label::Gate(to) => {
+                        self.gates.insert(to);
+                        (0, to)
+                    }
+                };
+                if seen.insert(to) {
+                    left.push(to);
+                }
+            }
+        }
+        // Where ways meet nothing is known of what came before, so a gate costs nothing more.
+        for node in seen {
+            let ways = self.ways.entry(node).or_default();
+            if node.0 == 0 && *ways != 1 {
+                self.gates.insert(node.1);
+            }
+        }
+    }
+
+    fn measure(&mut self, instructions: &[i32]) {
+        for round in (0..self.rounds).rev() {
+            for &block in self.order.iter().rev() {
+                let node = (round, block);
+                let behind =
+                    self.next[block]
+                        .iter()
+                        .filter_map(|to| match self.follow(node, *to) {
+                            Label::Node(to) => {
+                                let rest = self.longest.get(&to).copied().unwrap_or(0);
+                                Some(instructions[block] + rest)
+                            }
+                            Label::Gate(_) => None,
+                        });
+                let longest = behind.max().unwrap_or(0);
+                self.longest.insert(node, longest);
+            }
+        }
+    }
+
+    /// There is one way to it, so what is known at its end is known at its beginning.
+    fn one_way(&self, node: Node) -> bool {
+        let gate = node.0 == 0 && self.gates.contains(&node.1);
+        !gate && self.ways.get(&node) == Some(&1)
+    }
+
+    /// All joined blocks in the order in which they are written.
+    fn nodes(&self) -> Vec<Node> {
+        let rounds = 0..self.rounds;
+        let all = rounds.flat_map(|round| self.order.iter().map(move |block| (round, *block)));
+        all.filter(|node| self.ways.contains_key(node)).collect()
+    }
+}
+
+/// Instructions of a block.
+fn instructions_of(source: &Source) -> i32 {
+    let pseudo = source.ops.last().is_some_and(|o| o.length == 0);
+    source.ops.len() as i32 - i32::from(pseudo && source.ops.len() > 1)
+}
+
+/// Translates blocks of one page to run at `origin`; the first is where most time is spent.
+pub fn translate_region(
+    cpu: &Cpu,
+    sources: &[Source],
+    stubs: &Stubs,
+    origin: u64,
+    numbers: Numbers,
+) -> Option<Region> {
+    let first = sources.first()?;
+    let mut t = Translator::new(cpu, first, stubs, origin, numbers);
+    t.joining = Some(Joining {
+        sources,
+        exact: Vec::new(),
+        labels: Vec::new(),
+        block: 0,
+        copy: Copy::Exact,
+        plan: Plan::default(),
+        states: BTreeMap::new(),
+        failed: false,
+    });
+    for (block, source) in sources.iter().enumerate() {
+        t.exact_copy(block, source)?;
+    }
+    let next = t.ways_between(sources);
+    let asks = t.joining.as_ref()?.exact.iter().map(|e| e.asks).collect();
+    let instructions: Vec<i32> = sources.iter().map(instructions_of).collect();
+    t.joining.as_mut()?.plan = Plan::new(next, asks, &instructions);
+    let gates = t.joined_copies(sources, &instructions)?;
+    t.ways_out();
+    let joining = t.joining.take()?;
+    if joining.failed {
+        return None;
+    }
+    Some(Region {
+        code: t.a.code,
+        records: t.records,
+        exits: t.exits,
+        gates: gates
+            .into_iter()
+            .zip(&joining.exact)
+            .map(|(gate, exact)| gate.map(|gate| (gate, exact.leave)))
+            .collect(),
+    })
+}
+
+impl<'a> Translator<'a> {
+    fn exact_copy(&mut self, block: usize, source: &'a Source<'a>) -> Option<()> {
+        self.source = source;
+        self.op = 0;
+        self.given = Lent::default();
+        self.a.forget();
+        self.start = self.a.here();
+        let start = self.start;
+        let joining = self.joining.as_mut()?;
+        joining.block = block;
+        joining.exact.push(Exact {
+            start,
+            ..Exact::default()
+        });
+        self.block()?;
+        let leave = self.out_of_line();
+        self.rests.clear();
+        self.joining.as_mut()?.exact[block].leave = leave;
+        Some(())
+    }
+
+    fn ways_between(&self, sources: &[Source]) -> Vec<Vec<usize>> {
+        let options = self.cpu.vectors.decoder_options();
+        let of = |source: &Source| {
+            let next = successors(source.bytes, source.ops, options);
+            let next = next.into_iter().flatten();
+            let next = next.map(|distance| source.start.0.wrapping_add_signed(distance));
+            let known = next.filter_map(|at| sources.iter().position(|s| s.start.0 == at));
+            known.collect()
+        };
+        sources.iter().map(of).collect()
+    }
+
+    /// Writes all joined blocks and gates. Gives the offset of each block's gate.
+    fn joined_copies(
+        &mut self,
+        sources: &'a [Source<'a>],
+        instructions: &[i32],
+    ) -> Option<Vec<Option<usize>>> {
+        let mut gates = vec![None; sources.len()];
+        let mut begin = BTreeMap::new();
+        let mut apart = Vec::new();
+        for node in self.joining.as_ref()?.plan.nodes() {
+            let (round, block) = node;
+            let falls = self.falls_into(Label::Node(node));
+            if round == 0 && self.joining.as_ref()?.plan.gates.contains(&block) {
+                if falls {
+                    apart.push(block);
+                } else {
+                    self.falls_into(Label::Gate(block));
+                    gates[block] = Some(self.a.here());
+                    self.gate(block)?;
+                }
+            }
+            begin.insert(node, self.a.here());
+            self.joined(node, &sources[block], instructions[block])?;
+        }
+        for block in apart {
+            gates[block] = Some(self.a.here());
+            self.gate(block)?;
+            let jump = self.a.jump(0);
+            self.a.aim(jump, *begin.get(&(0, block))?);
+        }
+        let joining = self.joining.as_mut()?;
+        for (jump, label) in std::mem::take(&mut joining.labels) {
+            let to = match label {
+                Label::Node(node) => *begin.get(&node)?,
+                Label::Gate(block) => gates[block].unwrap_or(joining.exact[block].start),
+            };
+            self.a.aim(jump, to);
+        }
+        Some(gates)
+    }
+
+    /// Asks before joined blocks; what is behind it is executed if nothing else is to be done.
+    fn gate(&mut self, block: usize) -> Option<()> {
+        let joining = self.joining.as_ref()?;
+        let longest = joining.plan.longest.get(&(0, block)).copied().unwrap_or(0);
+        let exact = joining.exact[block].start;
+        let a = &mut self.a;
+        a.forget();
+        a.load(ADDRESS, POLL);
+        // As in the prologue of a block, for the budget that is left before the last block.
+        a.lea(RCX, Mem::indexed(BUDGET, BUDGET, 0, -2 * longest - 1));
+        a.extract(RCX, RCX, Mem::at(ADDRESS, 0));
+        let go_on = a.if_zero();
+        let other = a.jump(0);
+        a.aim(other, exact);
+        a.land(go_on);
+        Some(())
+    }
+
+    fn joined(&mut self, node: Node, source: &'a Source<'a>, instructions: i32) -> Option<()> {
+        self.source = source;
+        self.start = self.a.here();
+        let joining = self.joining.as_mut()?;
+        joining.block = node.1;
+        joining.copy = Copy::Joined(node.0);
+        self.a.forget();
+        self.given = Lent::default();
+        if let Some((held, given)) = joining.states.remove(&node) {
+            self.a.recall(held);
+            self.given = given;
+        }
+        self.a.lea(BUDGET, Mem::at(BUDGET, -instructions));
+        self.body()
+    }
+
+    /// Takes away a jump at the very end that would lead to what comes next.
+    fn falls_into(&mut self, next: Label) -> bool {
+        let end = self.a.here();
+        let Some(joining) = &mut self.joining else {
+            return false;
+        };
+        let labels = &mut joining.labels;
+        // JMP with its distance.
+        let at_end = |at: usize| at + 4 == end;
+        if let Some(&(jump, label)) = labels.last()
+            && at_end(jump)
+            && label == next
+            && self.a.code[jump - 1] == 0xe9
+        {
+            labels.pop();
+            self.a.code.truncate(jump - 1);
+            return true;
+        }
+        // Jcc to what comes next, JMP elsewhere: the other condition, elsewhere.
+        let before = |jcc: usize| jcc + 4 + 1 + 4 == end;
+        let turn = |code: &mut Vec<u8>, jcc: usize| {
+            code[jcc - 1] ^= 1;
+            code.truncate(jcc + 4);
+        };
+        if let [.., (jcc, taken), (jump, other)] = labels[..]
+            && at_end(jump)
+            && before(jcc)
+            && taken == next
+            && self.a.code[jump - 1] == 0xe9
+        {
+            labels.truncate(labels.len() - 2);
+            labels.push((jcc, other));
+            turn(&mut self.a.code, jcc);
+            return true;
+        }
+        if let Some(&(jcc, taken)) = labels.last()
+            && before(jcc)
+            && taken == next
+            && let Some(way) = self.ways.last_mut()
+            && at_end(way.0)
+            && let Some(exit) = self.exits.last_mut()
+            && exit.jump == way.0
+        {
+            labels.pop();
+            way.0 = jcc;
+            exit.jump = jcc;
+            turn(&mut self.a.code, jcc);
+            return true;
+        }
+        false
+    }
+
+    /// Has a jump lead to the block at an offset in the page, if that is one of the region's.
+    pub(super) fn inside(&mut self, jump: usize, offset: i64) -> bool {
+        let (held, given) = (self.a.held(), self.given);
+        let page = (self.source.start.0 & !0xfff) as i64;
+        let Some(j) = &mut self.joining else {
+            return false;
+        };
+        let to = |s: &Source| s.start.0 as i64 == page + offset;
+        let Some(to) = j.sources.iter().position(to) else {
+            return false;
+        };
+        let label = match j.copy {
+            Copy::Exact => Label::Gate(to),
+            Copy::Joined(round) => j.plan.follow((round, j.block), to),
+        };
+        if let Label::Node(node) = label
+            && j.plan.one_way(node)
+        {
+            j.states.insert(node, (held, given));
+        }
+        j.labels.push((jump, label));
+        true
+    }
+
+    /// Whether a joined copy is being written.
+    pub(super) fn is_joined(&self) -> bool {
+        let copy = self.joining.as_ref().map(|j| j.copy);
+        matches!(copy, Some(Copy::Joined(_)))
+    }
+
+    /// The exact copy of the block.
+    pub(super) fn exact(&mut self) -> Option<&mut Exact> {
+        let joining = self.joining.as_mut()?;
+        joining.exact.get_mut(joining.block)
+    }
+
+    /// How many labels there are.
+    pub(super) fn labels(&self) -> usize {
+        self.joining.as_ref().map_or(0, |j| j.labels.len())
+    }
+
+    /// Takes back labels.
+    pub(super) fn truncate_labels(&mut self, to: usize) {
+        if let Some(j) = &mut self.joining {
+            j.labels.truncate(to);
+        }
+    }
+
+    /// Has what goes out of line in the joined copy of an instruction go where it would in the exact one.
+    pub(super) fn by_exact(&mut self, misses: &[usize], requests: usize, told: usize) {
+        let op = self.op;
+        let mut aims: Vec<(usize, Option<usize>)> = Vec::new();
+        if let Some(joining) = &self.joining
+            && let Some(exact) = joining.exact.get(joining.block)
+        {
+            aims.extend(misses.iter().map(|m| (*m, exact.misses.get(&op).copied())));
+            let asked = self.requests.drain(requests..);
+            aims.extend(asked.map(|r| (r.from, exact.requests.get(&op).copied())));
+            let places = exact.told.get(&op);
+            let place = |n: usize| places.and_then(|p| p.get(n)).copied();
+            let told = self.told.drain(told..).enumerate();
+            aims.extend(told.map(|(n, t)| (t.from(), place(n))));
+        }
+        for (from, to) in aims {
+            match (to, &mut self.joining) {
+                (Some(to), _) => self.a.aim(from, to),
+                (None, Some(joining)) => joining.failed = true,
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// The number of the instruction's record in the exact copy.
+    pub(super) fn record_of_exact(&mut self) -> u32 {
+        let op = self.op;
+        let known = self.exact().and_then(|e| e.records.get(&op).copied());
+        if known.is_none()
+            && let Some(joining) = &mut self.joining
+        {
+            joining.failed = true;
+        }
+        known.unwrap_or(0)
+    }
+}
