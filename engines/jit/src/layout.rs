@@ -95,6 +95,10 @@ pub const BUDGET_PLACE: Mem = field(offset_of!(Cpu, budget));
 pub const CPL: Mem = field(offset_of!(Cpu, cpl));
 /// A byte, zero outside VMX non-root operation.
 pub const IN_GUEST: Mem = field(offset_of!(Cpu, vmx.in_guest));
+/// A byte, zero if no interrupt waits for IF.
+pub const INTERRUPT_WAITING: Mem = field(offset_of!(Cpu, interrupt_waiting));
+/// A byte, zero if no hypervisor waits for IF.
+pub const WATCHES_IF: Mem = field(offset_of!(Cpu, vmx.watches_if));
 /// IA32_KERNEL_GS_BASE.
 pub const KERNEL_GS_BASE: Mem = field(offset_of!(Cpu, msr.kernel_gs_base));
 /// A byte of [`Cpu::seg`].

@@ -120,6 +120,8 @@ pub enum Shadow {
     None,
     /// By STI.
     Sti,
+    /// By STI, until the end of the running block: what it holds for is there.
+    StiInBlock,
     /// By MOV SS or POP SS; also holds off debug traps.
     MovSs,
 }
@@ -377,7 +379,8 @@ pub struct Cpu {
     pub trapped_kind_sets_rf: bool,
     /// The instruction being stepped went to a handler with TF clear (INT n, SYSCALL): no single-step trap.
     pub step_cancelled: bool,
-    /// The controller has an interrupt for us that IF, shadow or VMX held back.
+    /// The controller had an interrupt for us that IF held back. Without it none can be taken when IF is set: whatever
+    /// has come since has raised [`Attention::INTERRUPT`].
     pub interrupt_waiting: bool,
     /// FERR# is driven.
     pub ferr: bool,
@@ -443,13 +446,24 @@ impl Cpu {
     /// Follows a change of IF, TF or AC.
     pub fn flags_changed(&mut self, changed: u64) {
         if changed & rflags::IF != 0 && self.rflags_rest & rflags::IF != 0 {
-            self.pending |= pending::INTERRUPT | pending::VMX;
+            self.interrupts_opened();
         }
         if changed & rflags::TF != 0 {
             self.debug_changed();
         }
         if changed & rflags::AC != 0 {
             self.select_view();
+        }
+    }
+
+    /// IF has been set: has the next boundary take what waited for that.
+    #[inline]
+    pub fn interrupts_opened(&mut self) {
+        if self.interrupt_waiting {
+            self.pending |= pending::INTERRUPT;
+        }
+        if self.vmx.watches_if {
+            self.pending |= pending::VMX;
         }
     }
 

@@ -245,7 +245,7 @@ impl Cpu {
                 self.activity
             },
             interruptibility: Interruptibility {
-                sti: self.shadow == Shadow::Sti,
+                sti: matches!(self.shadow, Shadow::Sti | Shadow::StiInBlock),
                 mov_ss: self.shadow == Shadow::MovSs,
                 nmi: self.nmi_blocked,
             },

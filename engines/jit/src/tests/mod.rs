@@ -60,15 +60,39 @@ struct Slices {
     ends: Vec<u64>,
 }
 
+/// OUT to the port that has an interrupt come.
+const INTERRUPT: [u8; 2] = [0xe6, 0xf5];
+/// Its vector.
+const INTERRUPT_VECTOR: u8 = 0x40;
+
 struct Board {
     attention: Attention,
     polls: Arc<AtomicU32>,
     slices: Arc<Mutex<Slices>>,
+    interrupt: bool,
 }
 
 impl Platform for Board {
-    fn pio_write(&mut self, _: u16, _: u8, _: u32, _: u64) {
-        self.attention.raise(Attention::STOP);
+    fn pio_write(&mut self, port: u16, _: u8, _: u32, _: u64) {
+        if port == u16::from(INTERRUPT[1]) {
+            self.interrupt = true;
+            self.attention.raise(Attention::INTERRUPT);
+        } else {
+            self.attention.raise(Attention::STOP);
+        }
+    }
+
+    fn interrupt_pending(&mut self) -> bool {
+        self.interrupt
+    }
+
+    fn acknowledge_interrupt(&mut self) -> Option<u8> {
+        std::mem::take(&mut self.interrupt).then_some(INTERRUPT_VECTOR)
+    }
+
+    /// An interrupt that was not taken is not the next program's.
+    fn set_cr8(&mut self, _: u8) {
+        self.interrupt = false;
     }
 
     fn pio_read(&mut self, _: u16, _: u8, _: u64) -> u32 {
@@ -177,6 +201,7 @@ impl Machine {
             attention: attention.clone(),
             polls: polls.clone(),
             slices: slices.clone(),
+            interrupt: false,
         });
         let vm = engine.create_vm(&config, ram.clone()).unwrap();
         let mut vcpu = vm.create_vcpu(0, board, attention).unwrap();

@@ -2,12 +2,13 @@
 
 use super::programs::{Programs, instructions};
 use super::random::Random;
-use super::{DATA, Machine};
+use super::{DATA, End, INTERRUPT, INTERRUPT_VECTOR, Machine};
 
 fn instruction(random: &mut Random, out: &mut Vec<u8>) {
     match random.below(12) {
-        // CLI, SWAPGS, PAUSE.
-        0 => out.push(0xfa),
+        // CLI, STI, an interrupt that comes, SWAPGS, PAUSE.
+        0 if random.below(5) == 0 => out.extend(INTERRUPT),
+        0 => out.push(random.pick(&[0xfa, 0xfb, 0xfb])),
         1 => out.extend([0x0f, 0x01, 0xf8]),
         2 => out.extend([0xf3, 0x90]),
         // mov rax, gs:[rsi]; stc; clc
@@ -65,6 +66,39 @@ fn system_programs_do_the_same() {
 #[test]
 fn system_programs_of_one_of_two_do_the_same() {
     do_the_same(2, 8_000..11_000);
+}
+
+/// An interrupt that came while IF was clear is taken behind the instruction after STI (SDM Vol 2, STI), one that comes
+/// later where it comes; nothing is taken that did not come.
+#[test]
+fn interrupts_behind_sti() {
+    const STI: u8 = 0xfb;
+    const NOP: u8 = 0x90;
+    let out = INTERRUPT;
+    for (program, taken) in [
+        (vec![STI, NOP, NOP, NOP], None),
+        (vec![out[0], out[1], NOP, STI, NOP, NOP], Some(5)),
+        // mov eax, eax in the place of the NOP.
+        (vec![out[0], out[1], STI, 0x89, 0xc0, NOP], Some(5)),
+        (vec![STI, NOP, NOP, out[0], out[1], NOP], Some(5)),
+        (vec![STI, out[0], out[1], NOP], Some(3)),
+        // An STI with IF set holds off nothing.
+        (vec![STI, NOP, out[0], out[1], STI, NOP], Some(4)),
+        (vec![out[0], out[1], STI, 0xfa, NOP, NOP], None),
+    ] {
+        for mut m in [Machine::translated(), Machine::one_interpreted_of(1)] {
+            let expected = taken.map_or(End::Whole, |at| End::Fault {
+                vector: u64::from(INTERRUPT_VECTOR),
+                at,
+            });
+            assert_eq!(m.run(&program), expected, "{program:x?}");
+            assert_eq!(m.state.gpr[4] != super::STACK, taken.is_some());
+            m.state.gpr[4] = super::STACK;
+            m.state.rflags = 2;
+            // Now that it is translated.
+            assert_eq!(m.run(&program), expected, "{program:x?}");
+        }
+    }
 }
 
 fn do_the_same(vcpus: u32, seeds: std::ops::Range<u64>) {

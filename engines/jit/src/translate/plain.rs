@@ -68,6 +68,7 @@ impl Translator<'_> {
                 self.clear_interrupts();
                 Ok(())
             }
+            M::Sti => self.set_interrupts(),
             M::Swapgs => {
                 self.swap_gs();
                 Ok(())

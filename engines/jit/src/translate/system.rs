@@ -2,7 +2,7 @@
 
 use std::mem::offset_of;
 
-use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic as M, OpKind, Register};
 use softcpu::cpu::{Cpu, sreg};
 use vcpu::SegmentRegister;
 use x86defs::rflags;
@@ -10,8 +10,8 @@ use x86defs::rflags;
 use super::{ByHandler, Done, Translator};
 use crate::asm::{Legacy, Mem, Rm};
 use crate::layout::{
-    ADDRESS, CPL, GUEST_RCX, IN_GUEST, KERNEL_GS_BASE, RCX, REST, SLOT, field, host, register,
-    segment_base, segments,
+    ADDRESS, CPL, GUEST_RCX, IN_GUEST, INTERRUPT_WAITING, KERNEL_GS_BASE, RCX, REST, SLOT,
+    WATCHES_IF, field, host, register, segment_base, segments,
 };
 
 impl Translator<'_> {
@@ -90,6 +90,42 @@ impl Translator<'_> {
         self.a.load(SLOT, REST);
         self.a.keep(SLOT, RCX);
         self.a.store(REST, SLOT);
+    }
+
+    /// At CPL 0, where nothing waits for IF, and with the instruction it holds events off for in its block. Where a VM exit
+    /// of that could tell, it has to be one that does nothing.
+    pub(super) fn set_interrupts(&mut self) -> Done {
+        let ops = self.source.ops;
+        if ops[self.op].extra == 0 {
+            return Err(ByHandler);
+        }
+        for byte in [CPL, INTERRUPT_WAITING, WATCHES_IF] {
+            self.only_if_zero(byte);
+        }
+        if !self.is_nop(self.op + 1) {
+            self.only_if_zero(IN_GUEST);
+        }
+        self.a.set_signed(RCX, !(rflags::IF as i32));
+        self.a.load(SLOT, REST);
+        self.a.keep(SLOT, RCX);
+        self.a.lea(SLOT, Mem::at(SLOT, rflags::IF as i32));
+        self.a.store(REST, SLOT);
+        Ok(())
+    }
+
+    /// The operation at this place of the block is a NOP.
+    fn is_nop(&self, place: usize) -> bool {
+        let Some(op) = self.source.ops.get(place) else {
+            return false;
+        };
+        let (from, length) = (usize::from(op.offset), usize::from(op.length));
+        let bytes = self.source.bytes.get(from..from + length);
+        bytes.is_some_and(|b| {
+            Decoder::new(64, b, DecoderOptions::NONE)
+                .decode()
+                .mnemonic()
+                == M::Nop
+        })
     }
 
     /// At CPL 0.

@@ -1,6 +1,6 @@
 //! From bytes to operations: iced-x86 decodes, the instruction table binds.
 
-use iced_x86::{Decoder, DecoderError, FlowControl, Instruction, OpKind, Register};
+use iced_x86::{Decoder, DecoderError, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::op::{Ea, Op};
 use crate::cpu::{RIP, TWO_GIB, ZERO, gpr, sreg};
@@ -44,6 +44,7 @@ pub fn decode_block(bytes: &[u8], mode: Mode, side: &mut HostSide, out: &mut Vec
     let mut insn = Instruction::default();
     let mut length = 0u32;
     let mut ended = false;
+    let mut sti = None;
     while decoder.can_decode() {
         decoder.decode_out(&mut insn);
         if decoder.last_error() == DecoderError::NoMoreBytes {
@@ -74,9 +75,15 @@ pub fn decode_block(bytes: &[u8], mode: Mode, side: &mut HostSide, out: &mut Vec
         };
         out.push(op);
         ended = ends;
+        // Between an STI and the next instruction nothing is to be looked at, behind that everything.
+        if let Some(sti) = sti.and_then(|at: usize| out.get_mut(at)) {
+            sti.extra = 1;
+            break;
+        }
         if ends || mode.single || out.len() >= MAX_INSTRUCTIONS {
             break;
         }
+        sti = (insn.mnemonic() == Mnemonic::Sti).then(|| out.len() - 1);
     }
     if !ended && !out.is_empty() {
         // Nothing sets the next RIP: an operation of no length does. It does not count as an instruction.

@@ -65,8 +65,16 @@ fn sti(cpu: &mut Cpu, op: &Op) -> Flow {
     }
     if cpu.rflags_rest & rflags::IF == 0 {
         cpu.rflags_rest |= rflags::IF;
-        cpu.shadow = Shadow::Sti;
-        cpu.pending |= pending::SHADOW | pending::INTERRUPT | pending::VMX;
+        cpu.interrupts_opened();
+        // With the next instruction in its block a boundary comes only behind that.
+        if op.extra == 0 {
+            cpu.shadow = Shadow::Sti;
+            cpu.pending |= pending::SHADOW;
+        } else if cpu.vmx.in_guest {
+            // A VM exit of that one tells of it.
+            cpu.shadow = Shadow::StiInBlock;
+            cpu.pending |= pending::SHADOW;
+        }
     }
     next(cpu, op)
 }

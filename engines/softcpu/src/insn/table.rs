@@ -165,7 +165,8 @@ static ROWS: &[Row] = rows! {
 
     [Clc, Stc, Cmc, Cld, Std, Lahf, Sahf, Salc] User quiet flows Native Here(flag::bind_flag);
     [Cli] Io quiet flows Native Here(flag::bind_flag);
-    [Sti] Io quiet ends Helper Here(flag::bind_flag);
+    // The next instruction belongs to the block of an STI, and ends it.
+    [Sti] Io quiet flows Native Here(flag::bind_flag);
     [Stac, Clac] Supervisor quiet flows Helper Here(flag::bind_flag);
 
     [In, Out] Io exits ends Helper Here(port::bind_io);

@@ -20,6 +20,7 @@ impl Runner {
     #[cold]
     #[inline(never)]
     pub(super) fn boundary(&mut self) -> Boundary {
+        self.cpu.end_sti_shadow();
         let attention = self.cpu.attention.get();
         if self.cpu.pending & pending::CODE != 0 || attention & Attention::CODE != 0 {
             self.drop_stale();

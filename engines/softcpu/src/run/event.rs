@@ -68,7 +68,8 @@ impl Runner {
             return self.take_boundary(Trap::VmExit);
         }
         if cpu.pending & pending::INTERRUPT != 0 && cpu.shadow == Shadow::None {
-            if !cpu.platform.interrupt_pending() {
+            cpu.interrupt_waiting = cpu.platform.interrupt_pending();
+            if !cpu.interrupt_waiting {
                 cpu.pending &= !pending::INTERRUPT;
             } else if cpu.vmx_external_interrupt() {
                 return self.take_boundary(Trap::VmExit);
@@ -151,6 +152,18 @@ impl Runner {
         match self.cpu.deliver(event) {
             Ok(()) => {}
             Err(trap) => self.take(trap, &Op::default()),
+        }
+    }
+}
+
+impl Cpu {
+    /// The block with an STI and the instruction it held for is over.
+    #[inline]
+    pub(super) fn end_sti_shadow(&mut self) {
+        if self.shadow == Shadow::StiInBlock {
+            self.shadow = Shadow::None;
+            self.pending &= !pending::SHADOW;
+            self.interrupts_opened();
         }
     }
 }

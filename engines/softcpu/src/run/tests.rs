@@ -53,6 +53,31 @@ fn changed_code_keeps_the_interrupt_shadow() {
     }
 }
 
+/// The same where blocks run, not steps: an interrupt that waits is taken behind the instruction after STI, whatever that
+/// is, and not between the two; one that came while IF was clear is not forgotten.
+#[test]
+fn blocks_keep_the_shadow_of_sti() {
+    // sti; then nop, mov eax, 1, or jmp to the next; then three nops
+    for behind in [&[0x90][..], &[0xb8, 1, 0, 0, 0], &[0xeb, 0]] {
+        for interrupt in [0, 0x40] {
+            let mut b = Bench::long();
+            let at = b.get(crate::cpu::RIP);
+            let code = [&[0xfb], behind, &[0x90, 0x90, 0x90, 0xeb, 0xfe]].concat();
+            b.ram.write_at(RamOffset(at), &code);
+            b.signals.interrupt.store(interrupt, Ordering::Relaxed);
+            b.cpu().pending |= pending::INTERRUPT;
+            assert_eq!((b.runner.turn(), b.runner.turn()), (None, None));
+            assert_eq!(b.cpu().shadow, Shadow::None);
+            let taken = b.get(RSP) != STACK;
+            assert_eq!(taken, interrupt != 0);
+            if taken {
+                let next = at + 1 + behind.len() as u64;
+                assert_eq!(b.at::<u64>(b.get(RSP)), next, "{behind:x?}");
+            }
+        }
+    }
+}
+
 /// 18.3.1.1: RF holds off a code breakpoint until the instruction is executed. 18.3.1.4: the single-step trap comes
 /// after it.
 #[test]

@@ -167,6 +167,8 @@ pub struct Vmx {
     pub eptp: u64,
     /// What the model offers.
     pub caps: Caps,
+    /// The running guest's hypervisor waits for its RFLAGS.IF ("interrupt-window exiting").
+    pub watches_if: bool,
     /// The IRET being executed has ended blocking by NMI, and may still fault (SDM Vol 3 28.2.3).
     pub iret_unblocked: bool,
     /// The VMXON pointer, while in VMX operation.
@@ -201,6 +203,7 @@ impl Vmx {
             vpid: 0,
             eptp: 0,
             caps: Caps::new(features),
+            watches_if: false,
             iret_unblocked: false,
             vmxon: None,
             current: None,
@@ -267,6 +270,11 @@ impl Vmx {
         self.in_guest && self.current_vmcs().pin() & control != 0
     }
 
+    /// Derives [`Vmx::watches_if`].
+    fn watch_if(&mut self) {
+        self.watches_if = self.primary(primary::INTERRUPT_WINDOW_EXITING);
+    }
+
     /// Leaves VMX operation at once and forgets every VMCS (RESET, or INIT outside VMX operation).
     pub fn reset(&mut self) {
         self.vmxon = None;
@@ -279,6 +287,7 @@ impl Vmx {
 
     fn leave_guest(&mut self) {
         self.in_guest = false;
+        self.watches_if = false;
         self.apic_access_page = None;
         self.tsc_offset = 0;
         self.vpid = 0;

@@ -166,6 +166,7 @@ impl Cpu {
     /// After all of the register state has changed at a VM entry or VM exit: re-derives what depends on it,
     /// selects the translations, and has the run loop look at everything again.
     pub(in crate::vmx) fn world_switched(&mut self) {
+        self.vmx.watch_if();
         self.update_space();
         self.mode_changed();
         self.debug_changed();

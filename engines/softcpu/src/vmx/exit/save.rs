@@ -99,7 +99,7 @@ impl Cpu {
     fn save_non_register(&mut self, exit: &ExitRequest) {
         let mut blocking = match self.shadow {
             Shadow::None => 0,
-            Shadow::Sti => interruptibility::STI,
+            Shadow::Sti | Shadow::StiInBlock => interruptibility::STI,
             Shadow::MovSs => interruptibility::MOV_SS,
         };
         if self.nmi_blocked {
