@@ -424,6 +424,7 @@ impl BlockExecutor for Translator {
         let rip = cpu.regs[RIP];
         if let Some(address) = cpu.tlb.code_address(rip) {
             self.table.insert(address, entry.0.get());
+            cpu.tlb.aim_jump(rip, entry.0.get());
         }
         cpu.native.page = rip & !0xfff;
         cpu.native.view = cpu.tlb.view_address();

@@ -38,38 +38,41 @@ const SPREAD: u32 = 4;
 /// The table. Generated code looks into it ([`emit_search`]).
 #[repr(C)]
 pub struct Table {
-    /// The bits of [`spread`] that choose the slot.
+    /// The bits of [`spread`] that choose the pair.
     mask: u64,
-    slots: [Slot; SLOTS],
+    /// An address has two slots, the one used last first.
+    pairs: [[Slot; 2]; SLOTS / 2],
 }
 
 const fn in_slot(offset: usize) -> Mem {
-    Mem::at(SLOT, (offset_of!(Table, slots) + offset) as i32)
+    Mem::at(SLOT, (offset_of!(Table, pairs) + offset) as i32)
 }
 
 impl Table {
     /// An empty table for one of `vcpus` vCPUs: it uses as many of its slots as are its share.
     pub fn new(vcpus: usize) -> Box<Self> {
         let share = (ALL_SLOTS / vcpus.max(1)).clamp(FEWEST_SLOTS, SLOTS);
-        let slots = 1u64 << share.ilog2();
+        let pairs = (1u64 << share.ilog2()) / 2;
         let table = Box::<Self>::new_zeroed();
         // SAFETY: all bytes zero are empty slots and a mask.
         let mut table = unsafe { table.assume_init() };
-        table.mask = slots - 1;
+        table.mask = pairs - 1;
         table
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.slots[..=self.mask as usize].fill(Slot::default());
+        self.pairs[..=self.mask as usize].fill([Slot::default(); 2]);
     }
 
     /// Remembers the code of a block that lies at `address` on the host.
     pub fn insert(&mut self, address: u64, code: u64) {
-        self.slots[(spread(address) & self.mask) as usize] = Slot {
-            key: address.wrapping_neg(),
-            code,
-        };
+        let pair = &mut self.pairs[(spread(address) & self.mask) as usize];
+        let key = address.wrapping_neg();
+        if pair[0].key != key {
+            pair[1] = pair[0];
+        }
+        pair[0] = Slot { key, code };
     }
 }
 
@@ -114,12 +117,17 @@ pub fn emit_search(a: &mut Asm) {
     a.rorx(RCX, ADDRESS, SPREAD as u8);
     a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
     a.extract(RCX, RCX, Mem::at(SLOT, offset_of!(Table, mask) as i32));
-    // 16 bytes a slot.
-    a.lea(SLOT, Mem::indexed(SLOT, RCX, 3, 0));
-    a.lea(SLOT, Mem::indexed(SLOT, RCX, 3, 0));
+    for _ in 0..size_of::<[Slot; 2]>() / 8 {
+        a.lea(SLOT, Mem::indexed(SLOT, RCX, 3, 0));
+    }
+    a.load(RCX, in_slot(offset_of!(Slot, key)));
+    a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
+    let first = a.if_zero();
+    a.lea(SLOT, Mem::at(SLOT, size_of::<Slot>() as i32));
     a.load(RCX, in_slot(offset_of!(Slot, key)));
     a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
     unless_zero(a);
+    a.land(first);
     a.load(RCX, in_slot(offset_of!(Slot, code)));
     a.load(ADDRESS, scratch(2));
     a.extract(SLOT, ADDRESS, JUMP_MASK);

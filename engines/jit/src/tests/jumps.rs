@@ -96,3 +96,33 @@ fn a_flush_of_all_takes_jumps_along() {
 fn jumps_to_global_pages_stay() {
     assert!(!moved(RW | G, RW | G, false, &WRITE_CR3));
 }
+
+/// How often code is left for a block, with a function that is called, changed, and called `times` more.
+fn left_for_block(times: u8) -> u64 {
+    let mut m = Machine::translated();
+    // add rbx, 1; ret
+    m.put(PAGE, &[0x48, 0x83, 0xc3, 1, 0xc3]);
+    let executable = PAGE | RW;
+    m.put(TABLE + 8 * (PAGE >> 12), &executable.to_le_bytes());
+    m.state.gpr[3] = 0;
+    m.state.gpr[6] = PAGE;
+    let mut p = Program { bytes: Vec::new() };
+    p.call(PAGE);
+    p.call(PAGE);
+    // mov byte [rsi + 3], 2; mov ecx, times
+    p.bytes.extend([0xc6, 0x46, 3, 2, 0xb9, times, 0, 0, 0]);
+    let start = p.bytes.len();
+    p.call(PAGE);
+    // dec ecx; jnz start
+    p.bytes.extend([0xff, 0xc9, 0x75]);
+    let distance = start as i64 - p.bytes.len() as i64 - 1;
+    p.bytes.push(distance as u8);
+    assert_eq!(m.run(&p.bytes), End::Whole);
+    assert_eq!(m.state.gpr[3], 2 + 2 * u64::from(times));
+    m.vcpu.profile().counts["left_for_block"]
+}
+
+#[test]
+fn jumps_to_what_was_changed_lead_to_what_is_there_now() {
+    assert_eq!(left_for_block(200), left_for_block(20));
+}

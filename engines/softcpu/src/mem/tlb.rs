@@ -292,6 +292,15 @@ impl Tlb {
         }
     }
 
+    /// Has the view's jump to `va`, if there is one, go to `code`: where it went may be gone.
+    pub fn aim_jump(&mut self, va: u64, code: u64) {
+        let view = &mut *self.views[self.current];
+        let i = ((va & view.jump_mask) >> JUMP_SHIFT) as usize;
+        if view.jump_from[i] == va.wrapping_neg() {
+            view.jump_to[i] = code;
+        }
+    }
+
     /// The address on the host of the instruction byte at `va`, on a hit in the view in force.
     #[must_use]
     pub fn code_address(&self, va: u64) -> Option<u64> {
