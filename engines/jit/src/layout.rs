@@ -20,6 +20,7 @@
 use std::mem::offset_of;
 
 use softcpu::cpu::{Cpu, Native};
+use softcpu::insn::KnownLeaves;
 use softcpu::mem::View;
 
 use crate::asm::{Mem, Reg};
@@ -104,6 +105,23 @@ pub const KERNEL_GS_BASE: Mem = field(offset_of!(Cpu, msr.kernel_gs_base));
 /// A byte of [`Cpu::seg`].
 pub const fn segments(offset: usize) -> Mem {
     field(offset_of!(Cpu, seg) + offset)
+}
+const fn known_leaves(offset: usize) -> usize {
+    offset_of!(Cpu, known_leaves) + offset
+}
+/// [`KnownLeaves::mask`].
+pub const LEAF_MASK: Mem = field(known_leaves(offset_of!(KnownLeaves, mask)));
+/// The slot's word of [`KnownLeaves::keys`].
+pub const LEAF_KEY: Mem = Mem {
+    index: Some((SLOT, 3)),
+    ..field(known_leaves(offset_of!(KnownLeaves, keys)))
+};
+/// A register of [`KnownLeaves::answers`], with twice the slot in [`SLOT`].
+pub const fn leaf_answer(register: usize) -> Mem {
+    Mem {
+        index: Some((SLOT, 3)),
+        ..field(known_leaves(offset_of!(KnownLeaves, answers)) + 4 * register)
+    }
 }
 /// [`Cpu::uncounted`].
 pub const UNCOUNTED: Mem = field(offset_of!(Cpu, uncounted));

@@ -4,13 +4,14 @@
 
 use crate::asm::{Asm, Legacy, Mem, Reg, Rm};
 use crate::layout::{
-    ADDRESS, BUDGET, BUDGET_PLACE, ENTRY, FLAGS, LEFT, MAPPED, PAGE, RCX, SLOT, STACK, THIS, VIEW,
-    VIEW_ADDRESS, register,
+    ADDRESS, BUDGET, BUDGET_PLACE, ENTRY, FLAGS, GUEST_RCX, LEAF_KEY, LEAF_MASK, LEFT, MAPPED,
+    PAGE, RCX, SLOT, STACK, THIS, VIEW, VIEW_ADDRESS, leaf_answer, register,
 };
 use crate::table::{emit_look_up, emit_search};
 use crate::vectors;
 use hostexec::CodeArea;
 use softcpu::cpu::RIP;
+use softcpu::insn::known_leaves::SPREAD;
 
 /// In `LEFT`: no way that could be joined.
 pub const NO_WAY: u64 = u64::MAX;
@@ -44,12 +45,37 @@ pub struct Stubs {
     pub helper: u64,
     /// Tells of the bytes stored at the host's address in [`ADDRESS`], as many as [`SLOT`] says, and returns.
     pub stored: u64,
+    /// [`emit_cpuid`].
+    pub cpuid: u64,
     /// [`vectors::give_sse`].
     pub sse: u64,
     /// [`vectors::give_avx`].
     pub avx: u64,
     /// [`vectors::give_x87`].
     pub x87: u64,
+}
+
+/// A function that does what CPUID does; RCX is zero then. Else the answer is not known, and nothing was done.
+fn emit_cpuid(a: &mut Asm) {
+    const RET: u8 = 0xc3;
+    // The key, from leaf and subleaf.
+    a.move_32(RCX, Rm::Reg(GUEST_RCX));
+    a.rorx(RCX, RCX, 32);
+    a.move_32(SLOT, Rm::Reg(RAX));
+    a.lea(RCX, Mem::indexed(RCX, SLOT, 0, 0));
+    a.rorx(SLOT, RCX, SPREAD as u8);
+    a.lea(SLOT, Mem::indexed(SLOT, RCX, 0, 0));
+    a.extract(SLOT, SLOT, LEAF_MASK);
+    a.load(ADDRESS, LEAF_KEY);
+    a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
+    let known = a.if_zero();
+    a.raw(&[RET]);
+    a.land(known);
+    a.lea(SLOT, Mem::indexed(SLOT, SLOT, 0, 0));
+    for (number, register) in [RAX, Reg(3), GUEST_RCX, Reg(2)].into_iter().enumerate() {
+        a.move_32(register, Rm::Mem(leaf_answer(number)));
+    }
+    a.raw(&[RET]);
 }
 
 fn save(a: &mut Asm) {
@@ -127,6 +153,9 @@ impl Stubs {
 
         let search = at(&a);
         emit_search(&mut a);
+
+        let cpuid = at(&a);
+        emit_cpuid(&mut a);
 
         let enter = at(&a);
         for reg in KEPT {
@@ -209,6 +238,7 @@ impl Stubs {
             way,
             helper,
             stored,
+            cpuid,
             sse,
             avx,
             x87,

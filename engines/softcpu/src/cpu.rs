@@ -15,7 +15,7 @@ use x86defs::rflags;
 
 use crate::code::Op;
 use crate::flags::Flags;
-use crate::insn::{Monitor, VectorTable};
+use crate::insn::{KnownLeaves, Monitor, VectorTable};
 use crate::mem::{CodePages, LargePages, Tlb};
 use crate::pmu::{self, Pmu};
 use crate::vmx::{ExitRequest, Vmx};
@@ -365,6 +365,8 @@ pub struct Cpu {
     pub delivering: Option<Event>,
     /// The instruction that trapped, for exit information.
     pub trapped: Op,
+    /// CPUID's answers for a translator's code.
+    pub known_leaves: KnownLeaves,
     /// What MONITOR and MWAIT work with.
     pub monitor: Monitor,
     /// Interrupt blocking by the instruction before.

@@ -13,7 +13,9 @@ use x86defs::msr::*;
 use crate::code::Op;
 use crate::cpu::{AmdMsrs, Cpu, Fault, Model, Msrs, Native, RIP, Shadow, TWO_GIB, pending, sreg};
 use crate::flags::Flags;
-use crate::insn::{DEBUGCTL_ALLOWED, FEATURE_CONTROL_LOCKED_VMX, Monitor, VectorTable};
+use crate::insn::{
+    DEBUGCTL_ALLOWED, FEATURE_CONTROL_LOCKED_VMX, KnownLeaves, Monitor, VectorTable,
+};
 use crate::mem::{CodePages, LargePages, Tlb};
 use crate::pmu::{self, Pmu};
 use crate::vmx::caps::Features;
@@ -183,6 +185,7 @@ impl Cpu {
             trapped_kind_sets_rf: false,
             step_cancelled: false,
             interrupt_waiting: false,
+            known_leaves: KnownLeaves::default(),
             ferr: false,
             nmi_pending: false,
             init_pending: false,
@@ -322,6 +325,7 @@ impl Cpu {
                 tracing::warn!(vcpu = self.index, msr, value, "saved MSR value refused");
             }
         }
+        self.known_leaves.forget();
         self.restore_extended(&s.extended);
         self.end_mwait();
         // A trap that waited belongs to what was executed before.

@@ -9,6 +9,7 @@ fn instruction(random: &mut Random, out: &mut Vec<u8>) {
         // CLI, STI, an interrupt that comes, SWAPGS, PAUSE.
         0 if random.below(5) == 0 => out.extend(INTERRUPT),
         0 => out.push(random.pick(&[0xfa, 0xfb, 0xfb])),
+        1 if random.below(2) == 0 => identify(random, out),
         1 => out.extend([0x0f, 0x01, 0xf8]),
         2 => out.extend([0xf3, 0x90]),
         // mov rax, gs:[rsi]; stc; clc
@@ -56,6 +57,74 @@ fn instruction(random: &mut Random, out: &mut Vec<u8>) {
             out.extend(at.to_le_bytes());
         }
     }
+}
+
+/// CPUID, twice, as an answer may be kept for the second time.
+fn identify(random: &mut Random, out: &mut Vec<u8>) {
+    let leaf = random.pick(&[
+        0,
+        1,
+        2,
+        4,
+        7,
+        0xb,
+        0xd,
+        0x16,
+        0x4000_0000,
+        0x8000_0000,
+        0x8000_0001,
+        0x8000_0008,
+        u32::MAX,
+    ]);
+    let subleaf = random.pick(&[0_u32, 1, 2, 3, u32::MAX]);
+    for _ in 0..2 {
+        out.push(0xb8);
+        out.extend(leaf.to_le_bytes());
+        out.push(0xb9);
+        out.extend(subleaf.to_le_bytes());
+        out.extend([0x0f, 0xa2]);
+    }
+}
+
+/// SDM Vol 2, Table 3-10: OSXSAVE is CR4's bit of that name, whatever it was when CPUID was asked last. Table 3-8: EBX of
+/// leaf 0DH is the size for what XCR0 enables, 576 bytes and 256 more with AVX.
+#[test]
+fn cpuid_follows_what_it_shows() {
+    const OSXSAVE: u32 = 1 << 27;
+    let ask = |leaf: u8| [0xb8, leaf, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2];
+    // mov rax, cr4; xor rax, 4_0000h; mov cr4, rax
+    let switch = [0x0f, 0x20, 0xe0, 0x48, 0x35, 0, 0, 4, 0, 0x0f, 0x22, 0xe0];
+    // mov [rdi], ecx; add rdi, 4
+    let keep_ecx = [0x89, 0x0f, 0x48, 0x83, 0xc7, 4];
+    let keep_ebx = [0x89, 0x1f, 0x48, 0x83, 0xc7, 4];
+    // xor ecx, ecx; xor edx, edx; mov eax, imm; xsetbv
+    let enable = |xcr0: u8| {
+        [
+            0x31, 0xc9, 0x31, 0xd2, 0xb8, xcr0, 0, 0, 0, 0x0f, 0x01, 0xd1,
+        ]
+    };
+    let mut program = Vec::new();
+    for _ in 0..2 {
+        for _ in 0..2 {
+            program.extend(ask(1));
+            program.extend(keep_ecx);
+        }
+        program.extend(switch);
+    }
+    for xcr0 in [7, 3, 7] {
+        program.extend(enable(xcr0));
+        for _ in 0..2 {
+            program.extend(ask(0xd));
+            program.extend(keep_ebx);
+        }
+    }
+    let mut m = Machine::translated();
+    assert_eq!(m.run(&program), End::Whole);
+    let word = |at: u64| u32::from_le_bytes(m.get(DATA[1] + 4 * at));
+    let shown: Vec<_> = (0..4).map(|at| word(at) & OSXSAVE != 0).collect();
+    assert_eq!(shown, [true, true, false, false]);
+    let sizes: Vec<_> = (4..10).map(word).collect();
+    assert_eq!(sizes, [832, 832, 576, 576, 832, 832]);
 }
 
 #[test]

@@ -68,6 +68,10 @@ impl Translator<'_> {
                 self.clear_interrupts();
                 Ok(())
             }
+            M::Cpuid => {
+                self.identify();
+                Ok(())
+            }
             M::Sti => self.set_interrupts(),
             M::Swapgs => {
                 self.swap_gs();

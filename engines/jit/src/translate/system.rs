@@ -83,6 +83,17 @@ impl Translator<'_> {
         self.found();
     }
 
+    /// CPUID, where no hypervisor wants to see it and the answer is known.
+    pub(super) fn identify(&mut self) {
+        self.only_if_zero(IN_GUEST);
+        if self.cpu.shared {
+            // It serializes (SDM Vol 3 9.3); the host's processor knows no more of it than of any other load.
+            self.a.raw(&[0x0f, 0xae, 0xf0]);
+        }
+        self.a.call(self.stubs.cpuid);
+        self.found();
+    }
+
     /// At CPL 0, where IF is neither virtual nor protected.
     pub(super) fn clear_interrupts(&mut self) {
         self.only_if_zero(CPL);

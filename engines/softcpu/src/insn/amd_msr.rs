@@ -145,6 +145,7 @@ impl Cpu {
             return self.gp0();
         }
         *place = value;
+        self.known_leaves.forget();
         Ok(true)
     }
 }

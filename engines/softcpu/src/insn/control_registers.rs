@@ -129,6 +129,7 @@ impl Cpu {
             }
         }
         self.cr4 = value;
+        self.known_leaves.forget();
         let paging = cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SMEP | cr4::SMAP | cr4::PKE;
         if changed & paging != 0 {
             self.flush_tlb();

@@ -116,6 +116,7 @@ impl Cpu {
                 }
                 self.end_slice();
                 if msr == IA32_APIC_BASE {
+                    self.known_leaves.forget();
                     // The page may have moved under cached translations.
                     self.tlb.flush(|_| true);
                 }
@@ -188,6 +189,7 @@ impl Cpu {
             }
             IA32_XSS if let Some(allowed) = self.model.xss_allowed => {
                 self.checked(value, allowed, |m| &mut m.xss)?;
+                self.known_leaves.forget();
             }
             IA32_EFER => self.write_efer(value)?,
             IA32_STAR => self.msr.star = value,
@@ -268,6 +270,7 @@ impl Cpu {
             return self.gp0();
         }
         self.msr.misc_enable = (value & kept) | (self.msr.misc_enable & read_only);
+        self.known_leaves.forget();
         Ok(())
     }
 
@@ -381,6 +384,7 @@ fn xsetbv(cpu: &mut Cpu, op: &Op) -> Flow {
         return cpu.gp0();
     }
     cpu.xcr0 = value;
+    cpu.known_leaves.forget();
     cpu.next_rip = cpu.rip_after(op);
     Ok(())
 }

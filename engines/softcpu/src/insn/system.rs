@@ -16,7 +16,11 @@ use crate::vmx::Intercept;
 fn cpuid(cpu: &mut Cpu, _: &Op) -> Flow {
     cpu.intercept(Intercept::Cpuid)?;
     let (leaf, subleaf) = (cpu.regs[gpr::RAX] as u32, cpu.regs[gpr::RCX] as u32);
+    cpu.serialize();
     let r = cpu.cpuid(leaf, subleaf);
+    if cpu.long64 && !cpu.vmx.in_guest {
+        cpu.known_leaves.learn(leaf, subleaf, r);
+    }
     for (reg, v) in [
         (gpr::RAX, r.eax),
         (gpr::RBX, r.ebx),

@@ -170,7 +170,7 @@ static ROWS: &[Row] = rows! {
     [Stac, Clac] Supervisor quiet flows Helper Here(flag::bind_flag);
 
     [In, Out] Io exits ends Helper Here(port::bind_io);
-    [Cpuid] User exits flows Helper Here(system::bind_plain);
+    [Cpuid] User exits flows Native Here(system::bind_plain);
     [Monitor] Supervisor exits flows Helper Here(monitor::bind_monitor);
     [Mwait] Supervisor exits ends Helper Here(monitor::bind_monitor);
     [Hlt] Supervisor exits ends Helper Here(system::bind_plain);

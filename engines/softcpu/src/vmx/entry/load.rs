@@ -167,6 +167,7 @@ impl Cpu {
     /// selects the translations, and has the run loop look at everything again.
     pub(in crate::vmx) fn world_switched(&mut self) {
         self.vmx.watch_if();
+        self.known_leaves.forget();
         self.update_space();
         self.mode_changed();
         self.debug_changed();
