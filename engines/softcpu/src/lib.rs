@@ -9,6 +9,7 @@ mod debug;
 mod engine;
 pub mod event;
 pub mod flags;
+pub mod hashing;
 pub mod insn;
 pub mod mem;
 mod pmu;

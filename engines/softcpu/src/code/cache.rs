@@ -4,12 +4,11 @@
 //! there from the start, the host's memory comes as it is used: nothing moves when it grows, and nothing is left behind.
 //! A page's blocks are chained, so that a store into them finds exactly those it overlaps.
 
-use std::collections::HashMap;
-
 use guestmem::RamOffset;
 
 use super::executor::Entry;
 use super::op::Op;
+use crate::hashing::{NumberMap, Secret};
 use crate::mem::CodePages;
 
 /// What identifies a block: RAM offset of its first byte and the mode it was decoded for.
@@ -107,9 +106,12 @@ struct Bookkeeping {
     second: u32,
     next_in_page: u32,
     next_in_second: u32,
+    /// The next of those that are found by the same place in [`BlockCache::chains`].
+    next_in_chain: u32,
 }
 
 const SLOTS: usize = 1 << 16;
+const CHAINS: usize = 1 << 17;
 /// Operations in the arenas of all vCPUs of a VM, 32 bytes each.
 const ALL_OPS: usize = 3 << 20;
 /// Operations a vCPU has room for, however many there are.
@@ -129,11 +131,13 @@ fn with_room<T>(most: usize) -> Vec<T> {
 /// The cache.
 pub struct BlockCache {
     slots: Box<[(BlockKey, u32)]>,
-    map: HashMap<BlockKey, u32>,
+    /// Living blocks by the hash of their key: the first of each chain.
+    chains: Box<[u32]>,
+    secret: Secret,
     blocks: Vec<Block>,
     book: Vec<Bookkeeping>,
     ops: Vec<Op>,
-    pages: HashMap<u32, u32>,
+    pages: NumberMap<u32, u32>,
     room: usize,
     /// Blocks that were dropped and had been translated, for the translator to hear of.
     pub orphans: Vec<u32>,
@@ -150,11 +154,12 @@ impl BlockCache {
         Self {
             room,
             slots: vec![(BlockKey(u64::MAX), NONE); SLOTS].into_boxed_slice(),
-            map: HashMap::new(),
+            chains: vec![NONE; CHAINS].into_boxed_slice(),
+            secret: Secret::default(),
             blocks: with_room(room / OPS_TO_A_BLOCK),
             book: with_room(room / OPS_TO_A_BLOCK),
             ops: with_room(room),
-            pages: HashMap::new(),
+            pages: NumberMap::default(),
             orphans: Vec::new(),
             decoded: 0,
             invalidated: 0,
@@ -175,9 +180,38 @@ impl BlockCache {
     #[cold]
     #[inline(never)]
     fn find_slow(&mut self, key: BlockKey) -> Option<u32> {
-        let b = *self.map.get(&key)?;
-        self.slots[key.slot()] = (key, b);
-        Some(b)
+        let mut at = self.chains[self.chain(key)];
+        while at != NONE {
+            if self.blocks[at as usize].key() == key {
+                self.slots[key.slot()] = (key, at);
+                return Some(at);
+            }
+            at = self.book[at as usize].next_in_chain;
+        }
+        None
+    }
+
+    fn chain(&self, key: BlockKey) -> usize {
+        (self.secret.hash(key.0) >> (64 - CHAINS.ilog2())) as usize
+    }
+
+    /// Takes a block out of its chain.
+    fn unchain(&mut self, index: u32) {
+        let chain = self.chain(self.blocks[index as usize].key());
+        let next = self.book[index as usize].next_in_chain;
+        let mut at = self.chains[chain];
+        if at == index {
+            self.chains[chain] = next;
+            return;
+        }
+        while at != NONE {
+            let book = &mut self.book[at as usize];
+            if book.next_in_chain == index {
+                book.next_in_chain = next;
+                return;
+            }
+            at = book.next_in_chain;
+        }
     }
 
     /// A block by index.
@@ -248,6 +282,7 @@ impl BlockCache {
     ) -> u32 {
         self.decoded += 1;
         let index = self.blocks.len() as u32;
+        let chain = self.chain(key);
         let page = (start.0 >> 12) as u32;
         let next_in_page = self.pages.insert(page, index).unwrap_or(NONE);
         let next_in_second = match second {
@@ -279,9 +314,9 @@ impl BlockCache {
             second: second.map_or(NONE, |s| (s.0 >> 12) as u32),
             next_in_page,
             next_in_second,
+            next_in_chain: std::mem::replace(&mut self.chains[chain], index),
         });
         self.ops.extend_from_slice(ops);
-        self.map.insert(key, index);
         self.slots[key.slot()] = (key, index);
         index
     }
@@ -294,7 +329,7 @@ impl BlockCache {
     /// Drops everything.
     pub fn clear(&mut self, pages: &mut CodePages) {
         self.slots.fill((BlockKey(u64::MAX), NONE));
-        self.map.clear();
+        self.chains.fill(NONE);
         self.blocks.clear();
         self.book.clear();
         self.ops.clear();
@@ -350,15 +385,93 @@ impl BlockCache {
 
     fn kill(&mut self, index: u32) {
         self.invalidated += 1;
+        self.unchain(index);
         let block = &mut self.blocks[index as usize];
         block.alive = false;
         if block.entry.is_some() || block.regions > 0 {
             self.orphans.push(index);
         }
         let key = block.key();
-        self.map.remove(&key);
         if self.slots[key.slot()].0 == key {
             self.slots[key.slot()] = (BlockKey(u64::MAX), NONE);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use guestmem::{Gpa, GuestRam};
+    use vcpu::Attention;
+
+    use super::*;
+
+    const RAM_BYTES: u64 = 16 << 20;
+
+    fn cache_and_pages() -> (BlockCache, CodePages) {
+        let ram = Arc::new(GuestRam::new(&[(Gpa(0), RAM_BYTES)]).expect("16 MByte"));
+        // The share of one of many vCPUs, so that it is full soon.
+        (
+            BlockCache::new(255),
+            CodePages::new(&ram, &Attention::new()),
+        )
+    }
+
+    fn insert(cache: &mut BlockCache, pages: &mut CodePages, at: u64, ops: usize) -> u32 {
+        pages.add(RamOffset(at), 4);
+        let key = BlockKey::new(RamOffset(at), 64);
+        let op = Op {
+            length: 4,
+            ..Op::default()
+        };
+        cache.insert(key, RamOffset(at), 4, None, &vec![op; ops])
+    }
+
+    /// Until it is full, with blocks of one operation and of many; everything stays where it is meanwhile.
+    #[test]
+    fn an_arena_has_its_bound_and_does_not_move() {
+        for ops in [1, 40] {
+            let (mut cache, mut pages) = cache_and_pages();
+            let first = insert(&mut cache, &mut pages, 0, ops);
+            let place = |cache: &BlockCache| {
+                let block = cache.block(first);
+                (&raw const *block, cache.ops(block).as_ptr())
+            };
+            let before = place(&cache);
+            let mut blocks = 1;
+            while !cache.full() {
+                let at = 16 * blocks % RAM_BYTES;
+                insert(&mut cache, &mut pages, at, ops);
+                blocks += 1;
+            }
+            assert_eq!(place(&cache), before);
+            let most = (FEWEST_OPS / OPS_TO_A_BLOCK).min(FEWEST_OPS / ops) as u64;
+            assert!((most - 8..=most).contains(&blocks), "{blocks} of {ops}");
+            cache.clear(&mut pages);
+            assert!(!cache.full());
+            assert_eq!(cache.find(BlockKey::new(RamOffset(0), 64)), None);
+        }
+    }
+
+    /// Thousands of blocks, so that many share a slot and a chain; each is found until just it is stored to.
+    #[test]
+    fn blocks_are_found_until_they_are_stored_to() {
+        const BLOCKS: u64 = 40_000;
+        let (mut cache, mut pages) = cache_and_pages();
+        let at = |n: u64| n * 68 % RAM_BYTES;
+        let key = |n: u64| BlockKey::new(RamOffset(at(n)), 64);
+        let all: Vec<u32> = (0..BLOCKS)
+            .map(|n| insert(&mut cache, &mut pages, at(n), 1))
+            .collect();
+        for n in (0..BLOCKS).step_by(3) {
+            cache.invalidate(RamOffset(at(n) + 3), 1, &mut pages);
+        }
+        for n in 0..BLOCKS {
+            let expected = (n % 3 != 0).then_some(all[n as usize]);
+            assert_eq!(cache.find(key(n)), expected, "{n}");
+        }
+        let again = insert(&mut cache, &mut pages, at(3), 1);
+        assert_eq!(cache.find(key(3)), Some(again));
     }
 }

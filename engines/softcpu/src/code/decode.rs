@@ -36,6 +36,9 @@ pub enum Decoded {
 /// Most instructions in a block.
 const MAX_INSTRUCTIONS: usize = 48;
 
+/// Most bytes of a block: no instruction has more than 15 (SDM Vol 2 2.3.11).
+pub const MOST_BYTES: usize = 15 * MAX_INSTRUCTIONS;
+
 /// Decodes instructions from `bytes` until a block ends.
 pub fn decode_block(bytes: &[u8], mode: Mode, side: &mut HostSide, out: &mut Vec<Op>) -> Decoded {
     out.clear();

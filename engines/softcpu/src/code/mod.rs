@@ -6,6 +6,6 @@ mod executor;
 mod op;
 
 pub use cache::{Block, BlockCache, BlockKey, sum_of};
-pub use decode::{Decoded, Mode, decode_block, register_code, successors};
+pub use decode::{Decoded, MOST_BYTES, Mode, decode_block, register_code, successors};
 pub use executor::{BlockExecutor, Entry, Left, Source, Way};
 pub use op::{Ea, Handler, Op};

@@ -4,12 +4,13 @@
 //! block; for them there is a map of our own. Those of other vCPUs and of devices come in through the map all
 //! share ([`guestmem::CodeMap`]) and lie in the [`Mailbox`] until this vCPU looks between two blocks.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use guestmem::{CodeWatcher, GuestRam, RamOffset, WatcherId};
 use vcpu::Attention;
+
+use crate::hashing::NumberMap;
 
 /// A store that reached decoded code; blocks overlapping it are dropped before the next block runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +83,7 @@ pub struct CodePages {
     /// One bit a page of RAM.
     has_code: Vec<u64>,
     /// One bit for each 64 bytes of a page with code.
-    chunks: HashMap<u32, u64>,
+    chunks: NumberMap<u32, u64>,
     ram: Arc<GuestRam>,
     /// This vCPU in the map all share.
     pub watcher: WatcherId,
@@ -111,7 +112,7 @@ impl CodePages {
         });
         Self {
             has_code: vec![0; (ram.page_count() as usize).div_ceil(64)],
-            chunks: HashMap::new(),
+            chunks: NumberMap::default(),
             watcher: ram.code().watch(mailbox.clone()),
             ram: Arc::clone(ram),
             mailbox,

@@ -5,7 +5,7 @@ use vcpu::Attention;
 use x86defs::exception;
 
 use super::Runner;
-use crate::code::{BlockKey, Decoded, Mode, Op, decode_block, sum_of};
+use crate::code::{BlockKey, Decoded, MOST_BYTES, Mode, Op, decode_block, sum_of};
 use crate::cpu::{Cpu, Fault, RIP, Trap, canonical, pending, sreg};
 use crate::insn::HostSide;
 use crate::mem::STALE_LIMIT;
@@ -69,8 +69,8 @@ impl Runner {
             }
         }
         let in_page = 4096 - (at.0 & 0xfff) as usize;
-        let mut page = [0u8; 4096];
-        let bytes = &mut page[..in_page];
+        let mut longest = [0u8; MOST_BYTES];
+        let bytes = &mut longest[..in_page.min(MOST_BYTES)];
         self.cpu.ram.read_at(at, bytes);
         let mut ops = std::mem::take(&mut self.buffer);
         let cpu = &mut self.cpu;
@@ -232,7 +232,7 @@ impl Runner {
 
 /// Whether RAM holds `bytes` at `at`, in one page.
 fn holds(ram: &GuestRam, at: RamOffset, bytes: &[u8]) -> bool {
-    let mut now = [0; 4096];
+    let mut now = [0; MOST_BYTES];
     let now = &mut now[..bytes.len()];
     ram.read_at(at, now);
     now == bytes

@@ -5,7 +5,7 @@ use vcpu::Profile;
 
 use super::Runner;
 use super::lookup::mode_of;
-use crate::code::{BlockExecutor, Entry, Left, Source, sum_of};
+use crate::code::{BlockExecutor, Entry, Left, MOST_BYTES, Source, sum_of};
 use crate::cpu::RIP;
 
 impl Runner {
@@ -43,7 +43,7 @@ impl Runner {
         if block.crosses || mode.bits != 64 {
             return None;
         }
-        let mut bytes = [0; 4096];
+        let mut bytes = [0; MOST_BYTES];
         let bytes = bytes.get_mut(..usize::from(block.bytes))?;
         let start = RamOffset(block.start);
         cpu.ram.read_at(start, bytes);
