@@ -126,10 +126,18 @@ impl Program {
                 p.instruction(random);
             }
             let to = random.below(blocks);
-            match random.below(8) {
+            match random.below(9) {
                 0 => p.jump(&[0xe9], to),
                 1 => p.jump(&[0xe8], sub),
                 2 => {}
+                3 => {
+                    // JRCXZ over a JMP, with RCX zero half of the time.
+                    if random.below(2) == 0 {
+                        p.raw(&[0x31, 0xc9]);
+                    }
+                    p.raw(&[0xe3, 5]);
+                    p.jump(&[0xe9], to);
+                }
                 _ => p.jump(&[0x0f, 0x80 | random.below(16) as u8], to),
             }
         }

@@ -395,8 +395,9 @@ impl<'a> Translator<'a> {
             self.a.code.truncate(jump - 1);
             return true;
         }
-        // Jcc to what comes next, JMP elsewhere: the other condition, elsewhere.
-        let before = |jcc: usize| jcc + 4 + 1 + 4 == end;
+        // Jcc to what comes next, JMP elsewhere: the other condition, elsewhere. Behind JRCXZ both are JMPs.
+        let code = &self.a.code;
+        let before = |jcc: usize| jcc + 4 + 1 + 4 == end && code[jcc - 1] & 0xf0 == 0x80;
         let turn = |code: &mut Vec<u8>, jcc: usize| {
             code[jcc - 1] ^= 1;
             code.truncate(jcc + 4);
