@@ -1,5 +1,6 @@
 //! What Linux tells about a running monitor, from `/proc/<pid>` (proc(5)).
 
+use std::collections::BTreeMap;
 use std::fs;
 
 /// The unit of times in `stat` for programs (`USER_HZ`).
@@ -59,11 +60,15 @@ pub fn own_memory(pid: u32, guest_bytes: u64) -> Option<u64> {
 }
 
 /// What is resident of all mappings but the guest's memory. That is what is readable, writable, not executable (as a
-/// translator's code is), and at least half as large as the guest's memory.
+/// translator's code is), and at least half as large as the guest's memory. Of a shared file that is mapped twice, as
+/// code is that is written by one address and executed at another, the memory counts once.
 fn own_of_maps(smaps: &str, guest_bytes: u64) -> Option<u64> {
     let mut own_kib = 0;
     let mut guests = 0;
     let mut is_guest = false;
+    // Offset, device, inode and name of a shared mapping, and what is resident of such a one.
+    let mut shared_kib: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut shared = None;
     for line in smaps.lines() {
         let mut words = line.split_whitespace();
         let (Some(first), Some(second)) = (words.next(), words.next()) else {
@@ -74,11 +79,21 @@ fn own_of_maps(smaps: &str, guest_bytes: u64) -> Option<u64> {
             if let (Some(start), Some(end)) = (address(start), address(end)) {
                 is_guest = second.starts_with("rw-") && end.checked_sub(start)? >= guest_bytes / 2;
                 guests += u32::from(is_guest);
+                let file = line.splitn(3, ' ').nth(2);
+                shared = file.filter(|_| second.ends_with('s'));
             }
         } else if first == "Rss:" && !is_guest {
-            own_kib += second.parse::<u64>().ok()?;
+            let kib = second.parse::<u64>().ok()?;
+            match shared {
+                Some(file) => {
+                    let most = shared_kib.entry(file).or_default();
+                    *most = kib.max(*most);
+                }
+                None => own_kib += kib,
+            }
         }
     }
+    own_kib += shared_kib.values().sum::<u64>();
     (guests > 0).then_some(own_kib * 1024)
 }
 
@@ -129,8 +144,16 @@ Rss:                1000 kB
 7f2000200000-7f2000300000 rw-p 00000000 00:00 0     [heap]
 Rss:                 500 kB
 VmFlags: rd wr
+7f3000000000-7f3000100000 rw-s 00000000 00:01 43                       /memfd:code (deleted)
+Rss:                 200 kB
+7f4000000000-7f4000100000 r-xs 00000000 00:01 43                       /memfd:code (deleted)
+Rss:                 180 kB
+7f5000000000-7f5000100000 r-xs 00001000 00:01 43                       /memfd:code (deleted)
+Rss:                   4 kB
+7f6000000000-7f6000100000 r-xs 00000000 00:01 44                       /memfd:code (deleted)
+Rss:                   2 kB
 ";
-        assert_eq!(own_of_maps(smaps, 1 << 30), Some(31_500 * 1024));
+        assert_eq!(own_of_maps(smaps, 1 << 30), Some(31_706 * 1024));
         // Without the guest's memory nothing is told apart.
         assert_eq!(own_of_maps(smaps, 1 << 40), None);
         assert_eq!(own_of_maps("", 1 << 30), None);
