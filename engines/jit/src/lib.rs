@@ -35,8 +35,9 @@ use hostexec::CodeArea;
 pub use hostexec::CodeMemoryError;
 use iced_x86::Mnemonic;
 use record::{Record, What};
-use softcpu::code::{BlockCache, BlockExecutor, Entry, Left, Op, Source, Way};
+use softcpu::code::{BlockCache, BlockExecutor, Entry, Left, Op, Source, Way, room_for};
 use softcpu::cpu::{Cpu, RIP, Trap};
+use softcpu::hashing::NumberMap;
 use stubs::{ELSEWHERE, GOES_ON, HANDLER, LEAVES, NO_WAY, Stubs};
 use table::Table;
 use translate::{Exit, Numbers, translate, translate_region};
@@ -45,20 +46,27 @@ use vcpu::Profile;
 /// A way out of a block.
 #[derive(Clone, Copy)]
 struct WayOut {
-    /// Address of the distance of its jump.
-    jump: u64,
+    /// Where the distance of its jump is in the area.
+    jump: u32,
     /// Where it goes while it is not joined.
-    leave: u64,
+    leave: u32,
+    /// The next way that is joined to the same block, [`NONE`] behind the last; [`NOT_JOINED`].
+    next: u32,
 }
 
 /// A block in the area.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Placed {
-    /// The code that leaves before it begins.
-    leave: u64,
-    /// Ways that are joined to it.
-    joined: Vec<u32>,
+    /// Where in the area the code is that leaves before it begins.
+    leave: u32,
+    /// The first way that is joined to it.
+    joined: u32,
 }
+
+/// No way.
+const NONE: u32 = u32::MAX;
+/// A way is joined to no block.
+const NOT_JOINED: u32 = u32::MAX - 1;
 
 /// A region in the area: its blocks, with what they are entered by where that is in it. Empty if it is gone.
 type Joint = Vec<(u32, Option<Entry>)>;
@@ -70,6 +78,8 @@ const ALL_AREAS: usize = 256 << 20;
 const LEAST_AREA: usize = 1 << 20;
 /// Most that one block or region can take.
 const LONGEST: usize = 64 << 10;
+/// There is room for one record and one way to so many bytes of code. Code as it is has more bytes to each.
+const BYTES_TO_A_RECORD: usize = 64;
 /// How often time is up before a block until it is joined with others.
 const SAMPLES: u8 = 3;
 
@@ -124,12 +134,12 @@ pub struct Translator {
     /// Where the blocks begin.
     first: usize,
     ways: Vec<WayOut>,
-    blocks: HashMap<Entry, Placed>,
+    blocks: NumberMap<Entry, Placed>,
     table: Box<Table>,
     calls: Box<Calls>,
     regions: Vec<Joint>,
     /// Regions that a block is part of.
-    regions_of: HashMap<u32, Vec<u32>>,
+    regions_of: NumberMap<u32, Vec<u32>>,
     threshold: u16,
     full: bool,
     /// Code that may have run was changed since it ran last.
@@ -168,12 +178,15 @@ impl Translator {
             first: area.used(),
             area,
             stubs,
-            ways: Vec::new(),
-            blocks: HashMap::new(),
+            ways: room_for(share / BYTES_TO_A_RECORD),
+            blocks: NumberMap::default(),
             regions: Vec::new(),
-            regions_of: HashMap::new(),
+            regions_of: NumberMap::default(),
             table: Table::new(vcpus),
-            calls: Box::default(),
+            calls: Box::new(Calls {
+                records: room_for(share / BYTES_TO_A_RECORD),
+                ..Calls::default()
+            }),
             threshold,
             full: false,
             changed: false,
@@ -194,25 +207,40 @@ impl Translator {
     /// Keeps what belongs to code at `origin`.
     fn keep(&mut self, origin: u64, exits: &[Exit], records: Vec<Record>) {
         self.calls.records.extend(records);
+        let start = self.in_area(origin);
         self.ways.extend(exits.iter().map(|e| WayOut {
-            jump: origin + e.jump as u64,
-            leave: origin + e.leave as u64,
+            jump: start + e.jump as u32,
+            leave: start + e.leave as u32,
+            next: NOT_JOINED,
         }));
+    }
+
+    /// Where something that runs at `address` is in the area.
+    fn in_area(&self, address: u64) -> u32 {
+        (address - self.area.address(0)) as u32
+    }
+
+    /// Has a way go to an address.
+    fn aim_way(&mut self, way: u32, to: u64) {
+        let jump = self.area.address(self.ways[way as usize].jump);
+        aim(&mut self.area, jump, to);
     }
 
     /// A block is entered by `new` from now on, by those who come by `old` too.
     fn replace(&mut self, old: Option<Entry>, new: Entry, leave: u64) {
         let old = old.and_then(|old| Some((old, self.blocks.remove(&old)?)));
-        let mut joined = Vec::new();
+        let mut joined = NONE;
         if let Some((old, block)) = old {
             self.changed = true;
             joined = block.joined;
-            for way in &joined {
-                let out = self.ways[*way as usize];
-                aim(&mut self.area, out.jump, new.0.get());
+            let mut way = joined;
+            while way != NONE {
+                self.aim_way(way, new.0.get());
+                way = self.ways[way as usize].next;
             }
             self.lead(old, new.0.get());
         }
+        let leave = self.in_area(leave);
         self.blocks.insert(new, Placed { leave, joined });
     }
 
@@ -222,12 +250,14 @@ impl Translator {
             return;
         };
         self.changed = true;
-        for way in block.joined {
-            let out = self.ways[way as usize];
-            aim(&mut self.area, out.jump, out.leave);
+        let mut way = block.joined;
+        while way != NONE {
+            let leave = self.area.address(self.ways[way as usize].leave);
+            self.aim_way(way, leave);
+            way = std::mem::replace(&mut self.ways[way as usize].next, NOT_JOINED);
         }
         // Who finds it in the table leaves, and the next time finds what is there now.
-        self.lead(entry, block.leave);
+        self.lead(entry, self.area.address(block.leave));
     }
 
     /// Overwrites the beginning of a block with a jump.
@@ -373,8 +403,8 @@ impl BlockExecutor for Translator {
         self.keep(origin, &t.exits, t.records);
         let entry = Entry(NonZeroU64::new(origin)?);
         let block = Placed {
-            leave: origin + t.leave as u64,
-            joined: Vec::new(),
+            leave: self.in_area(origin) + t.leave as u32,
+            joined: NONE,
         };
         self.blocks.insert(entry, block);
         Some(entry)
@@ -475,14 +505,18 @@ impl BlockExecutor for Translator {
     }
 
     fn join(&mut self, way: Way, to: Entry) {
-        let (Some(out), Some(block)) = (self.ways.get(way.0 as usize), self.blocks.get_mut(&to))
+        let (Some(out), Some(block)) =
+            (self.ways.get_mut(way.0 as usize), self.blocks.get_mut(&to))
         else {
             return;
         };
+        if out.next != NOT_JOINED {
+            return;
+        }
         self.counts.joined += 1;
         self.changed = true;
-        block.joined.push(way.0);
-        aim(&mut self.area, out.jump, to.0.get());
+        out.next = std::mem::replace(&mut block.joined, way.0);
+        self.aim_way(way.0, to.0.get());
     }
 
     fn drop_block(

@@ -1,4 +1,5 @@
-//! Jumps to other pages are remembered no longer than the translations they rest on (SDM Vol 3 4.10.4.1).
+//! Jumps to other pages are remembered no longer than the translations they rest on (SDM Vol 3 4.10.4.1), and jumps to
+//! code that was changed lead to what is there now (Vol 3 9.1.3).
 
 use super::{End, Machine, TABLE};
 
@@ -125,4 +126,40 @@ fn left_for_block(times: u8) -> u64 {
 #[test]
 fn jumps_to_what_was_changed_lead_to_what_is_there_now() {
     assert_eq!(left_for_block(200), left_for_block(20));
+}
+
+/// Two blocks lead to a third in their page. It is changed again and again, while they go there by turns.
+#[test]
+fn all_ways_to_a_block_that_was_changed_lead_to_what_is_there_now() {
+    const TIMES: u64 = 240;
+    let mut m = Machine::translated_after(1);
+    // The third block's place, and what it adds.
+    m.state.gpr[6] = super::CODE;
+    m.state.gpr[3] = 0;
+    m.state.gpr[1] = TIMES;
+    m.state.gpr[0] = 1;
+    let third = 0x100;
+    let mut p = vec![0x90; third];
+    let jump = |p: &mut Vec<u8>, at: usize, to: usize| {
+        p[at] = 0xe9;
+        p[at + 1..at + 5].copy_from_slice(&(to as i32 - at as i32 - 5).to_le_bytes());
+    };
+    // test cl, 1; jz 40h
+    p[..5].copy_from_slice(&[0xf6, 0xc1, 1, 0x74, 0x40 - 5]);
+    jump(&mut p, 0x20, third);
+    jump(&mut p, 0x60, third);
+    // add rbx, 1; dec ecx
+    p.extend([0x48, 0x83, 0xc3, 1, 0xff, 0xc9]);
+    // test cl, 0fh; jnz over; inc eax; mov [rsi + 103h], al; over:
+    p.extend([0xf6, 0xc1, 15, 0x75, 8, 0xff, 0xc0]);
+    p.extend([0x88, 0x86]);
+    p.extend((third as u32 + 3).to_le_bytes());
+    // test ecx, ecx; jnz start
+    p.extend([0x85, 0xc9, 0x0f, 0x85]);
+    p.extend((-(p.len() as i32) - 4).to_le_bytes());
+    assert_eq!(m.run(&p), End::Whole);
+    let sum: u64 = (0..TIMES).map(|n| 1 + n / 16).sum();
+    assert_eq!(m.state.gpr[3], sum);
+    // Some times for each of the 15 changes, not each time.
+    assert!(m.vcpu.profile().counts["left_for_block"] < TIMES / 2);
 }

@@ -145,6 +145,14 @@ enum End {
     Fault { vector: u64, at: u64 },
 }
 
+fn translating(threshold: u16) -> SoftEngine {
+    let executors: softcpu::Executors = Arc::new(move |vcpus| {
+        let translator = Translator::new(threshold, vcpus).map_err(std::io::Error::other)?;
+        Ok(Box::new(translator))
+    });
+    SoftEngine::with_executors(executors)
+}
+
 impl Machine {
     fn translated() -> Self {
         Self::one_translated_of(1)
@@ -152,11 +160,12 @@ impl Machine {
 
     /// One of several vCPUs; the others have code of all pages.
     fn one_translated_of(vcpus: u32) -> Self {
-        let executors: softcpu::Executors = Arc::new(|vcpus| {
-            let translator = Translator::new(0, vcpus).map_err(std::io::Error::other)?;
-            Ok(Box::new(translator))
-        });
-        Self::new(&SoftEngine::with_executors(executors), vcpus)
+        Self::new(&translating(0), vcpus)
+    }
+
+    /// Blocks are translated when they have been interpreted so often.
+    fn translated_after(threshold: u16) -> Self {
+        Self::new(&translating(threshold), 1)
     }
 
     fn one_interpreted_of(vcpus: u32) -> Self {

@@ -121,7 +121,7 @@ const OPS_TO_A_BLOCK: usize = 3;
 const NONE: u32 = u32::MAX;
 
 /// A vector that does not move until it has more than `most` elements. Where the host gives no addresses it may.
-fn with_room<T>(most: usize) -> Vec<T> {
+pub fn room_for<T>(most: usize) -> Vec<T> {
     let mut vec = Vec::new();
     // Without them it grows as it is filled.
     let _ = vec.try_reserve_exact(most);
@@ -156,9 +156,9 @@ impl BlockCache {
             slots: vec![(BlockKey(u64::MAX), NONE); SLOTS].into_boxed_slice(),
             chains: vec![NONE; CHAINS].into_boxed_slice(),
             secret: Secret::default(),
-            blocks: with_room(room / OPS_TO_A_BLOCK),
-            book: with_room(room / OPS_TO_A_BLOCK),
-            ops: with_room(room),
+            blocks: room_for(room / OPS_TO_A_BLOCK),
+            book: room_for(room / OPS_TO_A_BLOCK),
+            ops: room_for(room),
             pages: NumberMap::default(),
             orphans: Vec::new(),
             decoded: 0,
