@@ -98,6 +98,20 @@ pub struct Short(usize);
 /// Of the host's registers, which hold a guest register that is in memory, by its encoding.
 pub type Held = [Option<u8>; 16];
 
+/// Set in what stands for the place of the distance of a jump that is rarely taken: its number is in the other bits.
+const RARE: usize = 1 << 40;
+
+/// A short jump that is rarely taken, to a jump near it.
+#[derive(Debug)]
+struct Rare {
+    /// Offset of its distance.
+    from: usize,
+    /// Offset of the distance of the other one, once that is written.
+    at: Option<usize>,
+    /// Where that leads, once it is known.
+    to: Option<usize>,
+}
+
 /// Code on its way.
 #[derive(Debug)]
 pub struct Asm {
@@ -106,6 +120,15 @@ pub struct Asm {
     /// The address the first one will run at.
     pub origin: u64,
     held: Held,
+    /// By number. Those that are not written yet are the last ones.
+    rare: Vec<Rare>,
+    /// How many are.
+    landed: usize,
+    /// Jumps that are rarely taken are short ones, not taken where the code goes on: the host's processor foresees them
+    /// without keeping anything about them. It does so for some thousands of jumps that are taken, and a kernel has more.
+    pub near: bool,
+    /// One of them did not reach what it is to lead to: the code is of no use.
+    pub out_of_reach: bool,
 }
 
 impl Asm {
@@ -115,6 +138,10 @@ impl Asm {
             code: Vec::with_capacity(1024),
             origin,
             held: [None; 16],
+            rare: Vec::new(),
+            landed: 0,
+            near: true,
+            out_of_reach: false,
         }
     }
 
@@ -471,8 +498,85 @@ impl Asm {
         at
     }
 
+    /// JRCXZ that is rarely taken, to what is told by [`Asm::aim`] of what this gives.
+    pub fn rarely_if_zero(&mut self) -> usize {
+        self.raw(&[0xe3, 0]);
+        self.rare.push(Rare {
+            from: self.here() - 1,
+            at: None,
+            to: None,
+        });
+        RARE | (self.rare.len() - 1)
+    }
+
+    /// A jump that is rarely taken, if RCX is zero.
+    pub fn unless_set(&mut self) -> usize {
+        if self.near {
+            return self.rarely_if_zero();
+        }
+        let zero = self.if_zero();
+        let set = self.jump_short();
+        self.land(zero);
+        let jump = self.jump(0);
+        self.land(set);
+        jump
+    }
+
+    /// Writes the jumps that those rarely taken lead to. Nothing may fall into them.
+    pub fn island(&mut self) {
+        for number in self.landed..self.rare.len() {
+            let Rare { from, to, .. } = self.rare[number];
+            let distance = i8::try_from(self.here() - from - 1);
+            self.out_of_reach |= distance.is_err();
+            self.code[from] = distance.unwrap_or_default() as u8;
+            let at = self.jump(0);
+            self.rare[number].at = Some(at);
+            if let Some(to) = to {
+                self.aim(at, to);
+            }
+        }
+        self.landed = self.rare.len();
+    }
+
+    /// Writes them, and a jump over them, if `room` bytes more would be too far.
+    pub fn keep_in_reach(&mut self, room: usize) {
+        const REACH: usize = 120;
+        let Some(oldest) = self.rare.get(self.landed) else {
+            return;
+        };
+        let waiting = self.rare.len() - self.landed;
+        if self.here() + room + 5 * waiting > oldest.from + REACH {
+            let over = self.jump_short();
+            self.island();
+            self.land(over);
+        }
+    }
+
+    /// Takes back what is behind an offset.
+    pub fn truncate(&mut self, to: usize) {
+        self.code.truncate(to);
+        while self.rare.last().is_some_and(|r| r.from >= to) {
+            self.rare.pop();
+        }
+        self.landed = self.landed.min(self.rare.len());
+        while let Some(last) = self.landed.checked_sub(1)
+            && self.rare[last].at.is_some_and(|at| at >= to)
+        {
+            self.rare[last].at = None;
+            self.landed = last;
+        }
+    }
+
     /// Has the jump with its distance at `at` go to offset `to`.
     pub fn aim(&mut self, at: usize, to: usize) {
+        if at & RARE != 0 {
+            let rare = &mut self.rare[at & !RARE];
+            rare.to = Some(to);
+            if let Some(at) = rare.at {
+                self.aim(at, to);
+            }
+            return;
+        }
         let distance = self.distance(at, self.origin + to as u64);
         self.code[at..at + 4].copy_from_slice(&distance.to_le_bytes());
     }

@@ -152,7 +152,7 @@ pub struct Attention(Arc<Word>);
 
 struct Word {
     bits: AtomicU32,
-    /// [`Attention::QUIET`], or all ones: something was raised since [`Attention::arm`].
+    /// [`Attention::QUIET`], or zero: something was raised since [`Attention::arm`].
     poll: AtomicU64,
     /// Wakes the vCPU where it sleeps.
     waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -162,7 +162,7 @@ impl Default for Word {
     fn default() -> Self {
         Self {
             bits: AtomicU32::new(0),
-            poll: AtomicU64::new(u64::MAX),
+            poll: AtomicU64::new(0),
             waker: OnceLock::new(),
         }
     }
@@ -225,7 +225,7 @@ impl Attention {
     }
 
     /// For generated code: the address of a word of 64 bits that is [`Attention::QUIET`] after [`Attention::arm`]
-    /// and all ones from the next [`Attention::raise`] or [`Attention::trip`] on. It lives as long as the attention.
+    /// and zero from the next [`Attention::raise`] or [`Attention::trip`] on. It lives as long as the attention.
     #[must_use]
     pub fn poll_address(&self) -> u64 {
         self.0.poll.as_ptr() as u64
@@ -245,7 +245,7 @@ impl Attention {
     /// Has whoever polls the word look up.
     #[inline]
     pub fn trip(&self) {
-        self.0.poll.store(u64::MAX, Ordering::SeqCst);
+        self.0.poll.store(0, Ordering::SeqCst);
     }
 
     /// The word now.

@@ -3,6 +3,7 @@
 mod bytes;
 mod encodings;
 mod jumps;
+mod near;
 mod programs;
 mod random;
 mod regions;

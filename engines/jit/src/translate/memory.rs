@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, Register};
 use softcpu::cpu::sreg;
 
-use super::{ByHandler, Done, Translator};
+use super::{ByHandler, Done, Translator, room};
 use crate::asm::{Asm, Mem, Reg};
 use crate::layout::{
     ADDRESS, PAGE, PLACE, RCX, READ, SLOT, WRITE, alignment, host, mask, register, segment_base,
@@ -89,7 +89,7 @@ impl Translator<'_> {
             a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, i32::from(size) - 1));
             a.extract(RCX, RCX, mask(1));
         }
-        self.found();
+        self.found_below();
         self.a.load(SLOT, PLACE);
     }
 
@@ -97,6 +97,26 @@ impl Translator<'_> {
     pub(super) fn found(&mut self) {
         let miss = unless_zero(&mut self.a);
         self.misses.push(miss);
+    }
+
+    /// The same where RCX is less than 2^63.
+    pub(super) fn found_below(&mut self) {
+        let miss = self.unless_zero_below();
+        self.misses.push(miss);
+    }
+
+    /// A jump that is rarely taken, unless RCX is zero, where it is less than 2^63.
+    pub(super) fn unless_zero_below(&mut self) -> usize {
+        let last = self.op + 1 == self.source.ops.len();
+        let a = &mut self.a;
+        if !a.near {
+            return unless_zero(a);
+        }
+        a.keep_in_reach(room(last));
+        // One, from the sign of what is one less.
+        a.lea(RCX, Mem::at(RCX, -1));
+        a.extract(RCX, RCX, mask(2));
+        a.rarely_if_zero()
     }
 
     /// Goes out of line if RCX is zero.

@@ -135,6 +135,11 @@ enum Miss {
 struct ByHandler;
 type Done = Result<(), ByHandler>;
 
+/// How many bytes an instruction takes behind its checks, as good as always.
+const fn room(last: bool) -> usize {
+    if last { 100 } else { 60 }
+}
+
 /// Translates a block to run at `origin`.
 pub fn translate(
     cpu: &Cpu,
@@ -143,9 +148,17 @@ pub fn translate(
     origin: u64,
     numbers: Numbers,
 ) -> Option<Translation> {
-    let mut t = Translator::new(cpu, source, stubs, origin, numbers);
-    t.block()?;
-    let leave = t.out_of_line();
+    let once = |near: bool| {
+        let mut t = Translator::new(cpu, source, stubs, origin, numbers);
+        t.a.near = near;
+        t.block()?;
+        let leave = t.out_of_line();
+        Some((t, leave))
+    };
+    let (mut t, mut leave) = once(true)?;
+    if t.a.out_of_reach {
+        (t, leave) = once(false)?;
+    }
     Some(Translation {
         code: t.a.code,
         records: t.records,
@@ -220,6 +233,7 @@ impl Translator<'_> {
             let offsets = decoder.get_constant_offsets(&insn);
             let last = usize::from(op.offset) + usize::from(op.length) == self.source.bytes.len()
                 && !pseudo;
+            self.a.keep_in_reach(room(last));
             self.instruction(op, &insn, &offsets, last);
         }
         if pseudo {
@@ -229,16 +243,21 @@ impl Translator<'_> {
         Some(())
     }
 
-    /// Leaves if anything but this block is to be done; else takes its instructions off the budget.
-    fn prologue(&mut self, instructions: i32) {
+    /// A jump that is taken if the budget is not more than `least`, or somebody asks.
+    fn unless_quiet(&mut self, least: i32) -> usize {
         let a = &mut self.a;
         a.load(ADDRESS, POLL);
-        // Negative if the budget is zero or less, and never zero: all bits as a mask always find something.
-        a.lea(RCX, Mem::indexed(BUDGET, BUDGET, 0, -1));
+        // Negative if there is more.
+        a.lea(RCX, Mem::at(BUDGET, -least - 1));
+        a.not(RCX);
         a.extract(RCX, RCX, Mem::at(ADDRESS, 0));
-        let go_on = a.if_zero();
-        let leave = a.jump(0);
-        a.land(go_on);
+        a.unless_set()
+    }
+
+    /// Leaves if anything but this block is to be done; else takes its instructions off the budget.
+    fn prologue(&mut self, instructions: i32) {
+        let leave = self.unless_quiet(0);
+        let a = &mut self.a;
         a.lea(BUDGET, Mem::at(BUDGET, -instructions));
         let start = self.in_page(0);
         self.ways.push((leave, start, Leaving::Before));
@@ -287,7 +306,7 @@ impl Translator<'_> {
             self.record = self.record_of_exact();
         }
         if done.is_err() {
-            self.a.code.truncate(start);
+            self.a.truncate(start);
             self.exits.truncate(exits.0);
             self.ways.truncate(exits.1);
             self.requests.truncate(exits.2);
@@ -365,6 +384,7 @@ impl Translator<'_> {
 
     /// Gives the offset of the code that leaves before the block.
     fn out_of_line(&mut self) -> usize {
+        self.a.island();
         for cold in std::mem::take(&mut self.cold) {
             let here = self.a.here();
             self.a.aim(cold.from, here);

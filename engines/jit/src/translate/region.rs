@@ -20,7 +20,7 @@ use softcpu::cpu::Cpu;
 use super::vector::Lent;
 use super::{Exit, Numbers, Translator};
 use crate::asm::{Held, Mem};
-use crate::layout::{ADDRESS, BUDGET, POLL, RCX};
+use crate::layout::BUDGET;
 use crate::record::Record;
 use crate::stubs::Stubs;
 
@@ -232,8 +232,20 @@ pub fn translate_region(
     origin: u64,
     numbers: Numbers,
 ) -> Option<Region> {
+    joined_to(cpu, sources, stubs, origin, numbers, true)
+}
+
+fn joined_to(
+    cpu: &Cpu,
+    sources: &[Source],
+    stubs: &Stubs,
+    origin: u64,
+    numbers: Numbers,
+    near: bool,
+) -> Option<Region> {
     let first = sources.first()?;
     let mut t = Translator::new(cpu, first, stubs, origin, numbers);
+    t.a.near = near;
     t.joining = Some(Joining {
         sources,
         exact: Vec::new(),
@@ -252,10 +264,14 @@ pub fn translate_region(
     let instructions: Vec<i32> = sources.iter().map(instructions_of).collect();
     t.joining.as_mut()?.plan = Plan::new(next, asks, &instructions);
     let gates = t.joined_copies(sources, &instructions)?;
+    t.a.island();
     t.ways_out();
     let joining = t.joining.take()?;
     if joining.failed {
         return None;
+    }
+    if t.a.out_of_reach {
+        return joined_to(cpu, sources, stubs, origin, numbers, false);
     }
     Some(Region {
         code: t.a.code,
@@ -318,10 +334,14 @@ impl<'a> Translator<'a> {
                 if falls {
                     apart.push(block);
                 } else {
-                    self.falls_into(Label::Gate(block));
+                    if !self.falls_into(Label::Gate(block)) {
+                        self.a.island();
+                    }
                     gates[block] = Some(self.a.here());
                     self.gate(block)?;
                 }
+            } else if !falls {
+                self.a.island();
             }
             begin.insert(node, self.a.here());
             self.joined(node, &sources[block], instructions[block])?;
@@ -348,16 +368,11 @@ impl<'a> Translator<'a> {
         let joining = self.joining.as_ref()?;
         let longest = joining.plan.longest.get(&(0, block)).copied().unwrap_or(0);
         let exact = joining.exact[block].start;
-        let a = &mut self.a;
-        a.forget();
-        a.load(ADDRESS, POLL);
+        self.a.forget();
+        self.a.keep_in_reach(60);
         // As in the prologue of a block, for the budget that is left before the last block.
-        a.lea(RCX, Mem::indexed(BUDGET, BUDGET, 0, -2 * longest - 1));
-        a.extract(RCX, RCX, Mem::at(ADDRESS, 0));
-        let go_on = a.if_zero();
-        let other = a.jump(0);
-        a.aim(other, exact);
-        a.land(go_on);
+        let other = self.unless_quiet(longest);
+        self.a.aim(other, exact);
         Some(())
     }
 

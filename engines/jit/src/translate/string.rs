@@ -137,7 +137,7 @@ impl Translator<'_> {
             a.lea(RCX, Mem::indexed(RCX, at, 0, size as i32 - 1));
         }
         a.extract(RCX, RCX, mask(1));
-        self.found();
+        self.found_below();
     }
 
     /// Charges for as many elements as the guest's RCX says, like the handlers: an instruction's time for eight.

@@ -80,7 +80,7 @@ impl Translator<'_> {
         };
         self.a.changes(RCX);
         self.a.legacy(&movzx, RCX.0, Rm::Mem(byte));
-        self.found();
+        self.found_below();
     }
 
     /// CPUID, where no hypervisor wants to see it and the answer is known.

@@ -145,9 +145,7 @@ impl Translator<'_> {
 
     fn ask(&mut self, word: Mem, given: Lent) {
         self.a.load(RCX, word);
-        let there = self.a.if_zero();
-        let from = self.a.jump(0);
-        self.a.land(there);
+        let from = self.unless_zero_below();
         self.requests.push(Request {
             from,
             given,

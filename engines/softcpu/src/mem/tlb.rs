@@ -44,8 +44,9 @@ pub struct Space {
 /// What a translator finds at the address of [`Tlb::view_address`].
 #[repr(C, align(64))]
 pub struct View {
-    /// Masks for the extraction of bits: those that choose the slot, and those above the offset in a page.
-    pub masks: [u64; 2],
+    /// Masks for the extraction of bits: those that choose the slot, those above the offset in a page, the
+    /// sign.
+    pub masks: [u64; 3],
     /// Masks of the bits that are clear in offsets in a page that are a multiple of 2, 4, 8, 16, 32 and 64.
     pub alignments: [u64; 6],
     /// Mask of the bits of a linear address that choose a slot for jumps.
@@ -91,7 +92,7 @@ impl View {
     fn new() -> Self {
         let none: [u64; SLOTS] = std::array::from_fn(no_page);
         Self {
-            masks: [(SLOTS as u64 - 1) << 12, !PAGE_MASK],
+            masks: [(SLOTS as u64 - 1) << 12, !PAGE_MASK, 1 << 63],
             alignments: std::array::from_fn(|n| !PAGE_MASK | ((2 << n) - 1)),
             jump_mask: (JUMPS as u64 - 1) << JUMP_SHIFT,
             any_jumps: 0,
