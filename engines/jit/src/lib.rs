@@ -169,22 +169,33 @@ impl Translator {
     /// # Errors
     /// The host gives no memory for code.
     pub fn new(threshold: u16, vcpus: u32) -> Result<Self, CodeMemoryError> {
+        let share = ALL_AREAS / vcpus.max(1) as usize;
+        Self::with_room(threshold, vcpus, share.clamp(LEAST_AREA, AREA))
+    }
+
+    /// The same with so many bytes for code: few of them, and everything is dropped all the time.
+    ///
+    /// # Errors
+    /// The host gives no memory for code.
+    ///
+    /// # Panics
+    /// Not even the code that all blocks share has room.
+    pub fn with_room(threshold: u16, vcpus: u32, bytes: usize) -> Result<Self, CodeMemoryError> {
         let vcpus = vcpus.max(1) as usize;
-        let share = (ALL_AREAS / vcpus).clamp(LEAST_AREA, AREA) & !0xfff;
-        let mut area = CodeArea::new(c"nestling-translations", share)?;
+        let mut area = CodeArea::new(c"nestling-translations", bytes & !0xfff)?;
         let functions = (handler as *const () as u64, stored as *const () as u64);
         let stubs = Stubs::new(&mut area, functions.0, functions.1);
         Ok(Self {
             first: area.used(),
             area,
             stubs,
-            ways: room_for(share / BYTES_TO_A_RECORD),
+            ways: room_for(bytes / BYTES_TO_A_RECORD),
             blocks: NumberMap::default(),
             regions: Vec::new(),
             regions_of: NumberMap::default(),
             table: Table::new(vcpus),
             calls: Box::new(Calls {
-                records: room_for(share / BYTES_TO_A_RECORD),
+                records: room_for(bytes / BYTES_TO_A_RECORD),
                 ..Calls::default()
             }),
             threshold,

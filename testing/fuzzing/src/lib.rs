@@ -18,6 +18,7 @@ pub mod input;
 pub mod paging;
 pub mod steps;
 pub mod text;
+pub mod tiers;
 pub mod vmentry;
 
 pub use campaign::{Campaign, Random};
@@ -39,10 +40,11 @@ pub trait Target {
 }
 
 /// The names of the targets.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
     "code",
     "steps",
     "translated",
+    "tiers",
     "paging",
     "vmentry",
     "devices",
@@ -58,6 +60,7 @@ pub fn target(name: &str) -> Option<Box<dyn Target>> {
         "code" => Box::new(code::Code::new()),
         "steps" => Box::new(steps::Steps::new()),
         "translated" => Box::new(steps::Steps::translated()),
+        "tiers" => Box::new(tiers::Tiers::new()),
         "paging" => Box::new(paging::Paging::new()),
         "vmentry" => Box::new(vmentry::VmEntry::new()),
         "devices" => Box::new(devices::Devices::new()),

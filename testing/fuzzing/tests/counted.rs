@@ -1,6 +1,6 @@
 //! A fixed number of cases of each target, the same in every run.
 
-use fuzzing::{Campaign, target};
+use fuzzing::{Campaign, target, tiers};
 
 const SEED: u64 = 0x6e65_7374;
 
@@ -65,6 +65,51 @@ fn translated() {
     reaches(&figures, "repeats", COUNT, 80);
     let apart = figure(&figures, "apart");
     assert!(apart * 50 < COUNT, "{apart} cases were not compared");
+}
+
+/// Real code interpreted and translated, on all processors.
+#[test]
+fn tiers() {
+    const COUNT: u64 = 31_000;
+    println!(
+        "tiers: cases of this program's own code; cargo run --release -p fuzzing -- tiers COUNT {SEED:#x}"
+    );
+    let figures =
+        tiers::campaign::run(SEED, 0, COUNT).unwrap_or_else(|finding| panic!("{finding}"));
+    let figures: Vec<_> = tiers::NAMES.into_iter().zip(figures.0).collect();
+    println!("tiers: {COUNT} cases, {figures:?}");
+    assert!(figure(&figures, "blocks translated") >= 1_000_000);
+    reaches(&figures, "turns", 20 * COUNT, 1);
+    reaches(&figures, "instructions", 400 * COUNT, 1);
+    reaches(&figures, "instructions translated", 200 * COUNT, 1);
+    reaches(&figures, "entries", 20 * COUNT, 1);
+    reaches(&figures, "joined", 5 * COUNT, 1);
+    reaches(&figures, "misses", 5 * COUNT, 1);
+    reaches(&figures, "dropped blocks", COUNT, 4);
+    // In machines with little room.
+    reaches(&figures, "all dropped", 3 * COUNT, 2);
+    reaches(&figures, "stores told", COUNT, 1);
+    reaches(&figures, "interrupts", COUNT, 1);
+    reaches(&figures, "NMIs", 3 * COUNT, 1);
+    reaches(&figures, "page faults", 3 * COUNT, 1);
+    reaches(&figures, "other faults", COUNT, 1);
+    reaches(&figures, "debug exceptions", COUNT, 5);
+    reaches(&figures, "to CPL 0", COUNT, 50);
+    reaches(&figures, "to CPL 3", COUNT, 50);
+    reaches(&figures, "to 32-bit code", COUNT, 50);
+    reaches(&figures, "system calls", COUNT, 50);
+    reaches(&figures, "flushes", 10 * COUNT, 1);
+    reaches(&figures, "page flushes", 10 * COUNT, 1);
+    reaches(&figures, "stepped turns", COUNT, 1);
+    reaches(&figures, "on two pages", COUNT, 200);
+    reaches(&figures, "strings", COUNT, 10);
+    reaches(&figures, "by an alias", COUNT, 4);
+    // Where undefined flags were used nothing can be compared any more.
+    let excused = figure(&figures, "excused");
+    assert!(
+        excused * 100 < COUNT,
+        "{excused} cases were not compared to their end"
+    );
 }
 
 #[test]

@@ -118,6 +118,8 @@ const ALL_OPS: usize = 3 << 20;
 const FEWEST_OPS: usize = 1 << 17;
 /// There is room for one block to so many operations. Of real code's there are more in a block.
 const OPS_TO_A_BLOCK: usize = 3;
+/// Operations of a block at most, and some.
+const MOST_OF_A_BLOCK: usize = 256;
 const NONE: u32 = u32::MAX;
 
 /// A vector that does not move until it has more than `most` elements. Where the host gives no addresses it may.
@@ -150,7 +152,12 @@ pub struct BlockCache {
 impl BlockCache {
     /// An empty cache for one of `vcpus` vCPUs.
     pub fn new(vcpus: u32) -> Self {
-        let room = (ALL_OPS / vcpus.max(1) as usize).max(FEWEST_OPS);
+        Self::of_room((ALL_OPS / vcpus.max(1) as usize).max(FEWEST_OPS))
+    }
+
+    /// An empty cache with room for so many operations, or for one block if that is more.
+    pub fn of_room(ops: usize) -> Self {
+        let room = ops.max(MOST_OF_A_BLOCK);
         Self {
             room,
             slots: vec![(BlockKey(u64::MAX), NONE); SLOTS].into_boxed_slice(),
@@ -323,13 +330,24 @@ impl BlockCache {
 
     /// Whether there is no room for another block: everything has to be dropped.
     pub fn full(&self) -> bool {
-        self.ops.len() + 256 > self.room || self.blocks.len() >= self.room / OPS_TO_A_BLOCK
+        self.ops.len() + MOST_OF_A_BLOCK > self.room
+            || self.blocks.len() >= self.room / OPS_TO_A_BLOCK
     }
 
     /// Drops everything.
     pub fn clear(&mut self, pages: &mut CodePages) {
-        self.slots.fill((BlockKey(u64::MAX), NONE));
-        self.chains.fill(NONE);
+        let empty = (BlockKey(u64::MAX), NONE);
+        if self.blocks.len() < SLOTS / 16 {
+            for block in &self.blocks {
+                let key = block.key();
+                let chain = self.chain(key);
+                self.slots[key.slot()] = empty;
+                self.chains[chain] = NONE;
+            }
+        } else {
+            self.slots.fill(empty);
+            self.chains.fill(NONE);
+        }
         self.blocks.clear();
         self.book.clear();
         self.ops.clear();

@@ -62,11 +62,7 @@ impl Runner {
             self.clear_code();
         }
         if self.cache.full() {
-            self.cache.clear(&mut self.cpu.code_pages);
-            if let Some(executor) = &mut self.executor {
-                executor.clear();
-                self.cpu.tlb.drop_jumps();
-            }
+            self.drop_blocks();
         }
         let in_page = 4096 - (at.0 & 0xfff) as usize;
         let mut longest = [0u8; MOST_BYTES];
@@ -216,14 +212,19 @@ impl Runner {
         }
     }
 
-    /// Drops all decoded code.
-    pub(super) fn clear_code(&mut self) {
+    /// Drops all blocks; what was prepared for vector instructions stays.
+    pub fn drop_blocks(&mut self) {
         self.cache.clear(&mut self.cpu.code_pages);
-        self.cpu.vectors.clear();
         if let Some(executor) = &mut self.executor {
             executor.clear();
             self.cpu.tlb.drop_jumps();
         }
+    }
+
+    /// Drops all decoded code.
+    pub(super) fn clear_code(&mut self) {
+        self.drop_blocks();
+        self.cpu.vectors.clear();
         if let Err(error) = self.cpu.host.clear() {
             tracing::warn!(vcpu = self.cpu.index, %error, "the old code memory stays in use");
         }
