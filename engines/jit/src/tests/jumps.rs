@@ -84,6 +84,37 @@ fn a_flush_of_the_page_takes_jumps_there_along() {
     }
 }
 
+/// SDM Vol 3 4.10.4.1: an INVLPG anywhere in a page of 2 MByte takes the whole translation away, jumps included.
+#[test]
+fn a_flush_of_a_large_page_takes_jumps_there_along() {
+    let mut m = Machine::translated();
+    // All of memory once more, as one page; then another table for the same.
+    let entry = DIRECTORY + 8 * (AGAIN >> 21);
+    m.put(entry, &(RW | 1 << 7).to_le_bytes());
+    let table = super::DATA[0];
+    m.put(table + 8 * (PAGE >> 12), &(OTHER_FRAME | RW).to_le_bytes());
+    for (frame, number) in [(PAGE, 1), (OTHER_FRAME, 2)] {
+        m.put(
+            frame,
+            &[0x48, 0xc1, 0xe3, 4, 0x48, 0x83, 0xc3, number, 0xc3],
+        );
+    }
+    m.state.gpr[1] = table | RW;
+    m.state.gpr[3] = 0;
+    m.state.gpr[6] = AGAIN + 0x1f_f000;
+    m.state.gpr[7] = entry;
+    let mut p = Program { bytes: Vec::new() };
+    for _ in 0..4 {
+        p.call(AGAIN + PAGE);
+    }
+    // mov [rdi], rcx
+    p.bytes.extend([0x48, 0x89, 0x0f]);
+    p.bytes.extend(INVLPG);
+    p.call(AGAIN + PAGE);
+    assert_eq!(m.run(&p.bytes), End::Whole);
+    assert_eq!(m.state.gpr[3], 0x1_1112);
+}
+
 #[test]
 fn a_flush_of_all_takes_jumps_along() {
     for displaced in [false, true] {

@@ -7,19 +7,21 @@ use super::form::Form;
 use super::next;
 use crate::code::{Handler, Op};
 use crate::cpu::{Cpu, Flow, canonical};
-use crate::mem::Space;
+use crate::mem::{Covered, Space};
 use crate::vmx::Intercept;
 
 impl Cpu {
     /// Forgets the page of `va`, whatever its size, in the spaces for which `which` holds.
     pub fn flush_linear(&mut self, va: u64, which: impl Fn(&Space) -> bool) {
-        if !self.large_pages.may_cover(va) {
-            self.tlb.flush_page(va, which);
-        } else if self.large_pages.crowded() {
-            self.tlb.flush(|_| true);
-            self.large_pages.clear();
-        } else {
-            self.tlb.flush(which);
+        match self.large_pages.around(va) {
+            Covered::Small => self.tlb.flush_page(va, which),
+            _ if self.large_pages.crowded() => {
+                self.tlb.flush(|_| true);
+                self.large_pages.clear();
+            }
+            Covered::By2M if self.cr4 & cr4::PAE != 0 => self.tlb.flush_2m(va, which),
+            // One of 1 GByte, or of 4 MByte.
+            Covered::By2M | Covered::By1G => self.tlb.flush(which),
         }
     }
 }

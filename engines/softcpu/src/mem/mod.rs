@@ -15,6 +15,6 @@ mod walk;
 pub use access::NON_CANONICAL;
 pub use code_pages::{CodePages, STALE_LIMIT};
 pub use ept::EptCache;
-pub use large::LargePages;
+pub use large::{Covered, LargePages};
 pub use tlb::{SLOTS, Space, Tlb, View};
 pub use walk::{Access, Translation};

@@ -139,6 +139,28 @@ impl View {
         self.displaced[i / 64] &= !bit;
     }
 
+    /// Forgets the 2 MByte around `va`, and what else shares their slots.
+    fn drop_2m(&mut self, va: u64) {
+        const COUNT: usize = (2 << 20) / 4096;
+        let first = slot(va) / COUNT * COUNT;
+        let words = first / 64..(first + COUNT) / 64;
+        if self.filled[words.clone()].iter().all(|w| *w == 0) {
+            return;
+        }
+        for i in first..first + COUNT {
+            self.drop_slot(i);
+        }
+        self.filled[words.clone()].fill(0);
+        self.displaced[words].fill(0);
+        if self.any_jumps != 0 {
+            for (n, page) in self.jump_page.iter().enumerate() {
+                if slot(*page) / COUNT * COUNT == first {
+                    self.jump_from[n] = no_jump(n);
+                }
+            }
+        }
+    }
+
     /// Forgets what is not global.
     fn wipe_local(&mut self) {
         for word in 0..self.filled.len() {
@@ -462,6 +484,21 @@ impl Tlb {
         self.refresh();
     }
 
+    /// Forgets the 2 MByte around `va` in every space for which `which` holds.
+    pub fn flush_2m(&mut self, va: u64, which: impl Fn(&Space) -> bool) {
+        for (i, b) in self.banks.iter_mut().enumerate() {
+            if b.in_use && which(&b.space) {
+                self.flushes[1] += 1;
+                self.stamps += 1;
+                b.stamp = self.stamps;
+                for &view in &self.held[i * VIEWS..(i + 1) * VIEWS] {
+                    self.views[view].drop_2m(va);
+                }
+            }
+        }
+        self.refresh();
+    }
+
     /// Forgets one page in every space for which `which` holds.
     pub fn flush_page(&mut self, va: u64, which: impl Fn(&Space) -> bool) {
         for (i, b) in self.banks.iter_mut().enumerate() {
@@ -561,6 +598,26 @@ mod tests {
         t.fill(0x6000, RamOffset(0x6000), ALL);
         t.flush_local(|_| true);
         assert_eq!(t.fetch_hit(0x6000), None);
+    }
+
+    #[test]
+    fn a_flush_of_2_mbyte_takes_those() {
+        let mut t = Tlb::new(0x7000_0000);
+        let inside = [0x60_0000, 0x60_1000, 0x7f_f000];
+        let beside = [0x5f_f000, 0x80_0000];
+        for va in inside.into_iter().chain(beside) {
+            t.fill(va, RamOffset(0x1000), ALL);
+            t.keep_global(va);
+        }
+        t.flush_2m(0x71_2345, |s| s.pcid == 1);
+        assert!(inside.iter().all(|va| t.read_hit(*va, 8).is_some()));
+        t.flush_2m(0x71_2345, |_| true);
+        assert!(inside.iter().all(|va| t.read_hit(*va, 8).is_none()));
+        assert!(beside.iter().all(|va| t.read_hit(*va, 8).is_some()));
+        t.fill(0x60_1000, RamOffset(0x1000), ALL);
+        assert!(t.read_hit(0x60_1000, 8).is_some());
+        t.flush_local(|_| true);
+        assert!(t.read_hit(0x60_1000, 8).is_none(), "not global now");
     }
 
     #[test]
