@@ -347,11 +347,12 @@ fn run(pair: &mut Pair, case: &Case, figures: &mut Figures) -> End {
             let undefined = pair.undefined(case, &ends, false);
             let level_flags = same && flags & !undefined.flags == 0;
             match frames {
+                _ if undefined.read => return End::Excused,
                 Some(frames) if level_flags && frames & !undefined.frames == 0 => {
                     level(&pair.interprets, &mut pair.translates, vcpu);
                     figures.add("undefined flags", 1);
                 }
-                _ if undefined.read => return End::Excused,
+                _ if undefined.lost => return End::Excused,
                 _ => {
                     let [a, b] = exits;
                     let difference = differences(pair, vcpu);
@@ -397,7 +398,8 @@ fn at_the_end(pair: &mut Pair, case: &Case, ends: &[At]) -> End {
         return End::Same;
     };
     let last = ends.len() - 1;
-    if pair.undefined(case, ends, true).read {
+    let undefined = pair.undefined(case, ends, true);
+    if undefined.read || undefined.lost {
         return End::Excused;
     }
     End::Different(format!("at the end, behind turn {last}: {difference}"))

@@ -34,6 +34,8 @@ pub(super) struct Undefined {
     pub frames: u64,
     /// One of them was read, or a result was undefined.
     pub read: bool,
+    /// It went another way this time, so nothing is known.
+    pub lost: bool,
 }
 
 /// RFLAGS bits from iced's.
@@ -52,8 +54,8 @@ fn bits(of: u32) -> u64 {
 }
 
 impl Undefined {
-    /// The processor has executed `instruction`; `flags` are those behind it.
-    fn executed(&mut self, instruction: &Instruction, flags: u64) {
+    /// The processor has executed `instruction`; `stack` was RSP in front of it, `flags` are those behind it.
+    fn executed(&mut self, instruction: &Instruction, stack: u64, flags: u64) {
         let read = match instruction.mnemonic() {
             // It keeps RFLAGS in R11.
             M::Syscall | M::Pushfq | M::Pushf | M::Pushfd => u64::MAX,
@@ -73,6 +75,8 @@ impl Undefined {
             }
             M::Iretq | M::Iretd | M::Iret | M::Popfq | M::Popf | M::Popfd | M::Sysretq => {
                 self.flags = self.frames;
+                // What another stack holds may be from before the turn.
+                self.read |= !FRAMES.contains(&stack);
                 return;
             }
             M::Bsf | M::Bsr => {
@@ -81,6 +85,8 @@ impl Undefined {
             }
             // Compares and scans of nothing.
             _ if instruction.is_string_instruction() => 0,
+            // MOV of control and debug registers: both leave flags alone.
+            M::Mov => return,
             _ => {
                 self.flags &= !bits(instruction.rflags_modified());
                 0
@@ -171,14 +177,15 @@ pub(super) fn again(system: &mut System, case: &Case, ends: &[At], each: bool) -
                 }
             }
             // A turn may be longer where code is not known any more.
-            all.read |= p.at() != ends[number];
+            all.lost |= p.at() != ends[number];
             continue;
         }
         let mut this = Undefined::default();
         let mut steps = 0;
         while !p.is_at(ends[number]) && steps < STEPS {
             steps += 1;
-            let before = (p.retired(), p.runner.cpu.uncounted);
+            let cpu = &p.runner.cpu;
+            let before = (p.retired(), cpu.uncounted, cpu.regs[gpr::RSP]);
             let there = There::find(p);
             if p.runner.single_step().is_some() {
                 break;
@@ -195,17 +202,21 @@ pub(super) fn again(system: &mut System, case: &Case, ends: &[At], each: bool) -
             let flags = cpu.rflags();
             if let Some(there) = there {
                 this.read |= there.is_rewritten(p);
+                // It pushes no error code, so some handlers take RFLAGS for CS.
+                let interrupts = there.instruction.mnemonic() == M::Int;
+                this.read |= entered && interrupts && this.flags != 0;
                 if executed && !entered {
-                    this.executed(&there.instruction, flags);
+                    this.executed(&there.instruction, before.2, flags);
                 }
             }
         }
         // Single steps take an event inside what is a block otherwise: then this was another way, and says nothing.
-        all.read |= this.read || p.at() != ends[number];
+        all.lost |= p.at() != ends[number];
+        all.read |= this.read;
         all.frames |= this.frames;
         all.flags = this.flags;
         system.read();
-        all.read |= tables_are_broken(&case.image, &system.buffer);
+        all.lost |= tables_are_broken(&case.image, &system.buffer);
     }
     all
 }
