@@ -153,6 +153,27 @@ impl CodeArea {
         self.used = used.min(self.used);
     }
 
+    /// Copies the bytes that run at `address`.
+    ///
+    /// # Panics
+    /// They are not in the area.
+    pub fn read(&self, address: u64, bytes: &mut [u8]) {
+        let at = address.wrapping_sub(self.execute.as_ptr() as u64) as usize;
+        assert!(
+            at < self.used && bytes.len() <= self.used - at,
+            "what is read lies in code"
+        );
+        // SAFETY: the range is inside the mapping, as just checked, and `bytes` is other memory; nobody writes there
+        // without a mutable borrow of the area.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                self.write.as_ptr().add(at),
+                bytes.as_mut_ptr(),
+                bytes.len(),
+            );
+        }
+    }
+
     /// Changes bytes that run at `address`.
     ///
     /// # Panics

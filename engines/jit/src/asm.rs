@@ -346,6 +346,18 @@ impl Asm {
         self.raw(&value.to_le_bytes());
     }
 
+    /// MOV of an immediate of 64 bits.
+    pub fn set_wide(&mut self, to: Reg, value: u64) {
+        self.changes(to);
+        let i = Legacy {
+            wide: true,
+            opcode: &[0xb8],
+            ..Legacy::default()
+        };
+        self.in_opcode(&i, to);
+        self.raw(&value.to_le_bytes());
+    }
+
     /// MOV of a sign-extended immediate.
     pub fn set_signed(&mut self, to: Reg, value: i32) {
         self.changes(to);
@@ -585,6 +597,14 @@ impl Asm {
     pub fn if_zero(&mut self) -> Short {
         self.raw(&[0xe3, 0]);
         Short(self.here() - 1)
+    }
+
+    /// JMP to an address that is taken unless RCX is zero. Gives the offset of its distance.
+    pub fn jump_unless_zero(&mut self, to: u64) -> usize {
+        let zero = self.if_zero();
+        let jump = self.jump(to);
+        self.land(zero);
+        jump
     }
 
     /// Where a short jump goes.

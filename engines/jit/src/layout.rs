@@ -21,7 +21,7 @@ use std::mem::offset_of;
 
 use softcpu::cpu::{Cpu, Native};
 use softcpu::insn::KnownLeaves;
-use softcpu::mem::View;
+use softcpu::mem::{Sites, View};
 
 use crate::asm::{Mem, Reg};
 
@@ -228,3 +228,27 @@ pub const JUMP_PAGE: Mem = in_slot(offset_of!(View, jump_page));
 pub const JUMP_TO: Mem = in_slot(offset_of!(View, jump_to));
 /// What leads from the linear address to the byte.
 pub const PLACE: Mem = in_slot(offset_of!(View, place));
+
+const fn in_sites(offset: usize) -> Mem {
+    in_view(offset_of!(View, sites) + offset)
+}
+
+/// [`Sites::any`].
+pub const ANY_SITES: Mem = in_sites(offset_of!(Sites, any));
+/// [`Sites::flushes`].
+pub const FLUSHES: Mem = in_sites(offset_of!(Sites, flushes));
+/// The slot's [`Sites::copied`].
+pub const COPIED: Mem = Mem::indexed(
+    VIEW,
+    SLOT,
+    0,
+    (offset_of!(View, sites) + offset_of!(Sites, copied)) as i32,
+);
+/// A site's [`Sites::page`].
+pub const fn site_page(site: usize) -> Mem {
+    in_sites(offset_of!(Sites, page) + 8 * site)
+}
+/// A site's [`Sites::place`].
+pub const fn site_place(site: usize) -> Mem {
+    in_sites(offset_of!(Sites, place) + 8 * site)
+}

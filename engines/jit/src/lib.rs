@@ -9,13 +9,15 @@
 //! address it was translated for: a block serves wherever its page is mapped.
 //!
 //! # Safety
-//! Generated code reads and writes three things: the processor behind GS, its own table of blocks, and guest RAM by
-//! addresses that the TLB gave out. It calls nothing but the handlers, with MXCSR as Rust code expects it. The processor stays where it is while it runs.
+//! Generated code reads and writes these: the processor behind GS, the TLB's view in force, its own table of blocks, what
+//! it counts ([`sites`]), and guest RAM by addresses that the TLB gave out. It calls nothing but the handlers, with MXCSR
+//! as Rust code expects it. The processor stays where it is while it runs.
 
 mod asm;
 mod fields;
 mod layout;
 mod record;
+mod sites;
 mod stubs;
 mod table;
 mod translate;
@@ -35,6 +37,7 @@ use hostexec::CodeArea;
 pub use hostexec::CodeMemoryError;
 use iced_x86::Mnemonic;
 use record::{Record, What};
+use sites::{Sites, Told};
 use softcpu::code::{BlockCache, BlockExecutor, Entry, Left, Op, Source, Way, room_for};
 use softcpu::cpu::{Cpu, RIP, Trap};
 use softcpu::hashing::NumberMap;
@@ -135,6 +138,7 @@ pub struct Translator {
     first: usize,
     ways: Vec<WayOut>,
     blocks: NumberMap<Entry, Placed>,
+    sites: Sites,
     table: Box<Table>,
     calls: Box<Calls>,
     regions: Vec<Joint>,
@@ -184,7 +188,8 @@ impl Translator {
         let vcpus = vcpus.max(1) as usize;
         let mut area = CodeArea::new(c"nestling-translations", bytes & !0xfff)?;
         let functions = (handler as *const () as u64, stored as *const () as u64);
-        let stubs = Stubs::new(&mut area, functions.0, functions.1);
+        let told = Told::new();
+        let stubs = Stubs::new(&mut area, functions.0, functions.1, &raw const *told as u64);
         Ok(Self {
             first: area.used(),
             area,
@@ -193,6 +198,7 @@ impl Translator {
             blocks: NumberMap::default(),
             regions: Vec::new(),
             regions_of: NumberMap::default(),
+            sites: Sites::new(stubs.counting, told),
             table: Table::new(vcpus),
             calls: Box::new(Calls {
                 records: room_for(bytes / BYTES_TO_A_RECORD),
@@ -439,6 +445,10 @@ impl BlockExecutor for Translator {
         self.counts.bytes += r.code.len() as u64;
         self.keep(origin, &r.exits, r.records);
         let number = self.regions.len() as u32;
+        let watched = self.threshold > 0;
+        let region = (number, origin);
+        self.sites.give(&mut self.area, region, &r.checks, watched);
+        self.changed = true;
         let mut entries = Vec::new();
         for (source, gate) in sources.iter().zip(r.gates) {
             let of = self.regions_of.entry(source.index).or_default();
@@ -509,6 +519,9 @@ impl BlockExecutor for Translator {
                     self.counts.left_for_block += 1;
                 }
                 cpu.flags.set_bits(flags_of(cpu.native.flags));
+                if cpu.budget <= 0 {
+                    self.changed |= self.sites.look(&mut self.area, &mut cpu.tlb);
+                }
                 (left != NO_WAY).then_some(Way(left as u32))
             }
         };
@@ -538,6 +551,7 @@ impl BlockExecutor for Translator {
     ) {
         for region in self.regions_of.remove(&index).unwrap_or_default() {
             let members = std::mem::take(&mut self.regions[region as usize]);
+            self.sites.drop_region(region);
             for (member, entry) in members {
                 if let Some(entry) = entry {
                     self.unlink(entry);
@@ -560,6 +574,7 @@ impl BlockExecutor for Translator {
         self.area.cut(self.first);
         self.changed = true;
         self.ways.clear();
+        self.sites.clear();
         self.blocks.clear();
         self.regions.clear();
         self.regions_of.clear();
@@ -574,10 +589,12 @@ impl BlockExecutor for Translator {
         let c = &self.counts;
         profile.count("blocks_translated", c.blocks);
         profile.count("regions", c.regions);
-        profile.count("code_bytes", c.bytes);
+        profile.count("code_bytes", c.bytes + self.sites.bytes);
         profile.count("code_clears", c.clears);
         profile.count("entries", c.entries);
         profile.count("joined", c.joined);
+        profile.count("sites_given", self.sites.given);
+        profile.count("sites_taken", self.sites.taken);
         profile.count("left_for_event", c.left_for_event);
         profile.count("left_for_block", c.left_for_block);
         profile.count("left_by_handler", c.left_by_handler);

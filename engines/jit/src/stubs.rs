@@ -7,6 +7,7 @@ use crate::layout::{
     ADDRESS, BUDGET, BUDGET_PLACE, ENTRY, FLAGS, GUEST_RCX, LEAF_KEY, LEAF_MASK, LEFT, MAPPED,
     PAGE, RCX, SLOT, STACK, THIS, VIEW, VIEW_ADDRESS, leaf_answer, register,
 };
+use crate::sites::{Counting, emit_counting};
 use crate::table::{emit_look_up, emit_search};
 use crate::vectors;
 use hostexec::CodeArea;
@@ -47,6 +48,8 @@ pub struct Stubs {
     pub stored: u64,
     /// [`emit_cpuid`].
     pub cpuid: u64,
+    /// [`emit_counting`].
+    pub counting: Counting,
     /// [`vectors::give_sse`].
     pub sse: u64,
     /// [`vectors::give_avx`].
@@ -132,11 +135,12 @@ fn call_far(a: &mut Asm, function: u64) {
 impl Stubs {
     /// Writes them to an empty area. `handler` is a function of the address of the processor and the number of a
     /// record that returns [`GOES_ON`], [`LEAVES`] or [`ELSEWHERE`]; `told` one of that, the address of a byte of RAM
-    /// on the host, and how many from there on were stored.
+    /// on the host, and how many from there on were stored. `places_told` is the address of a
+    /// [`crate::sites::Told`].
     ///
     /// # Panics
     /// The area is too small for them.
-    pub fn new(area: &mut CodeArea, handler: u64, told: u64) -> Self {
+    pub fn new(area: &mut CodeArea, handler: u64, told: u64, places_told: u64) -> Self {
         let mut a = Asm::new(area.next_address());
         let at = |a: &Asm| a.origin + a.here() as u64;
 
@@ -153,6 +157,7 @@ impl Stubs {
 
         let search = at(&a);
         emit_search(&mut a);
+        let counting = emit_counting(&mut a, places_told);
 
         let cpuid = at(&a);
         emit_cpuid(&mut a);
@@ -239,6 +244,7 @@ impl Stubs {
             helper,
             stored,
             cpuid,
+            counting,
             sse,
             avx,
             x87,

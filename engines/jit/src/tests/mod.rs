@@ -8,6 +8,7 @@ mod programs;
 mod random;
 mod regions;
 mod shared;
+mod sites;
 mod strings;
 mod system;
 mod vectors;
@@ -157,6 +158,15 @@ fn translating(threshold: u16) -> SoftEngine {
 impl Machine {
     fn translated() -> Self {
         Self::one_translated_of(1)
+    }
+
+    /// It translates what has been interpreted so often.
+    fn translated_from(threshold: u16) -> Self {
+        let executors: softcpu::Executors = Arc::new(move |vcpus| {
+            let translator = Translator::new(threshold, vcpus).map_err(std::io::Error::other)?;
+            Ok(Box::new(translator))
+        });
+        Self::new(&SoftEngine::with_executors(executors), 1)
     }
 
     /// One of several vCPUs; the others have code of all pages.

@@ -4,10 +4,9 @@ use iced_x86::{Instruction, Register};
 use softcpu::cpu::sreg;
 
 use super::{ByHandler, Done, Translator, room};
-use crate::asm::{Asm, Mem, Reg};
-use crate::layout::{
-    ADDRESS, PAGE, PLACE, RCX, READ, SLOT, WRITE, alignment, host, mask, register, segment_base,
-};
+use crate::asm::{Mem, Reg};
+use crate::layout::{ADDRESS, PAGE, PLACE, RCX, SLOT, host, mask, register, segment_base};
+use crate::sites::{Access, Check, LONGEST_RIGHT, emit_right};
 
 impl Translator<'_> {
     /// Computes the linear address of the memory operand into [`ADDRESS`].
@@ -78,24 +77,34 @@ impl Translator<'_> {
     /// from the address to the byte then. `aligned`: the address has to be a multiple of `size`, which is a power of
     /// two.
     pub(super) fn check(&mut self, size: u8, write: bool, aligned: bool) {
-        let a = &mut self.a;
-        a.extract(SLOT, ADDRESS, mask(0));
-        a.load(RCX, if write { WRITE } else { READ });
-        if aligned {
-            // Then it does not cross the page's end either.
-            a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
-            a.extract(RCX, RCX, alignment(size.trailing_zeros() as u8));
-        } else {
-            a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, i32::from(size) - 1));
-            a.extract(RCX, RCX, mask(1));
+        let access = Access {
+            size,
+            write,
+            aligned,
+        };
+        // So that what follows is in one piece.
+        if self.a.near {
+            let last = self.op + 1 == self.source.ops.len();
+            self.a.keep_in_reach(room(last) + LONGEST_RIGHT);
         }
+        let at = self.a.here();
+        emit_right(&mut self.a, access);
         self.found_below();
         self.a.load(SLOT, PLACE);
+        if let Some(block) = self.joined_block() {
+            self.checks.push(Check {
+                at: at as u32,
+                length: (self.a.here() - at) as u8,
+                near: self.a.near,
+                access,
+                number: (block << 8 | self.op) as u32,
+            });
+        }
     }
 
     /// Goes out of line unless RCX is zero.
     pub(super) fn found(&mut self) {
-        let miss = unless_zero(&mut self.a);
+        let miss = self.a.jump_unless_zero(0);
         self.misses.push(miss);
     }
 
@@ -110,7 +119,7 @@ impl Translator<'_> {
         let last = self.op + 1 == self.source.ops.len();
         let a = &mut self.a;
         if !a.near {
-            return unless_zero(a);
+            return a.jump_unless_zero(0);
         }
         a.keep_in_reach(room(last));
         // One, from the sign of what is one less.
@@ -138,12 +147,4 @@ impl Translator<'_> {
             },
         }
     }
-}
-
-/// A jump that is taken unless RCX is zero; gives the offset of its distance.
-pub(super) fn unless_zero(a: &mut Asm) -> usize {
-    let zero = a.if_zero();
-    let miss = a.jump(0);
-    a.land(zero);
-    miss
 }

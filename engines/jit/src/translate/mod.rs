@@ -30,6 +30,7 @@ use softcpu::insn::table::{self, Bind, Strategy};
 use crate::asm::{Asm, Mem, Reg};
 use crate::layout::{ADDRESS, BUDGET, POLL, RCX, SLOT, register};
 use crate::record::{Record, What};
+use crate::sites::Check;
 use crate::stubs::Stubs;
 use region::Joining;
 pub use region::translate_region;
@@ -92,6 +93,8 @@ struct Translator<'a> {
     records: Vec<Record>,
     cold: Vec<Cold>,
     exits: Vec<Exit>,
+    /// Checks before memory in joined blocks.
+    checks: Vec<Check>,
     /// Jumps to code that leaves: offset of the distance, offset in the page of what is next, how.
     ways: Vec<(usize, i64, Leaving)>,
     /// Misses of the instruction being translated.
@@ -185,6 +188,7 @@ impl<'a> Translator<'a> {
             records: Vec::new(),
             cold: Vec::new(),
             exits: Vec::new(),
+            checks: Vec::new(),
             ways: Vec::new(),
             misses: Vec::new(),
             record: 0,
@@ -280,6 +284,7 @@ impl Translator<'_> {
         self.record = self.numbers.record + self.records.len() as u32;
         let exits = (self.exits.len(), self.ways.len(), self.requests.len());
         let (told, labels) = (self.told.len(), self.labels());
+        let checks = self.checks.len();
         let vectors = &self.cpu.vectors;
         let facts = (!native && !last)
             .then(|| vectors.facts(insn, &mut self.info))
@@ -312,6 +317,7 @@ impl Translator<'_> {
             self.requests.truncate(exits.2);
             self.told.truncate(told);
             self.truncate_labels(labels);
+            self.checks.truncate(checks);
             self.misses.clear();
             needs_record = true;
             self.call_handler(self.record);

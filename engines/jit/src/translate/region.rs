@@ -22,6 +22,7 @@ use super::{Exit, Numbers, Translator};
 use crate::asm::{Held, Mem};
 use crate::layout::BUDGET;
 use crate::record::Record;
+use crate::sites::Check;
 use crate::stubs::Stubs;
 
 /// Most rounds.
@@ -37,6 +38,8 @@ pub struct Region {
     pub records: Vec<Record>,
     /// Its ways out.
     pub exits: Vec<Exit>,
+    /// Checks before memory that can be by sites.
+    pub checks: Vec<Check>,
     /// Of each block that has a gate: its offset, and that of the code that leaves before the block.
     pub gates: Vec<Option<(usize, usize)>>,
 }
@@ -277,6 +280,7 @@ fn joined_to(
         code: t.a.code,
         records: t.records,
         exits: t.exits,
+        checks: t.checks,
         gates: gates
             .into_iter()
             .zip(&joining.exact)
@@ -471,8 +475,13 @@ impl<'a> Translator<'a> {
 
     /// Whether a joined copy is being written.
     pub(super) fn is_joined(&self) -> bool {
-        let copy = self.joining.as_ref().map(|j| j.copy);
-        matches!(copy, Some(Copy::Joined(_)))
+        self.joined_block().is_some()
+    }
+
+    /// The number of the block in the region while a joined copy of it is being written.
+    pub(super) fn joined_block(&self) -> Option<usize> {
+        let joining = self.joining.as_ref()?;
+        matches!(joining.copy, Copy::Joined(_)).then_some(joining.block)
     }
 
     /// The exact copy of the block.

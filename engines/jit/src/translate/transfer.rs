@@ -3,7 +3,6 @@
 use iced_x86::{Instruction, Mnemonic as M, OpKind};
 use softcpu::code::Op;
 
-use super::memory::unless_zero;
 use super::{ByHandler, Done, Exit, Leaving, Miss, Translator};
 use crate::asm::Mem;
 use crate::layout::{ADDRESS, GUEST_RCX, PAGE, RCX, RSP, SLOT, scratch};
@@ -75,7 +74,7 @@ impl Translator<'_> {
     pub(super) fn look_up(&mut self) {
         let misses = &mut self.misses;
         emit_look_up(&mut self.a, self.stubs.search, |a| {
-            misses.push(unless_zero(a))
+            misses.push(a.jump_unless_zero(0))
         });
     }
 

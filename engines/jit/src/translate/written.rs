@@ -4,7 +4,6 @@
 //! others, the map all share is asked behind each store, as `Cpu::stored` does for the interpreter.
 
 use super::Translator;
-use super::memory::unless_zero;
 use super::vector::Lent;
 use crate::asm::Mem;
 use crate::layout::{ADDRESS, CODE_MAP, RCX, SLOT, mask};
@@ -49,7 +48,7 @@ impl Translator<'_> {
         a.extract(RCX, ADDRESS, mask(1));
         a.load(SLOT, CODE_MAP);
         a.load(RCX, Mem::indexed(SLOT, RCX, 3, 0));
-        let from = unless_zero(a);
+        let from = a.jump_unless_zero(0);
         let last = self.op + 1 == self.source.ops.len();
         self.told.push(Told {
             from,

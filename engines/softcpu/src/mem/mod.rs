@@ -9,6 +9,7 @@ mod code_pages;
 mod ept;
 mod large;
 mod locked;
+mod sites;
 mod tlb;
 mod walk;
 
@@ -16,5 +17,6 @@ pub use access::NON_CANONICAL;
 pub use code_pages::{CodePages, STALE_LIMIT};
 pub use ept::EptCache;
 pub use large::{Covered, LargePages};
+pub use sites::{READ_SITES, SITES, Sites};
 pub use tlb::{SLOTS, Space, Tlb, View};
 pub use walk::{Access, Translation};

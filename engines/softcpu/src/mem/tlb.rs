@@ -14,6 +14,8 @@
 
 use guestmem::{PAGE_MASK, RamOffset};
 
+use super::sites::Sites;
+
 /// Slots in a view.
 pub const SLOTS: usize = 4096;
 /// Slots for jumps in a view.
@@ -67,6 +69,8 @@ pub struct View {
     pub fetch: [u64; SLOTS],
     /// What is added to the linear address to find the byte: at the RAM's address on the host.
     pub place: [u64; SLOTS],
+    /// Copies of slots.
+    pub sites: Sites,
     /// RAM page of each slot that has been writable: where a page's slots are found when it turns into code.
     writable: [u32; SLOTS],
     /// Which slots may hold something.
@@ -103,6 +107,7 @@ impl View {
             write: none,
             fetch: none,
             place: [0; SLOTS],
+            sites: Sites::new(),
             writable: [u32::MAX; SLOTS],
             filled: [0; SLOTS / 64],
             global: [0; SLOTS / 64],
@@ -115,6 +120,7 @@ impl View {
         self.write[i] = no_page(i);
         self.fetch[i] = no_page(i);
         self.writable[i] = u32::MAX;
+        self.sites.drop_slot(i);
     }
 
     fn drop_jumps(&mut self) {
@@ -163,6 +169,7 @@ impl View {
 
     /// Forgets what is not global.
     fn wipe_local(&mut self) {
+        self.sites.drop_all();
         for word in 0..self.filled.len() {
             let mut left = self.filled[word] & !self.global[word];
             self.filled[word] &= self.global[word];
@@ -186,6 +193,7 @@ impl View {
     fn wipe(&mut self) {
         self.drop_jumps();
         self.global = [0; SLOTS / 64];
+        self.sites.drop_all();
         for word in 0..self.filled.len() {
             let mut left = std::mem::take(&mut self.filled[word]);
             while left != 0 {
@@ -343,6 +351,7 @@ impl Tlb {
             self.views.push(Box::new(View::new()));
         }
         let view = &mut self.views[self.current];
+        view.sites.drop_slot(i);
         let linear = va & !PAGE_MASK;
         let on = |yes: bool| {
             if yes {
@@ -395,8 +404,16 @@ impl Tlb {
                     *p = u32::MAX;
                     let i = part * PART + i;
                     view.write[i] = no_page(i);
+                    view.sites.drop_slot(i);
                 }
             }
+        }
+    }
+
+    /// Empties a site in all views.
+    pub fn drop_site(&mut self, site: usize) {
+        for view in &mut self.views {
+            view.sites.drop_site(site);
         }
     }
 
@@ -521,139 +538,4 @@ impl Tlb {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ALL: Allowed = Allowed {
-        read: true,
-        write: true,
-        fetch: true,
-    };
-
-    #[test]
-    fn banks_keep_their_entries_apart() {
-        let mut t = Tlb::new(0x7000_0000);
-        t.fill(0x5000, RamOffset(0x1000), ALL);
-        assert_eq!(t.read_hit(0x5ff8, 8), Some(RamOffset(0x1ff8)));
-        assert_eq!(t.read_hit(0x5ff9, 8), None, "crosses the page");
-        let other = Space {
-            vpid: 1,
-            eptp: 0x1e,
-            ..Space::default()
-        };
-        t.select_space(other);
-        assert_eq!(t.read_hit(0x5000, 1), None);
-        t.fill(0x5000, RamOffset(0x2000), ALL);
-        t.select_space(Space::default());
-        assert_eq!(t.write_hit(0x5000, 1), Some(RamOffset(0x1000)));
-        t.flush(|s| s.vpid == 1);
-        assert!(t.fetch_hit(0x5000).is_some());
-        t.select_space(other);
-        assert_eq!(t.fetch_hit(0x5000), None);
-    }
-
-    #[test]
-    fn views_flushes_and_code_pages() {
-        let mut t = Tlb::new(0x7000_0000);
-        t.select_view(true, false, false);
-        t.fill(0x7000, RamOffset(0x3000), ALL);
-        t.select_view(false, false, false);
-        assert_eq!(t.read_hit(0x7000, 1), None);
-        t.select_view(true, false, false);
-        t.protect_page(3);
-        assert_eq!(t.write_hit(0x7000, 1), None);
-        assert!(t.read_hit(0x7000, 1).is_some());
-        t.select_view(true, false, true);
-        assert_eq!(t.read_hit(0x7000, 1), None, "alignment checking");
-        t.select_view(true, false, false);
-        for _ in 0..5000 {
-            t.flush_current();
-            assert_eq!(t.read_hit(0x7000, 1), None);
-        }
-    }
-
-    #[test]
-    fn what_is_global_stays_until_all_goes() {
-        let mut t = Tlb::new(0x7000_0000);
-        for va in [0x5000, 0x6000, 0x8000] {
-            t.fill(va, RamOffset(va), ALL);
-        }
-        t.keep_global(0x6000);
-        t.keep_global(0x8000);
-        // Not global any more.
-        t.fill(0x8000, RamOffset(0x8000), ALL);
-        t.flush_local(|_| true);
-        let hits = [0x5000, 0x6000, 0x8000].map(|va| t.read_hit(va, 8).is_some());
-        assert_eq!(hits, [false, true, false]);
-        t.flush_local(|s| s.pcid == 1);
-        t.flush_page(0x5000, |_| true);
-        assert!(t.fetch_hit(0x6000).is_some());
-        t.flush_page(0x6000, |_| true);
-        assert_eq!(t.fetch_hit(0x6000), None);
-        t.fill(0x6000, RamOffset(0x6000), ALL);
-        t.keep_global(0x6000);
-        t.flush(|_| true);
-        assert_eq!(t.fetch_hit(0x6000), None);
-        // Nor is what comes to its slot later.
-        t.fill(0x6000, RamOffset(0x6000), ALL);
-        t.flush_local(|_| true);
-        assert_eq!(t.fetch_hit(0x6000), None);
-    }
-
-    #[test]
-    fn a_flush_of_2_mbyte_takes_those() {
-        let mut t = Tlb::new(0x7000_0000);
-        let inside = [0x60_0000, 0x60_1000, 0x7f_f000];
-        let beside = [0x5f_f000, 0x80_0000];
-        for va in inside.into_iter().chain(beside) {
-            t.fill(va, RamOffset(0x1000), ALL);
-            t.keep_global(va);
-        }
-        t.flush_2m(0x71_2345, |s| s.pcid == 1);
-        assert!(inside.iter().all(|va| t.read_hit(*va, 8).is_some()));
-        t.flush_2m(0x71_2345, |_| true);
-        assert!(inside.iter().all(|va| t.read_hit(*va, 8).is_none()));
-        assert!(beside.iter().all(|va| t.read_hit(*va, 8).is_some()));
-        t.fill(0x60_1000, RamOffset(0x1000), ALL);
-        assert!(t.read_hit(0x60_1000, 8).is_some());
-        t.flush_local(|_| true);
-        assert!(t.read_hit(0x60_1000, 8).is_none(), "not global now");
-    }
-
-    #[test]
-    fn more_spaces_than_banks() {
-        let mut t = Tlb::new(0x7000_0000);
-        for pcid in 0..40 {
-            t.select_space(Space {
-                pcid,
-                ..Space::default()
-            });
-            assert_eq!(t.read_hit(0x9000, 1), None);
-            t.fill(0x9000, RamOffset(u64::from(pcid) << 12), ALL);
-        }
-        t.select_space(Space {
-            pcid: 39,
-            ..Space::default()
-        });
-        assert_eq!(t.read_hit(0x9000, 1), Some(RamOffset(39 << 12)));
-    }
-
-    #[test]
-    fn page_zero_misses_too_while_everything_misses() {
-        let mut t = Tlb::new(0x7000_0000);
-        t.select_view(true, false, false);
-        t.fill(
-            0,
-            RamOffset(0x4000),
-            Allowed {
-                read: true,
-                ..Allowed::default()
-            },
-        );
-        assert_eq!(t.write_hit(0x10, 1), None, "read only");
-        t.select_view(true, false, true);
-        assert_eq!(t.write_hit(0x10, 1), None);
-        assert_eq!(t.read_hit(0x10, 1), None);
-        assert_eq!(t.fetch_hit(0x10), None);
-    }
-}
+mod tests;
