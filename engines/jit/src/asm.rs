@@ -129,6 +129,8 @@ pub struct Asm {
     pub near: bool,
     /// One of them did not reach what it is to lead to: the code is of no use.
     pub out_of_reach: bool,
+    /// Registers whose values somebody relies on, a bit each.
+    kept: u16,
 }
 
 impl Asm {
@@ -142,6 +144,7 @@ impl Asm {
             landed: 0,
             near: true,
             out_of_reach: false,
+            kept: 0,
         }
     }
 
@@ -160,10 +163,12 @@ impl Asm {
     /// A host register has another value now.
     pub fn changes(&mut self, reg: Reg) {
         self.held[usize::from(reg.0)] = None;
+        self.lose(reg);
     }
 
     /// A host register holds this guest register. Only the translator's own can: guest code changes the others unseen.
     fn holds(&mut self, reg: Reg, guest: Option<u8>) {
+        self.lose(reg);
         let own = matches!(reg, RCX | SLOT | ADDRESS);
         self.held[usize::from(reg.0)] = guest.filter(|_| own);
     }
@@ -178,9 +183,24 @@ impl Asm {
         self.held = held;
     }
 
+    fn lose(&mut self, reg: Reg) {
+        self.kept &= !(1 << reg.0);
+    }
+
+    /// From here on it is noticed if a register changes.
+    pub fn keep_in(&mut self, reg: Reg) {
+        self.kept |= 1 << reg.0;
+    }
+
+    /// The register has not changed since [`Asm::keep_in`].
+    pub fn keeps(&self, reg: Reg) -> bool {
+        self.kept & 1 << reg.0 != 0
+    }
+
     /// All of them may have.
     pub fn forget(&mut self) {
         self.held = [None; 16];
+        self.kept = 0;
     }
 
     /// A guest register that is in memory has another value now.

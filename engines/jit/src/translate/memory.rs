@@ -12,29 +12,44 @@ impl Translator<'_> {
     /// Computes the linear address of the memory operand into [`ADDRESS`].
     pub(super) fn address(&mut self, insn: &Instruction) -> Done {
         let (base, index) = (insn.memory_base(), insn.memory_index());
-        let displacement = insn.memory_displacement64() as i64;
-        let segment = match insn.memory_segment() {
+        let mut displacement = insn.memory_displacement64() as i64;
+        if base == Register::RIP {
+            displacement = self.in_page(displacement);
+        }
+        let at = i32::try_from(displacement).map_err(|_| ByHandler)?;
+        let scale = insn.memory_index_scale();
+        let parts = (base, index, scale, insn.memory_segment());
+        self.linear((ADDRESS, SLOT), parts, at)
+    }
+
+    /// Computes a linear address into the first of two registers that are its own: base, index, scale, segment, and
+    /// displacement. With RIP as its base that counts from the start of the page.
+    pub(super) fn linear(
+        &mut self,
+        (to, other): (Reg, Reg),
+        (base, index, scale, segment): (Register, Register, u32, Register),
+        at: i32,
+    ) -> Done {
+        let segment = match segment {
             Register::FS => Some(sreg::FS),
             Register::GS => Some(sreg::GS),
             _ => None,
         };
         if base == Register::RIP {
-            let at = i32::try_from(self.in_page(displacement)).map_err(|_| ByHandler)?;
-            self.a.load(ADDRESS, PAGE);
-            self.a.lea(ADDRESS, Mem::at(ADDRESS, at));
+            self.a.load(to, PAGE);
+            self.a.lea(to, Mem::at(to, at));
         } else {
-            let at = i32::try_from(displacement).map_err(|_| ByHandler)?;
             let wide = |r: Register| r == Register::None || r.is_gpr64();
             if !wide(base) || !wide(index) {
                 return Err(ByHandler);
             }
-            let scale = insn.memory_index_scale().trailing_zeros() as u8;
-            let (b, i) = self.base_and_index(base, index);
+            let scale = scale.trailing_zeros() as u8;
+            let (b, i) = self.base_and_index((to, other), base, index);
             match (b, i) {
-                (None, None) => self.a.set_signed(ADDRESS, at),
-                (Some(b), None) if at == 0 => self.a.mov(ADDRESS, b),
+                (None, None) => self.a.set_signed(to, at),
+                (Some(b), None) if at == 0 => self.a.mov(to, b),
                 (base, i) => self.a.lea(
-                    ADDRESS,
+                    to,
                     Mem {
                         base,
                         index: i.map(|i| (i, scale)),
@@ -45,14 +60,19 @@ impl Translator<'_> {
             }
         }
         if let Some(segment) = segment {
-            self.a.load(SLOT, segment_base(segment));
-            self.a.lea(ADDRESS, Mem::indexed(ADDRESS, SLOT, 0, 0));
+            self.a.load(other, segment_base(segment));
+            self.a.lea(to, Mem::indexed(to, other, 0, 0));
         }
         Ok(())
     }
 
-    /// The host registers that hold a base and an index, loaded into [`ADDRESS`] and [`SLOT`] if need be.
-    fn base_and_index(&mut self, base: Register, index: Register) -> (Option<Reg>, Option<Reg>) {
+    /// The host registers that hold a base and an index, loaded into one of two if need be.
+    fn base_and_index(
+        &mut self,
+        (one, other): (Reg, Reg),
+        base: Register,
+        index: Register,
+    ) -> (Option<Reg>, Option<Reg>) {
         let there = |t: &Self, r: Register| {
             let guest = r.number() as u8;
             host(guest).or_else(|| t.a.holder(guest))
@@ -61,12 +81,12 @@ impl Translator<'_> {
         let mut b = number(base).and_then(|_| there(self, base));
         let mut i = number(index).and_then(|_| there(self, index));
         if let (None, Some(guest)) = (b, number(base)) {
-            let to = if i == Some(ADDRESS) { SLOT } else { ADDRESS };
+            let to = if i == Some(one) { other } else { one };
             self.a.load(to, register(usize::from(guest)));
             b = Some(to);
         }
         if let (None, Some(guest)) = (i, number(index)) {
-            let to = if b == Some(SLOT) { ADDRESS } else { SLOT };
+            let to = if b == Some(other) { one } else { other };
             self.a.load(to, register(usize::from(guest)));
             i = Some(to);
         }

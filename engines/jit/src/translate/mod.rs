@@ -16,6 +16,7 @@ mod string;
 mod system;
 mod transfer;
 mod vector;
+mod window;
 mod written;
 mod x87;
 
@@ -35,6 +36,7 @@ use crate::stubs::Stubs;
 use region::Joining;
 pub use region::translate_region;
 use vector::{Lent, Request};
+use window::{Path, Windows};
 use written::Told;
 
 /// A way out that can be joined to a block of the same page.
@@ -112,6 +114,10 @@ struct Translator<'a> {
     start: usize,
     /// The region it is part of.
     joining: Option<Joining<'a>>,
+    /// Bytes that were checked, in a joined copy.
+    windows: Windows,
+    /// What is likely to be executed from the beginning of the block on, in a joined copy.
+    path: Path,
 }
 
 /// How a block is left between two.
@@ -199,6 +205,8 @@ impl<'a> Translator<'a> {
             rests: BTreeMap::new(),
             start: 0,
             joining: None,
+            windows: [None; 2],
+            path: Path::new(),
         }
     }
 }
@@ -235,6 +243,7 @@ impl Translator<'_> {
                 return None;
             }
             let offsets = decoder.get_constant_offsets(&insn);
+            self.note_beginning();
             let last = usize::from(op.offset) + usize::from(op.length) == self.source.bytes.len()
                 && !pseudo;
             self.a.keep_in_reach(room(last));
@@ -283,7 +292,7 @@ impl Translator<'_> {
         self.misses.clear();
         self.record = self.numbers.record + self.records.len() as u32;
         let exits = (self.exits.len(), self.ways.len(), self.requests.len());
-        let (told, labels) = (self.told.len(), self.labels());
+        let (told, labels) = (self.told.len(), self.marks());
         let checks = self.checks.len();
         let vectors = &self.cpu.vectors;
         let facts = (!native && !last)
@@ -316,7 +325,7 @@ impl Translator<'_> {
             self.ways.truncate(exits.1);
             self.requests.truncate(exits.2);
             self.told.truncate(told);
-            self.truncate_labels(labels);
+            self.back_to(labels);
             self.checks.truncate(checks);
             self.misses.clear();
             needs_record = true;
@@ -325,6 +334,7 @@ impl Translator<'_> {
         }
         if self.is_joined() {
             let misses = std::mem::take(&mut self.misses);
+            self.follow_windows(insn);
             return self.by_exact(&misses, exits.2, told);
         }
         let (number, op_number) = (self.record, self.op);

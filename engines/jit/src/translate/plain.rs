@@ -98,9 +98,7 @@ impl Translator<'_> {
         } else if insn.op0_kind() == OpKind::Register && !insn.op0_register().is_gpr64() {
             return Err(ByHandler);
         }
-        self.a.lea(ADDRESS, Mem::at(RSP, -8));
-        self.check(8, true, false);
-        let to = Mem::indexed(SLOT, ADDRESS, 0, 0);
+        let to = self.on_stack(-8, true);
         if memory {
             self.a.load(RCX, scratch(0));
             self.a.store(to, RCX);
@@ -128,9 +126,7 @@ impl Translator<'_> {
             return Err(ByHandler);
         }
         let guest = insn.op0_register().number() as u8;
-        self.a.mov(ADDRESS, RSP);
-        self.check(8, false, false);
-        let from = Mem::indexed(SLOT, ADDRESS, 0, 0);
+        let from = self.on_stack(0, false);
         let to = host(guest);
         // POP RSP leaves what was popped.
         let at = to.filter(|r| *r != RSP).unwrap_or(RCX);

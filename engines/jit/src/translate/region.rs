@@ -14,13 +14,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use iced_x86::Decoder;
 use softcpu::code::{Source, successors};
 use softcpu::cpu::Cpu;
 
 use super::vector::Lent;
+use super::window::{AHEAD, Path, Windows};
 use super::{Exit, Numbers, Translator};
-use crate::asm::{Held, Mem};
-use crate::layout::BUDGET;
+use crate::asm::{Held, Mem, Reg};
+use crate::layout::{BUDGET, register};
 use crate::record::Record;
 use crate::sites::Check;
 use crate::stubs::Stubs;
@@ -53,6 +55,8 @@ pub(super) struct Exact {
     pub told: BTreeMap<usize, Vec<usize>>,
     pub requests: BTreeMap<usize, usize>,
     pub records: BTreeMap<usize, u32>,
+    /// Where each operation begins, what registers hold there.
+    pub begins: Vec<(usize, Held)>,
     /// Behind it is to be asked in any case.
     pub asks: bool,
 }
@@ -74,18 +78,53 @@ enum Copy {
     Joined(usize),
 }
 
+/// What is known between two instructions.
+#[derive(Clone, Copy, Debug)]
+struct State {
+    held: Held,
+    given: Lent,
+    windows: Windows,
+}
+
 /// A region on its way.
 pub(super) struct Joining<'a> {
     sources: &'a [Source<'a>],
     exact: Vec<Exact>,
     /// Offset of the distance of a jump, where it leads.
     labels: Vec<(usize, Label)>,
+    /// The instructions of each block.
+    paths: Vec<Path>,
+    /// Offset of the distance of a jump, and the operation of a block that the exact copy is to begin with.
+    again: Vec<(usize, usize, usize)>,
     block: usize,
     copy: Copy,
     plan: Plan,
     /// What is known where a block begins that is reached by one way only.
-    states: BTreeMap<Node, (Held, Lent)>,
+    states: BTreeMap<Node, State>,
     failed: bool,
+}
+
+impl Joining<'_> {
+    /// What is likely to be executed from the beginning of a joined block on: a loop goes round again, and other jumps
+    /// are not taken.
+    fn path_from(&self, mut node: Node) -> Path {
+        let mut path = Path::new();
+        loop {
+            let (_, block) = node;
+            path.extend_from_slice(&self.paths[block]);
+            let next = self.plan.next[block].iter();
+            let next = next.filter_map(|to| match self.plan.follow(node, *to) {
+                Label::Node(to) if self.plan.one_way(to) => Some(to),
+                _ => None,
+            });
+            // The next round before this one.
+            let next = next.max_by_key(|(round, _)| *round);
+            match next {
+                Some(next) if path.len() < AHEAD => node = next,
+                _ => return path,
+            }
+        }
+    }
 }
 
 /// Which joined blocks there are and where they lead.
@@ -227,6 +266,14 @@ fn instructions_of(source: &Source) -> i32 {
     source.ops.len() as i32 - i32::from(pseudo && source.ops.len() > 1)
 }
 
+/// The instructions of a block, as [`Path`] has them.
+fn instructions_in(cpu: &Cpu, source: &Source) -> Path {
+    let options = cpu.vectors.decoder_options();
+    let decoder = Decoder::with_ip(64, source.bytes, 0, options);
+    let start = (source.start.0 & 0xfff) as i64;
+    decoder.into_iter().map(|insn| (insn, start)).collect()
+}
+
 /// Translates blocks of one page to run at `origin`; the first is where most time is spent.
 pub fn translate_region(
     cpu: &Cpu,
@@ -253,6 +300,8 @@ fn joined_to(
         sources,
         exact: Vec::new(),
         labels: Vec::new(),
+        paths: sources.iter().map(|s| instructions_in(cpu, s)).collect(),
+        again: Vec::new(),
         block: 0,
         copy: Copy::Exact,
         plan: Plan::default(),
@@ -266,9 +315,12 @@ fn joined_to(
     let asks = t.joining.as_ref()?.exact.iter().map(|e| e.asks).collect();
     let instructions: Vec<i32> = sources.iter().map(instructions_of).collect();
     t.joining.as_mut()?.plan = Plan::new(next, asks, &instructions);
+    // What is hot is little: the host foresees all its jumps, and instructions count.
+    t.a.near = false;
     let gates = t.joined_copies(sources, &instructions)?;
     t.a.island();
     t.ways_out();
+    t.begin_again()?;
     let joining = t.joining.take()?;
     if joining.failed {
         return None;
@@ -388,9 +440,13 @@ impl<'a> Translator<'a> {
         joining.copy = Copy::Joined(node.0);
         self.a.forget();
         self.given = Lent::default();
-        if let Some((held, given)) = joining.states.remove(&node) {
-            self.a.recall(held);
-            self.given = given;
+        let state = joining.states.remove(&node);
+        self.path = joining.path_from(node);
+        self.windows = [None; 2];
+        if let Some(state) = state {
+            self.a.recall(state.held);
+            self.given = state.given;
+            self.take_up(state.windows);
         }
         self.a.lea(BUDGET, Mem::at(BUDGET, -instructions));
         self.body()
@@ -451,7 +507,11 @@ impl<'a> Translator<'a> {
 
     /// Has a jump lead to the block at an offset in the page, if that is one of the region's.
     pub(super) fn inside(&mut self, jump: usize, offset: i64) -> bool {
-        let (held, given) = (self.a.held(), self.given);
+        let state = State {
+            held: self.a.held(),
+            given: self.given,
+            windows: self.windows(),
+        };
         let page = (self.source.start.0 & !0xfff) as i64;
         let Some(j) = &mut self.joining else {
             return false;
@@ -467,7 +527,7 @@ impl<'a> Translator<'a> {
         if let Label::Node(node) = label
             && j.plan.one_way(node)
         {
-            j.states.insert(node, (held, given));
+            j.states.insert(node, state);
         }
         j.labels.push((jump, label));
         true
@@ -490,16 +550,60 @@ impl<'a> Translator<'a> {
         joining.exact.get_mut(joining.block)
     }
 
-    /// How many labels there are.
-    pub(super) fn labels(&self) -> usize {
-        self.joining.as_ref().map_or(0, |j| j.labels.len())
+    /// How many jumps there are that are still to be aimed.
+    pub(super) fn marks(&self) -> (usize, usize) {
+        let joining = self.joining.as_ref();
+        joining.map_or((0, 0), |j| (j.labels.len(), j.again.len()))
     }
 
-    /// Takes back labels.
-    pub(super) fn truncate_labels(&mut self, to: usize) {
+    /// Takes back later ones.
+    pub(super) fn back_to(&mut self, (labels, again): (usize, usize)) {
         if let Some(j) = &mut self.joining {
-            j.labels.truncate(to);
+            j.labels.truncate(labels);
+            j.again.truncate(again);
         }
+    }
+
+    /// Notes where an operation of an exact copy begins.
+    pub(super) fn note_beginning(&mut self) {
+        let here = (self.a.here(), self.a.held());
+        if !self.is_joined()
+            && let Some(exact) = self.exact()
+        {
+            exact.begins.push(here);
+        }
+    }
+
+    /// Has a jump lead to the instruction in the exact copy, which begins it anew.
+    pub(super) fn again(&mut self, jump: usize) {
+        let op = self.op;
+        if let Some(j) = &mut self.joining {
+            j.again.push((jump, j.block, op));
+        }
+    }
+
+    /// The code by which exact copies begin instructions anew.
+    fn begin_again(&mut self) -> Option<()> {
+        let again = std::mem::take(&mut self.joining.as_mut()?.again);
+        let mut there = BTreeMap::new();
+        for (jump, block, op) in again {
+            let (to, held) = *self.joining.as_ref()?.exact[block].begins.get(op)?;
+            let here = self.a.here();
+            let known = *there.entry((block, op)).or_insert(here);
+            self.a.aim(jump, known);
+            if known != here {
+                continue;
+            }
+            for (reg, guest) in held.into_iter().enumerate() {
+                if let Some(guest) = guest {
+                    let from = register(usize::from(guest));
+                    self.a.load(Reg(reg as u8), from);
+                }
+            }
+            let jump = self.a.jump(0);
+            self.a.aim(jump, to);
+        }
+        Some(())
     }
 
     /// Has what goes out of line in the joined copy of an instruction go where it would in the exact one.

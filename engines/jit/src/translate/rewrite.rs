@@ -2,6 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic as M, OpAccess};
 
+use super::window::Range;
 use super::{ByHandler, Done, Translator};
 use crate::asm::{Legacy, Mem, Reg, Rm, Vex};
 use crate::fields::{self, Encoding, Field, General};
@@ -38,7 +39,10 @@ impl Translator<'_> {
         if let Field::Memory { size, written } = e.rm {
             self.operand_in_memory(insn, &e, (size, written), &limits, &mut p)?;
         } else {
-            p.free.extend([SLOT, ADDRESS]);
+            // What is last is taken first; windows stay if they can.
+            let windows = p.free.iter().copied().chain([SLOT, ADDRESS]);
+            let (windows, free): (Vec<Reg>, Vec<Reg>) = windows.partition(|r| self.a.keeps(*r));
+            p.free = [windows, free].concat();
         }
         if e.reads_cl {
             self.a.mov(RCX, GUEST_RCX);
@@ -113,10 +117,35 @@ impl Translator<'_> {
         if size == 0 || size > limits.size {
             return Err(ByHandler);
         }
-        self.address(insn)?;
         let locked = e.locked() || (insn.mnemonic() == M::Xchg);
         // Operands that have to be aligned have to be so by their size.
         let aligned = size > 1 && (locked || limits.aligned);
+        let range = Range {
+            at: 0,
+            size,
+            write: written,
+            aligned,
+        };
+        if let Some(there) = self.by_window(insn, range) {
+            p.memory = Some(Rm::Mem(there));
+            let other = if there.base == Some(SLOT) {
+                ADDRESS
+            } else {
+                SLOT
+            };
+            p.free.insert(0, other);
+            if e.any_high() {
+                // As below.
+                if e.reads_cl {
+                    return Err(ByHandler);
+                }
+                self.a.lea(RCX, there);
+                p.memory = Some(Rm::Mem(Mem::at(RCX, 0)));
+                p.free = vec![other];
+            }
+            return Ok(());
+        }
+        self.address(insn)?;
         self.check(size, written, aligned);
         if !e.any_high() {
             p.memory = Some(Rm::Mem(Mem::indexed(SLOT, ADDRESS, 0, 0)));

@@ -125,13 +125,12 @@ impl Translator<'_> {
 
     /// Pushes the address `next` bytes behind the block's start.
     pub(super) fn push_return(&mut self, next: i64) {
-        self.a.lea(ADDRESS, Mem::at(RSP, -8));
-        self.check(8, true, false);
+        let to = self.on_stack(-8, true);
         self.a.load(RCX, PAGE);
         self.a.lea(RCX, Mem::at(RCX, self.in_page(next) as i32));
-        let to = Mem::indexed(SLOT, ADDRESS, 0, 0);
         self.a.store(to, RCX);
         self.a.lea(RSP, Mem::at(RSP, -8));
+        self.stack_grows();
         self.written(to, 8);
     }
 
@@ -176,9 +175,8 @@ impl Translator<'_> {
             C::Retnq_imm16 => 8 + i32::from(insn.immediate16()),
             _ => return Err(ByHandler),
         };
-        self.a.mov(ADDRESS, RSP);
-        self.check(8, false, false);
-        self.a.load(ADDRESS, Mem::indexed(SLOT, ADDRESS, 0, 0));
+        let from = self.on_stack(0, false);
+        self.a.load(ADDRESS, from);
         self.look_up();
         self.a.lea(RSP, Mem::at(RSP, release));
         self.a.store(PAGE, ADDRESS);

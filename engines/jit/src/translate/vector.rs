@@ -83,6 +83,7 @@ impl Translator<'_> {
             | M::Vpcmpistri => {
                 self.written_again(insn, bytes, offsets, Some(facts))?;
                 // The index.
+                self.a.changes(RCX);
                 self.a.mov(GUEST_RCX, RCX);
             }
             _ => self.written_again(insn, bytes, offsets, Some(facts))?,
