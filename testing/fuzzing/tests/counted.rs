@@ -70,7 +70,7 @@ fn translated() {
 /// Real code interpreted and translated, on all processors.
 #[test]
 fn tiers() {
-    const COUNT: u64 = 31_000;
+    const COUNT: u64 = 34_000;
     println!(
         "tiers: cases of this program's own code; cargo run --release -p fuzzing -- tiers COUNT {SEED:#x}"
     );

@@ -80,7 +80,7 @@ fn entry(space: usize, page: u64, one: bool, input: &mut Input<'_>) -> u64 {
         5 => all | 1 << 63,
         6 | 10 if one => all | 0x100,
         7 => all & !0x42,
-        8 => there(page ^ 1) | 0x67,
+        8 | 11 | 12 => there(page ^ 1) | 0x67,
         _ => all,
     }
 }
@@ -212,11 +212,16 @@ impl Maker<'_, '_> {
             }
             5 | 6 => {
                 bits |= 2;
+                // A PCID belongs to one root, or a write that flushes nothing leaves translations of the other.
+                let space = i.below(2);
                 let pcid = match self.cr4 >> 17 & 1 {
                     0 => 0,
-                    _ => i.below(3) as u64 | (u64::from(i.any::<u8>() & 1) << 63),
+                    _ => {
+                        let keeps = u64::from(i.any::<u8>() & 1) << 63;
+                        space as u64 | 2 * i.below(2) as u64 | keeps
+                    }
                 };
-                asked.push((ASKED + 0x28, i.pick(&ROOTS) | pcid));
+                asked.push((ASKED + 0x28, ROOTS[space] | pcid));
             }
             7 => {
                 bits |= 4;
@@ -370,7 +375,7 @@ impl Case {
             // Arithmetic flags and IF.
             s.rflags |= input.any::<u64>() & 0xad5;
             (s.system.cr0, s.system.cr4) = (cr0, cr4);
-            s.system.cr3 = ROOTS[space];
+            s.system.cr3 = ROOTS[space] | if cr4 >> 17 & 1 == 0 { 0 } else { space as u64 };
             for segment in [4, 5] {
                 s.segments[segment].base = pointer(input);
             }
