@@ -218,7 +218,7 @@ impl Maker<'_, '_> {
                     0 => 0,
                     _ => {
                         let keeps = u64::from(i.any::<u8>() & 1) << 63;
-                        space as u64 | 2 * i.below(2) as u64 | keeps
+                        space as u64 | (2 * i.below(2) as u64) | keeps
                     }
                 };
                 asked.push((ASKED + 0x28, ROOTS[space] | pcid));
