@@ -37,7 +37,7 @@ use hostexec::CodeArea;
 pub use hostexec::CodeMemoryError;
 use iced_x86::Mnemonic;
 use record::{Record, What};
-use sites::{Sites, Told};
+use sites::{Noted, Sites};
 use softcpu::code::{BlockCache, BlockExecutor, Entry, Left, Op, Source, Way, room_for};
 use softcpu::cpu::{Cpu, RIP, Trap};
 use softcpu::hashing::NumberMap;
@@ -188,7 +188,7 @@ impl Translator {
         let vcpus = vcpus.max(1) as usize;
         let mut area = CodeArea::new(c"nestling-translations", bytes & !0xfff)?;
         let functions = (handler as *const () as u64, stored as *const () as u64);
-        let told = Told::new();
+        let told = Noted::new();
         let stubs = Stubs::new(&mut area, functions.0, functions.1, &raw const *told as u64);
         Ok(Self {
             first: area.used(),

@@ -142,13 +142,13 @@ struct Counter {
 
 /// The places that have been told of.
 #[repr(C)]
-pub struct Told {
+pub struct Noted {
     /// A byte: where the last one is, less one.
     last: u64,
     places: [u64; 257],
 }
 
-impl Told {
+impl Noted {
     /// None.
     pub fn new() -> Box<Self> {
         Box::new(Self {
@@ -177,7 +177,7 @@ pub struct Counting {
     miss: u64,
 }
 
-/// Writes them. `told` is the address of a [`Told`].
+/// Writes them. `told` is the address of a [`Noted`].
 pub fn emit_counting(a: &mut Asm, told: u64) -> Counting {
     const RET: u8 = 0xc3;
     const RDI: Reg = Reg(7);
@@ -203,7 +203,7 @@ pub fn emit_counting(a: &mut Asm, told: u64) -> Counting {
     a.legacy(&byte(&[0x0f, 0xb6]), RCX.0, Rm::Mem(Mem::at(SLOT, 0)));
     a.lea(RCX, Mem::at(RCX, 1));
     a.legacy(&byte(&[0x88]), RCX.0, Rm::Mem(Mem::at(SLOT, 0)));
-    let places = offset_of!(Told, places) as i32;
+    let places = offset_of!(Noted, places) as i32;
     a.lea(SLOT, Mem::indexed(SLOT, RCX, 3, places));
     a.load(RCX, counter(RDI, offset_of!(Counter, place)));
     a.store(Mem::at(SLOT, 0), RCX);
@@ -276,7 +276,7 @@ const OUT_OF_LINE: usize = 256;
 /// The places that have sites.
 pub struct Sites {
     counting: Counting,
-    told: Box<Told>,
+    told: Box<Noted>,
     /// How far that has been looked at.
     heard: u8,
     places: Vec<Option<Place>>,
@@ -297,7 +297,7 @@ pub struct Sites {
 
 impl Sites {
     /// No place has one. The functions tell `told`.
-    pub fn new(counting: Counting, told: Box<Told>) -> Self {
+    pub fn new(counting: Counting, told: Box<Noted>) -> Self {
         Self {
             counting,
             told,

@@ -136,7 +136,7 @@ impl Stubs {
     /// Writes them to an empty area. `handler` is a function of the address of the processor and the number of a
     /// record that returns [`GOES_ON`], [`LEAVES`] or [`ELSEWHERE`]; `told` one of that, the address of a byte of RAM
     /// on the host, and how many from there on were stored. `places_told` is the address of a
-    /// [`crate::sites::Told`].
+    /// [`crate::sites::Noted`].
     ///
     /// # Panics
     /// The area is too small for them.

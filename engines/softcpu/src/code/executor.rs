@@ -1,8 +1,8 @@
 //! The seam for whatever runs blocks faster than operation by operation.
 //!
 //! A [`BlockExecutor`] turns blocks into something of its own. It counts, traps and stops as the interpreter does: it
-//! looks at [`Cpu::budget`], the attention word and [`Cpu::pending`] before every block, takes a block's instructions
-//! off the budget when it begins, and leaves the processor between two blocks or before an operation that trapped.
+//! looks at [`Cpu::budget`], the attention word and [`Cpu::pending`] before every block, or once for several where the
+//! budget and what they do let it come to the same; takes a block's instructions off the budget when it begins; and leaves the processor between two blocks or before an operation that trapped.
 
 use std::num::NonZeroU64;
 
