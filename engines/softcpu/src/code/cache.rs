@@ -2,10 +2,13 @@
 //!
 //! Blocks lie in one arena that is emptied when it is full, so a hostile guest cannot make it grow. Its addresses are
 //! there from the start, the host's memory comes as it is used: nothing moves when it grows, and nothing is left behind.
-//! A page's blocks are chained, so that a store into them finds exactly those it overlaps.
+//! A store to a page finds those of its blocks it overlaps ([`pages`]).
+
+mod pages;
 
 use guestmem::RamOffset;
 
+use self::pages::Page;
 use super::executor::Entry;
 use super::op::Op;
 use crate::hashing::{NumberMap, Secret};
@@ -139,7 +142,9 @@ pub struct BlockCache {
     blocks: Vec<Block>,
     book: Vec<Bookkeeping>,
     ops: Vec<Op>,
-    pages: NumberMap<u32, u32>,
+    pages: NumberMap<u32, Box<Page>>,
+    /// Blocks that a store hits.
+    hit: Vec<u32>,
     room: usize,
     /// Blocks that were dropped and had been translated, for the translator to hear of.
     pub orphans: Vec<u32>,
@@ -167,6 +172,7 @@ impl BlockCache {
             book: room_for(room / OPS_TO_A_BLOCK),
             ops: room_for(room),
             pages: NumberMap::default(),
+            hit: Vec::new(),
             orphans: Vec::new(),
             decoded: 0,
             invalidated: 0,
@@ -290,15 +296,6 @@ impl BlockCache {
         self.decoded += 1;
         let index = self.blocks.len() as u32;
         let chain = self.chain(key);
-        let page = (start.0 >> 12) as u32;
-        let next_in_page = self.pages.insert(page, index).unwrap_or(NONE);
-        let next_in_second = match second {
-            // Two linear pages may be one page of RAM: then it is in that page's chain already.
-            Some(s) if (s.0 >> 12) as u32 != page => {
-                self.pages.insert((s.0 >> 12) as u32, index).unwrap_or(NONE)
-            }
-            Some(_) | None => NONE,
-        };
         let pseudo = ops.last().is_some_and(|o| o.length == 0 && ops.len() > 1);
         self.blocks.push(Block {
             start: start.0,
@@ -319,11 +316,12 @@ impl BlockCache {
         });
         self.book.push(Bookkeeping {
             second: second.map_or(NONE, |s| (s.0 >> 12) as u32),
-            next_in_page,
-            next_in_second,
+            next_in_page: NONE,
+            next_in_second: NONE,
             next_in_chain: std::mem::replace(&mut self.chains[chain], index),
         });
         self.ops.extend_from_slice(ops);
+        self.enter(index);
         self.slots[key.slot()] = (key, index);
         index
     }
@@ -356,52 +354,7 @@ impl BlockCache {
         pages.clear();
     }
 
-    /// Drops the blocks that overlap a store inside one page.
-    pub fn invalidate(&mut self, start: RamOffset, len: u64, pages: &mut CodePages) {
-        let page = (start.0 >> 12) as u32;
-        let mut at = self.pages.get(&page).copied().unwrap_or(NONE);
-        let (mut any_left, mut kept) = (false, Vec::new());
-        while at != NONE {
-            let (b, book) = (self.blocks[at as usize], self.book[at as usize]);
-            let in_second = book.second == page;
-            if b.alive {
-                let end = b.start + u64::from(b.bytes);
-                // Of a crossing instruction, any store to the second page counts.
-                let hit = in_second || (b.start < start.0 + len && start.0 < end);
-                if hit {
-                    self.kill(at);
-                } else {
-                    any_left = true;
-                    kept.push(at);
-                }
-            }
-            at = if in_second && b.start >> 12 != u64::from(page) {
-                book.next_in_second
-            } else {
-                book.next_in_page
-            };
-        }
-        if !any_left {
-            self.pages.remove(&page);
-            pages.remove_page(page);
-            return;
-        }
-        // Relink the survivors, so that dead blocks do not lengthen the chain for ever.
-        let mut next = NONE;
-        for &k in kept.iter().rev() {
-            let first = self.blocks[k as usize].start >> 12 == u64::from(page);
-            let book = &mut self.book[k as usize];
-            if book.second == page && !first {
-                book.next_in_second = next;
-            } else {
-                book.next_in_page = next;
-            }
-            next = k;
-        }
-        self.pages.insert(page, next);
-    }
-
-    fn kill(&mut self, index: u32) {
+    fn kill(&mut self, index: u32, pages: &mut CodePages) {
         self.invalidated += 1;
         self.unchain(index);
         let block = &mut self.blocks[index as usize];
@@ -413,6 +366,7 @@ impl BlockCache {
         if self.slots[key.slot()].0 == key {
             self.slots[key.slot()] = (BlockKey(u64::MAX), NONE);
         }
+        self.leave(index, pages);
     }
 }
 
