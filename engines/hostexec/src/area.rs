@@ -7,6 +7,10 @@
 //!   there again: what is changed is fetched by another address than it was stored by (SDM Vol. 3, 9.1.3). The other
 //!   areas only grow; to empty one is to replace it.
 //! - The file is sealed against shrinking, so no access within `len` can fail with SIGBUS.
+//!
+//! A guest's kernel has translated code on hundreds of small pages, more than a processor holds translations of. So both
+//! mappings of an area that is large enough begin where a large page can, and have one wherever code comes to, if the
+//! host has one to give.
 
 use std::ffi::CStr;
 use std::io;
@@ -15,6 +19,9 @@ use std::ptr::NonNull;
 
 /// Every piece of code starts at a multiple of this.
 const ALIGN: usize = 32;
+
+/// A large page of the host.
+const LARGE: usize = 2 << 20;
 
 /// `memfd_create` flag of Linux 6.3: the file itself can never be made executable (by `execve`).
 const MFD_NOEXEC_SEAL: libc::c_uint = 0x8;
@@ -36,6 +43,8 @@ pub struct CodeArea {
     execute: NonNull<u8>,
     len: usize,
     used: usize,
+    /// Bytes from the start for which large pages were asked.
+    asked: usize,
 }
 
 // SAFETY: the mappings belong to the area alone and outlive it nowhere; writes need `&mut self`, and what
@@ -82,26 +91,44 @@ fn sealed_file(name: &CStr, len: usize) -> Result<OwnedFd, CodeMemoryError> {
     Ok(file)
 }
 
+/// Maps all of the file, from a multiple of a large page on if it is as long as one.
 fn map(
     file: &OwnedFd,
     len: usize,
     protection: libc::c_int,
 ) -> Result<NonNull<u8>, CodeMemoryError> {
-    // SAFETY: a new mapping at an address the kernel chooses cannot overlap anything in use.
-    let address = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            len,
-            protection,
-            libc::MAP_SHARED,
-            file.as_raw_fd(),
-            0,
-        )
+    let mapped = |at: *mut u8, len, protection, flags, file| {
+        // SAFETY: a new mapping: at an address the kernel chooses it cannot overlap anything in use, and the only other
+        // one is inside what was reserved just before.
+        let address = unsafe { libc::mmap(at.cast(), len, protection, flags, file, 0) };
+        if address == libc::MAP_FAILED {
+            return Err(host_error("mmap"));
+        }
+        NonNull::new(address.cast::<u8>()).ok_or_else(|| host_error("mmap"))
     };
-    if address == libc::MAP_FAILED {
-        return Err(host_error("mmap"));
+    let unmap = |at: *mut u8, len| {
+        if len > 0 {
+            // SAFETY: part of what was reserved below, not handed out.
+            unsafe { libc::munmap(at.cast(), len) };
+        }
+    };
+    let (null, fd) = (std::ptr::null_mut(), file.as_raw_fd());
+    if len < LARGE {
+        return mapped(null, len, protection, libc::MAP_SHARED, fd);
     }
-    NonNull::new(address.cast()).ok_or_else(|| host_error("mmap"))
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let reserved = mapped(null, len + LARGE, libc::PROT_NONE, flags, -1)?.as_ptr();
+    let before = reserved.addr().next_multiple_of(LARGE) - reserved.addr();
+    let start = reserved.wrapping_add(before);
+    let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+    let done = mapped(start, len, protection, flags, fd);
+    if done.is_err() {
+        unmap(reserved, len + LARGE);
+        return done;
+    }
+    unmap(reserved, before);
+    unmap(start.wrapping_add(len), LARGE - before);
+    done
 }
 
 impl CodeArea {
@@ -125,6 +152,7 @@ impl CodeArea {
             execute,
             len,
             used: 0,
+            asked: 0,
         })
     }
 
@@ -191,6 +219,23 @@ impl CodeArea {
         }
     }
 
+    /// Has the host put large pages where code has come to, if it can. It does where there is something already; that is
+    /// little as long as this is asked each time.
+    fn ask_for_large_pages(&mut self) {
+        // Of Linux 6.1.
+        const MADV_COLLAPSE: libc::c_int = 25;
+        while self.asked < self.used && self.asked + LARGE <= self.len {
+            for mapping in [self.write, self.execute] {
+                // SAFETY: advice on our own mapping; the bytes there stay what they are. Failure is harmless.
+                unsafe {
+                    let at = mapping.as_ptr().add(self.asked);
+                    libc::madvise(at.cast(), LARGE, MADV_COLLAPSE);
+                }
+            }
+            self.asked += LARGE;
+        }
+    }
+
     /// Copies `code`, encoded for [`CodeArea::next_address`], into the area. Returns its offset, or `None`
     /// when it does not fit.
     pub fn append(&mut self, code: &[u8]) -> Option<u32> {
@@ -209,6 +254,7 @@ impl CodeArea {
             );
         }
         self.used = end.next_multiple_of(ALIGN).min(self.len);
+        self.ask_for_large_pages();
         u32::try_from(start).ok()
     }
 }
@@ -223,3 +269,6 @@ impl Drop for CodeArea {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
