@@ -151,6 +151,12 @@ pub const LEFT: Mem = native(offset_of!(Native, left));
 pub const fn scratch(index: usize) -> Mem {
     native(offset_of!(Native, scratch) + 8 * index)
 }
+/// How far [`Native::crossing`] is behind the beginning of the processor.
+pub const CROSSING: i32 = (offset_of!(Cpu, native) + offset_of!(Native, crossing)) as i32;
+/// The word at an offset in bytes there.
+pub const fn crossing(at: i32) -> Mem {
+    Mem::gs(CROSSING + at)
+}
 /// [`Native::no_sse`].
 pub const NO_SSE: Mem = native(offset_of!(Native, no_sse));
 /// [`Native::no_avx`].

@@ -14,6 +14,7 @@
 //! as Rust code expects it. The processor stays where it is while it runs.
 
 mod asm;
+mod crossing;
 mod fields;
 mod layout;
 mod record;

@@ -3,6 +3,7 @@
 //! None of it touches the guest's arithmetic flags but where it has saved them.
 
 use crate::asm::{Asm, Legacy, Mem, Reg, Rm};
+use crate::crossing::Crossings;
 use crate::layout::{
     ADDRESS, BUDGET, BUDGET_PLACE, ENTRY, FLAGS, GUEST_RCX, LEAF_KEY, LEAF_MASK, LEFT, MAPPED,
     PAGE, RCX, SLOT, STACK, THIS, VIEW, VIEW_ADDRESS, leaf_answer, register,
@@ -50,6 +51,8 @@ pub struct Stubs {
     pub cpuid: u64,
     /// [`emit_counting`].
     pub counting: Counting,
+    /// Reads of two pages.
+    pub crossings: Crossings,
     /// [`vectors::give_sse`].
     pub sse: u64,
     /// [`vectors::give_avx`].
@@ -158,6 +161,7 @@ impl Stubs {
         let search = at(&a);
         emit_search(&mut a);
         let counting = emit_counting(&mut a, places_told);
+        let crossings = Crossings::emit(&mut a);
 
         let cpuid = at(&a);
         emit_cpuid(&mut a);
@@ -245,6 +249,7 @@ impl Stubs {
             stored,
             cpuid,
             counting,
+            crossings,
             sse,
             avx,
             x87,

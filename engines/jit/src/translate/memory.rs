@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, Register};
 use softcpu::cpu::sreg;
 
-use super::{ByHandler, Done, Translator, room};
+use super::{ByHandler, Crossing, Done, Translator, room};
 use crate::asm::{Mem, Reg};
 use crate::layout::{ADDRESS, PAGE, PLACE, RCX, SLOT, host, mask, register, segment_base};
 use crate::sites::{Access, Check, LONGEST_RIGHT, emit_right};
@@ -111,6 +111,14 @@ impl Translator<'_> {
         emit_right(&mut self.a, access);
         self.found_below();
         self.a.load(SLOT, PLACE);
+        let function = self.stubs.crossings.function(size);
+        // An instruction reads one operand at most by a check.
+        if let Some(function) = function.filter(|_| !write && !aligned)
+            && let Some(away) = self.misses.last_mut()
+        {
+            let back = self.a.here();
+            away.crossing = Some(Crossing { function, back });
+        }
         if let Some(block) = self.joined_block() {
             self.checks.push(Check {
                 at: at as u32,
@@ -125,13 +133,13 @@ impl Translator<'_> {
     /// Goes out of line unless RCX is zero.
     pub(super) fn found(&mut self) {
         let miss = self.a.jump_unless_zero(0);
-        self.misses.push(miss);
+        self.misses.push(miss.into());
     }
 
     /// The same where RCX is less than 2^63.
     pub(super) fn found_below(&mut self) {
         let miss = self.unless_zero_below();
-        self.misses.push(miss);
+        self.misses.push(miss.into());
     }
 
     /// A jump that is rarely taken, unless RCX is zero, where it is less than 2^63.
@@ -154,7 +162,7 @@ impl Translator<'_> {
         let other = self.a.jump_short();
         self.a.land(zero);
         let miss = self.a.jump(0);
-        self.misses.push(miss);
+        self.misses.push(miss.into());
         self.a.land(other);
     }
 

@@ -69,10 +69,37 @@ pub struct Numbers {
     pub way: u32,
 }
 
+/// A jump out of line.
+#[derive(Clone, Copy)]
+struct Away {
+    /// Offset of its distance.
+    from: usize,
+    /// It may be because what is read lies in two pages.
+    crossing: Option<Crossing>,
+}
+
+impl From<usize> for Away {
+    fn from(from: usize) -> Self {
+        Self {
+            from,
+            crossing: None,
+        }
+    }
+}
+
+/// A read that may be of two pages.
+#[derive(Clone, Copy)]
+struct Crossing {
+    /// [`crate::crossing::Crossings::function`]
+    function: u64,
+    /// Behind its check.
+    back: usize,
+}
+
 /// Out of line: the handler of a record, then back.
 struct Cold {
-    /// Offset of the distance of the jump that leads here.
-    from: usize,
+    /// What leads here.
+    away: Away,
     /// Number of the record.
     record: u32,
     /// Where to go on; `None` if the handler ends the block.
@@ -100,7 +127,7 @@ struct Translator<'a> {
     /// Jumps to code that leaves: offset of the distance, offset in the page of what is next, how.
     ways: Vec<(usize, i64, Leaving)>,
     /// Misses of the instruction being translated.
-    misses: Vec<usize>,
+    misses: Vec<Away>,
     record: u32,
     /// Which instruction that is.
     op: usize,
@@ -349,9 +376,9 @@ impl Translator<'_> {
         }
         let back = (!last).then(|| self.a.here());
         let held: Vec<_> = self.a.holders().collect();
-        for from in std::mem::take(&mut self.misses) {
+        for away in std::mem::take(&mut self.misses) {
             self.cold.push(Cold {
-                from,
+                away,
                 record: self.record,
                 back,
                 held: held.clone(),
@@ -403,7 +430,20 @@ impl Translator<'_> {
         self.a.island();
         for cold in std::mem::take(&mut self.cold) {
             let here = self.a.here();
-            self.a.aim(cold.from, here);
+            self.a.aim(cold.away.from, here);
+            if let Some(crossing) = cold.away.crossing {
+                self.a.call(crossing.function);
+                let there = self.a.if_zero();
+                let other = self.a.jump_short();
+                self.a.land(there);
+                let back = self.a.origin + crossing.back as u64;
+                self.a.jump(back);
+                self.a.land(other);
+                if let Some(exact) = self.exact() {
+                    exact.crossings.insert(cold.next - 1, here);
+                }
+            }
+            let here = self.a.here();
             if let Some(exact) = self.exact() {
                 exact.misses.entry(cold.next - 1).or_insert(here);
             }

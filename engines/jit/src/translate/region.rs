@@ -20,7 +20,7 @@ use softcpu::cpu::Cpu;
 
 use super::vector::Lent;
 use super::window::{AHEAD, Path, Windows};
-use super::{Exit, Numbers, Translator};
+use super::{Away, Exit, Numbers, Translator};
 use crate::asm::{Held, Mem, Reg};
 use crate::layout::{BUDGET, register};
 use crate::record::Record;
@@ -52,6 +52,8 @@ pub(super) struct Exact {
     pub start: usize,
     pub leave: usize,
     pub misses: BTreeMap<usize, usize>,
+    /// The same for reads that may be of two pages.
+    pub crossings: BTreeMap<usize, usize>,
     pub told: BTreeMap<usize, Vec<usize>>,
     pub requests: BTreeMap<usize, usize>,
     pub records: BTreeMap<usize, u32>,
@@ -601,13 +603,19 @@ impl<'a> Translator<'a> {
     }
 
     /// Has what goes out of line in the joined copy of an instruction go where it would in the exact one.
-    pub(super) fn by_exact(&mut self, misses: &[usize], requests: usize, told: usize) {
+    pub(super) fn by_exact(&mut self, misses: &[Away], requests: usize, told: usize) {
         let op = self.op;
         let mut aims: Vec<(usize, Option<usize>)> = Vec::new();
         if let Some(joining) = &self.joining
             && let Some(exact) = joining.exact.get(joining.block)
         {
-            aims.extend(misses.iter().map(|m| (*m, exact.misses.get(&op).copied())));
+            aims.extend(misses.iter().map(|away| {
+                let places = match away.crossing {
+                    Some(_) => &exact.crossings,
+                    None => &exact.misses,
+                };
+                (away.from, places.get(&op).copied())
+            }));
             let asked = self.requests.drain(requests..);
             aims.extend(asked.map(|r| (r.from, exact.requests.get(&op).copied())));
             let places = exact.told.get(&op);

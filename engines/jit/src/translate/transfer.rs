@@ -74,7 +74,7 @@ impl Translator<'_> {
     pub(super) fn look_up(&mut self) {
         let misses = &mut self.misses;
         emit_look_up(&mut self.a, self.stubs.search, |a| {
-            misses.push(a.jump_unless_zero(0))
+            misses.push(a.jump_unless_zero(0).into())
         });
     }
 

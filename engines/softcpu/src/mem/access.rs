@@ -9,6 +9,7 @@ use x86defs::exception;
 use x86defs::rflags;
 
 use super::code_pages::Stale;
+use super::tlb::Tlb;
 use super::walk::{Access, Translation};
 use crate::code::{Ea, Op};
 use crate::cpu::{Cpu, Flow, Trap, canonical, pending, sreg};
@@ -240,6 +241,13 @@ impl Cpu {
         self.check_canonical(va, data.len() as u64)?;
         self.watch(va, data.len() as u64, false);
         let in_first = ((4096 - (va & PAGE_MASK)) as usize).min(data.len());
+        if user == (self.cpl == 3)
+            && let Some((first, second)) = self.both_hit(va, data.len() as u64, Tlb::read_hit)
+        {
+            self.ram.read_at(first, &mut data[..in_first]);
+            self.ram.read_at(second, &mut data[in_first..]);
+            return Ok(());
+        }
         let first = self.load_page(va, Access::Read, user)?;
         let second = match in_first < data.len() {
             true => Some(self.load_page(self.wrap(va, in_first as u64), Access::Read, user)?),
@@ -252,11 +260,31 @@ impl Cpu {
         Ok(())
     }
 
+    /// Where an access to two pages finds its RAM, if `hit` does for both.
+    fn both_hit(
+        &self,
+        va: u64,
+        size: u64,
+        hit: fn(&Tlb, u64, u64) -> Option<RamOffset>,
+    ) -> Option<(RamOffset, RamOffset)> {
+        let in_first = 4096 - (va & PAGE_MASK);
+        let left = size.checked_sub(in_first).filter(|left| *left > 0)?;
+        let second = self.wrap(va, in_first);
+        Some((hit(&self.tlb, va, in_first)?, hit(&self.tlb, second, left)?))
+    }
+
     /// Writes with user or (implicit) supervisor rights; nothing is stored unless all can be. At most a page.
     pub fn write_bytes_as(&mut self, va: u64, data: &[u8], user: bool) -> Flow {
         self.check_canonical(va, data.len() as u64)?;
         self.watch(va, data.len() as u64, true);
         let in_first = ((4096 - (va & PAGE_MASK)) as usize).min(data.len());
+        if user == (self.cpl == 3)
+            && let Some((first, second)) = self.both_hit(va, data.len() as u64, Tlb::write_hit)
+        {
+            self.store_ram(first, &data[..in_first]);
+            self.store_ram(second, &data[in_first..]);
+            return Ok(());
+        }
         let first = self.load_page(va, Access::Write, user)?;
         let second = match in_first < data.len() {
             true => Some(self.load_page(self.wrap(va, in_first as u64), Access::Write, user)?),
