@@ -8,6 +8,8 @@
 //! writes if not. So a site answers only what the TLB would answer, and no memory is accessed without a page walk that
 //! would not be without sites.
 
+use zerocopy::FromZeros;
+
 use super::tlb::SLOTS;
 
 /// Sites in a view.
@@ -22,6 +24,7 @@ const PAGE_BITS: u32 = 52;
 const NO_PAGE: u64 = 1;
 
 /// The sites of a view.
+#[derive(FromZeros)]
 #[repr(C)]
 pub struct Sites {
     /// Something may be in them.
@@ -37,16 +40,6 @@ pub struct Sites {
 }
 
 impl Sites {
-    pub(super) fn new() -> Self {
-        Self {
-            any: 0,
-            flushes: 0,
-            page: [NO_PAGE; SITES],
-            place: [0; SITES],
-            copied: [0; SLOTS],
-        }
-    }
-
     /// Empties the sites of a slot.
     #[inline(always)]
     pub(super) fn drop_slot(&mut self, slot: usize) {
@@ -74,8 +67,13 @@ impl Sites {
     pub(super) fn drop_all(&mut self) {
         self.flushes = self.flushes.wrapping_add(1 << PAGE_BITS);
         if std::mem::take(&mut self.any) != 0 {
-            self.page.fill(NO_PAGE);
+            self.begin();
             self.copied.fill(0);
         }
+    }
+
+    /// Makes sites of zeros.
+    pub(super) fn begin(&mut self) {
+        self.page.fill(NO_PAGE);
     }
 }

@@ -237,3 +237,46 @@ fn a_site_is_emptied_alone() {
     t.drop_site(READ_SITES);
     assert_eq!(answers(&t, 0x5000), [true, false]);
 }
+
+/// Slots whose usual empty value is near their own pages, and those beside them; pages at both ends of linear addresses.
+#[test]
+fn what_was_never_filled_answers_nothing() {
+    const PAGES: u64 = SLOTS as u64;
+    let mut t = Tlb::new(0x7000_0000);
+    // So that there is a view.
+    t.fill(0x5_0000, RamOffset(0x1000), ALL);
+    let numbers = (0..4).chain(PAGES - 3..PAGES + 3);
+    let pages: Vec<u64> = numbers
+        .flat_map(|n| [n << 12, (n << 12).wrapping_neg()])
+        .collect();
+    let silent = |t: &Tlb| {
+        for page in &pages {
+            for (va, size) in [
+                (*page, 1),
+                (page + 0xff8, 8),
+                (page + 0xfff, 2),
+                (page + 0xfc1, 64),
+            ] {
+                assert_eq!(t.read_hit(va, size), None, "{va:x}");
+                assert_eq!(t.write_hit(va, size), None, "{va:x}");
+                assert_eq!(t.fetch_hit(va), None, "{va:x}");
+            }
+        }
+    };
+    silent(&t);
+    for page in &pages {
+        t.fill(*page, RamOffset(0), ALL);
+        assert_eq!(t.write_hit(page + 0xff8, 8), Some(RamOffset(0xff8)));
+        // Its neighbours have other slots.
+        assert_eq!(t.read_hit(page.wrapping_sub(1), 8), None);
+        t.flush_page(*page, |_| true);
+    }
+    silent(&t);
+    for page in &pages {
+        t.fill(*page, RamOffset(0), ALL);
+    }
+    t.protect_page(0);
+    assert!(pages.iter().all(|page| t.write_hit(*page, 1).is_none()));
+    t.flush_current();
+    silent(&t);
+}
