@@ -1,6 +1,6 @@
 //! A small assembler: the few instructions the translator writes itself, and guest instructions with other operands.
 
-use crate::layout::{ADDRESS, RCX, SLOT, guest_in_memory};
+use crate::layout::{ADDRESS, RCX, SLOT, host, register};
 
 /// A register of the host by its encoding, 0 to 15.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +120,8 @@ pub struct Asm {
     /// The address the first one will run at.
     pub origin: u64,
     held: Held,
+    /// The host register each guest register is in, if it is in one.
+    places: [Option<Reg>; 16],
     /// By number. Those that are not written yet are the last ones.
     rare: Vec<Rare>,
     /// How many are.
@@ -140,12 +142,32 @@ impl Asm {
             code: Vec::with_capacity(1024),
             origin,
             held: [None; 16],
+            places: std::array::from_fn(|guest| host(guest as u8)),
             rare: Vec::new(),
             landed: 0,
             near: true,
             out_of_reach: false,
             kept: 0,
         }
+    }
+
+    /// The host register a guest register is in, if it is in one.
+    pub fn host(&self, guest: u8) -> Option<Reg> {
+        self.places[usize::from(guest)]
+    }
+
+    /// Says where a guest register is from here on. Nothing is known of it.
+    pub fn place(&mut self, guest: u8, at: Option<Reg>) {
+        self.places[usize::from(guest)] = at;
+        self.guest_changes(guest);
+    }
+
+    /// The guest register, in no host register, whose place this is.
+    fn guest_in_memory(&self, at: Mem) -> Option<u8> {
+        let here = |guest: &u8| at == register(usize::from(*guest));
+        (0..16)
+            .find(here)
+            .filter(|guest| self.host(*guest).is_none())
     }
 
     /// The host register that holds this guest register, which is in memory.
@@ -330,17 +352,27 @@ impl Asm {
 
     /// MOV of 64 bits from memory.
     pub fn load(&mut self, to: Reg, from: Mem) {
-        self.wide(0x8b, to, Rm::Mem(from));
-        self.holds(to, guest_in_memory(from));
+        self.raw_load(to, from);
+        self.holds(to, self.guest_in_memory(from));
     }
 
     /// MOV of 64 bits to memory.
     pub fn store(&mut self, to: Mem, from: Reg) {
-        self.wide(0x89, from, Rm::Mem(to));
-        if let Some(guest) = guest_in_memory(to) {
+        self.raw_store(to, from);
+        if let Some(guest) = self.guest_in_memory(to) {
             self.guest_changes(guest);
             self.holds(from, Some(guest));
         }
+    }
+
+    /// MOV of 64 bits from memory to a register that is not the translator's own; what is known stays known.
+    pub fn raw_load(&mut self, to: Reg, from: Mem) {
+        self.wide(0x8b, to, Rm::Mem(from));
+    }
+
+    /// MOV of 64 bits to memory; what is known stays known.
+    pub fn raw_store(&mut self, to: Mem, from: Reg) {
+        self.wide(0x89, from, Rm::Mem(to));
     }
 
     /// LEA of 64 bits.

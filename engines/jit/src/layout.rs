@@ -56,7 +56,7 @@ pub const MAPPED: [(u8, Reg); 10] = [
     (12, Reg(12)),
 ];
 
-/// The host register a guest register is in, if it is in one.
+/// The host register a guest register is in, if it is in one; not in joined copies of a region.
 pub fn host(guest: u8) -> Option<Reg> {
     match guest {
         0 | 2 | 3 | 5..=8 | 12 => Some(Reg(guest)),
@@ -74,11 +74,6 @@ pub const fn field(offset: usize) -> Mem {
 /// A register in [`Cpu::regs`], by index.
 pub const fn register(index: usize) -> Mem {
     field(offset_of!(Cpu, regs) + 8 * index)
-}
-
-/// The guest register, in no host register, whose place this is.
-pub fn guest_in_memory(at: Mem) -> Option<u8> {
-    (0..16).find(|&guest| host(guest).is_none() && at == register(usize::from(guest)))
 }
 
 /// A base of [`Cpu::ea_base`].

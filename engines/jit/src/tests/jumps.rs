@@ -9,7 +9,7 @@ const OTHER_FRAME: u64 = 0x1_8000;
 /// Offset of a function that only returns.
 const NEAR: u64 = 0x100;
 /// Where all of memory is mapped once more; pages there share the TLB's slots with those they stand for.
-const AGAIN: u64 = 1 << 24;
+const AGAIN: u64 = (softcpu::mem::SLOTS as u64) << 12;
 const DIRECTORY: u64 = super::DIRECTORY;
 /// Of a page-table entry: present, writable; global.
 const RW: u64 = 3;

@@ -7,7 +7,7 @@ use super::{DATA, End, Machine, STACK, TABLE};
 const PAGE: u64 = 0x2_6000;
 const OTHER_FRAME: u64 = 0x2_8000;
 /// Where all of memory is mapped once more; pages there share the TLB's slots with those they stand for.
-const AGAIN: u64 = 1 << 24;
+const AGAIN: u64 = (softcpu::mem::SLOTS as u64) << 12;
 /// Rounds of a loop: enough for it to be a region.
 const ROUNDS: u8 = 60;
 /// Of a page-table entry: present, writable, accessed.

@@ -5,7 +5,7 @@ use softcpu::cpu::sreg;
 
 use super::{ByHandler, Crossing, Done, Translator, room};
 use crate::asm::{Mem, Reg};
-use crate::layout::{ADDRESS, PAGE, PLACE, RCX, SLOT, host, mask, register, segment_base};
+use crate::layout::{ADDRESS, PAGE, PLACE, RCX, SLOT, mask, register, segment_base};
 use crate::sites::{Access, Check, LONGEST_RIGHT, emit_right};
 
 impl Translator<'_> {
@@ -75,7 +75,7 @@ impl Translator<'_> {
     ) -> (Option<Reg>, Option<Reg>) {
         let there = |t: &Self, r: Register| {
             let guest = r.number() as u8;
-            host(guest).or_else(|| t.a.holder(guest))
+            t.a.host(guest).or_else(|| t.a.holder(guest))
         };
         let number = |r: Register| (r != Register::None).then(|| r.number() as u8);
         let mut b = number(base).and_then(|_| there(self, base));
@@ -167,7 +167,7 @@ impl Translator<'_> {
     }
 
     pub(super) fn read_general(&mut self, to: Reg, guest: u8) {
-        match host(guest) {
+        match self.a.host(guest) {
             Some(r) => self.a.mov(to, r),
             None => match self.a.holder(guest) {
                 Some(r) => self.a.mov(to, r),

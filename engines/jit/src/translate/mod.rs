@@ -11,6 +11,7 @@
 mod memory;
 mod plain;
 mod region;
+mod renaming;
 mod rewrite;
 mod string;
 mod system;
@@ -356,7 +357,11 @@ impl Translator<'_> {
             self.checks.truncate(checks);
             self.misses.clear();
             needs_record = true;
+            self.exchange_back();
             self.call_handler(self.record);
+            if self.is_renamed() && !last {
+                self.exchange();
+            }
             self.given = Lent::default();
         }
         if self.is_joined() {

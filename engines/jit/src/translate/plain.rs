@@ -4,7 +4,7 @@ use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
 use super::{ByHandler, Done, Translator};
 use crate::asm::{Legacy, Mem, Reg, Rm};
-use crate::layout::{ADDRESS, RCX, REST, RSP, SLOT, host, register, scratch};
+use crate::layout::{ADDRESS, RCX, REST, RSP, SLOT, register, scratch};
 
 impl Translator<'_> {
     pub(super) fn plain(
@@ -104,7 +104,7 @@ impl Translator<'_> {
             self.a.store(to, RCX);
         } else if insn.op0_kind() == OpKind::Register {
             let guest = insn.op0_register().number() as u8;
-            match host(guest) {
+            match self.a.host(guest) {
                 Some(r) => self.a.store(to, r),
                 None => {
                     self.a.load(RCX, register(usize::from(guest)));
@@ -127,7 +127,7 @@ impl Translator<'_> {
         }
         let guest = insn.op0_register().number() as u8;
         let from = self.on_stack(0, false);
-        let to = host(guest);
+        let to = self.a.host(guest);
         // POP RSP leaves what was popped.
         let at = to.filter(|r| *r != RSP).unwrap_or(RCX);
         self.a.load(at, from);
@@ -154,13 +154,13 @@ impl Translator<'_> {
         }
         self.address(insn)?;
         let guest = to.full_register().number() as u8;
-        let target = host(guest).unwrap_or(RCX);
+        let target = self.a.host(guest).unwrap_or(RCX);
         if size == 8 {
             self.a.mov(target, ADDRESS);
         } else {
             self.a.move_32(target, Rm::Reg(ADDRESS));
         }
-        if host(guest).is_none() {
+        if self.a.host(guest).is_none() {
             self.a.store(register(usize::from(guest)), RCX);
         }
         Ok(())

@@ -18,6 +18,7 @@ use iced_x86::Decoder;
 use softcpu::code::{Source, successors};
 use softcpu::cpu::Cpu;
 
+use super::renaming::{Aim, Detour, Exchange, choose};
 use super::vector::Lent;
 use super::window::{AHEAD, Path, Windows};
 use super::{Away, Exit, Numbers, Translator};
@@ -63,6 +64,9 @@ pub(super) struct Exact {
     pub asks: bool,
 }
 
+/// How many labels, instructions to begin again, and detours there were.
+pub(super) type Marks = (usize, usize, usize);
+
 /// A joined block: round, number of the block.
 type Node = (usize, usize);
 
@@ -71,6 +75,8 @@ type Node = (usize, usize);
 enum Label {
     Node(Node),
     Gate(usize),
+    /// The gate for those who come from a joined block.
+    Inner(usize),
 }
 
 /// What is being written.
@@ -101,12 +107,24 @@ pub(super) struct Joining<'a> {
     block: usize,
     copy: Copy,
     plan: Plan,
+    /// What registers are exchanged in joined copies.
+    pub(super) exchanges: Vec<Exchange>,
+    /// Jumps that leave those while registers are exchanged.
+    pub(super) detours: Vec<Detour>,
     /// What is known where a block begins that is reached by one way only.
     states: BTreeMap<Node, State>,
     failed: bool,
 }
 
 impl Joining<'_> {
+    /// What registers should be where.
+    fn exchanges_for(&self) -> Vec<Exchange> {
+        let in_loop = |block| self.plan.leads_to(block, block);
+        let paths = self.paths.iter().enumerate();
+        let blocks: Vec<_> = paths.map(|(n, path)| (path, in_loop(n))).collect();
+        choose(&blocks)
+    }
+
     /// What is likely to be executed from the beginning of a joined block on: a loop goes round again, and other jumps
     /// are not taken.
     fn path_from(&self, mut node: Node) -> Path {
@@ -184,6 +202,21 @@ impl Plan {
         self.order.push(block);
     }
 
+    /// There is a way from the end of a block to the beginning of another one, or of itself.
+    fn leads_to(&self, from: usize, to: usize) -> bool {
+        let mut seen = vec![false; self.next.len()];
+        let mut left = self.next[from].clone();
+        while let Some(block) = left.pop() {
+            if block == to {
+                return true;
+            }
+            if !std::mem::replace(&mut seen[block], true) {
+                left.extend(&self.next[block]);
+            }
+        }
+        false
+    }
+
     /// Where a way from a joined block to another block leads.
     fn follow(&self, (round, from): Node, to: usize) -> Label {
         if self.asks[from] {
@@ -209,7 +242,7 @@ impl Plan {
                         *self.ways.entry(to).or_default() += 1;
                         to
                     }
-                    Label::Gate(to) => {
+                    Label::Gate(to) | Label::Inner(to) => {
                         self.gates.insert(to);
                         (0, to)
                     }
@@ -240,7 +273,7 @@ impl Plan {
                                 let rest = self.longest.get(&to).copied().unwrap_or(0);
                                 Some(instructions[block] + rest)
                             }
-                            Label::Gate(_) => None,
+                            Label::Gate(_) | Label::Inner(_) => None,
                         });
                 let longest = behind.max().unwrap_or(0);
                 self.longest.insert(node, longest);
@@ -307,6 +340,8 @@ fn joined_to(
         block: 0,
         copy: Copy::Exact,
         plan: Plan::default(),
+        exchanges: Vec::new(),
+        detours: Vec::new(),
         states: BTreeMap::new(),
         failed: false,
     });
@@ -316,12 +351,17 @@ fn joined_to(
     let next = t.ways_between(sources);
     let asks = t.joining.as_ref()?.exact.iter().map(|e| e.asks).collect();
     let instructions: Vec<i32> = sources.iter().map(instructions_of).collect();
-    t.joining.as_mut()?.plan = Plan::new(next, asks, &instructions);
+    let joining = t.joining.as_mut()?;
+    joining.plan = Plan::new(next, asks, &instructions);
+    joining.exchanges = joining.exchanges_for();
+    t.rename(true);
     // What is hot is little: the host foresees all its jumps, and instructions count (sort 140 ns against 155).
     t.a.near = false;
     let gates = t.joined_copies(sources, &instructions)?;
-    t.ways_out();
     t.begin_again()?;
+    t.take_detours();
+    t.rename(false);
+    t.ways_out();
     let joining = t.joining.take()?;
     if joining.failed {
         return None;
@@ -384,11 +424,21 @@ impl<'a> Translator<'a> {
         let mut gates = vec![None; sources.len()];
         let mut begin = BTreeMap::new();
         let mut apart = Vec::new();
+        let (mut inner, mut outer) = (BTreeMap::new(), Vec::new());
         for node in self.joining.as_ref()?.plan.nodes() {
             let (round, block) = node;
             let falls = self.falls_into(Label::Node(node));
             if round == 0 && self.joining.as_ref()?.plan.gates.contains(&block) {
-                if falls {
+                if self.is_renamed_region() {
+                    if falls {
+                        apart.push(block);
+                    } else {
+                        self.falls_into(Label::Inner(block));
+                        inner.insert(block, self.a.here());
+                        self.inner_gate(block)?;
+                    }
+                    outer.push(block);
+                } else if falls {
                     apart.push(block);
                 } else {
                     self.falls_into(Label::Gate(block));
@@ -399,9 +449,22 @@ impl<'a> Translator<'a> {
             begin.insert(node, self.a.here());
             self.joined(node, &sources[block], instructions[block])?;
         }
+        let renamed = self.is_renamed_region();
         for block in apart {
+            if renamed {
+                inner.insert(block, self.a.here());
+                self.inner_gate(block)?;
+            } else {
+                gates[block] = Some(self.a.here());
+                self.gate(block)?;
+            }
+            let jump = self.a.jump(0);
+            self.a.aim(jump, *begin.get(&(0, block))?);
+        }
+        for block in outer {
             gates[block] = Some(self.a.here());
             self.gate(block)?;
+            self.exchange();
             let jump = self.a.jump(0);
             self.a.aim(jump, *begin.get(&(0, block))?);
         }
@@ -410,6 +473,7 @@ impl<'a> Translator<'a> {
             let to = match label {
                 Label::Node(node) => *begin.get(&node)?,
                 Label::Gate(block) => gates[block].unwrap_or(joining.exact[block].start),
+                Label::Inner(block) => *inner.get(&block)?,
             };
             self.a.aim(jump, to);
         }
@@ -426,6 +490,24 @@ impl<'a> Translator<'a> {
         let other = self.unless_quiet(longest);
         self.a.aim(other, exact);
         Some(())
+    }
+
+    /// The same for those who come from a joined block, with registers exchanged.
+    fn inner_gate(&mut self, block: usize) -> Option<()> {
+        let joining = self.joining.as_ref()?;
+        let longest = joining.plan.longest.get(&(0, block)).copied().unwrap_or(0);
+        let to = Aim::Code(joining.exact[block].start);
+        self.a.forget();
+        let from = self.unless_quiet(longest);
+        self.joining.as_mut()?.detours.push(Detour { from, to });
+        Some(())
+    }
+
+    /// Whether registers are exchanged in joined copies.
+    fn is_renamed_region(&self) -> bool {
+        self.joining
+            .as_ref()
+            .is_some_and(|j| !j.exchanges.is_empty())
     }
 
     fn joined(&mut self, node: Node, source: &'a Source<'a>, instructions: i32) -> Option<()> {
@@ -487,6 +569,17 @@ impl<'a> Translator<'a> {
         if let Some(&(jcc, taken)) = labels.last()
             && before(jcc)
             && taken == next
+            && let Some(detour) = joining.detours.last_mut()
+            && at_end(detour.from)
+        {
+            labels.pop();
+            detour.from = jcc;
+            turn(&mut self.a.code, jcc);
+            return true;
+        }
+        if let Some(&(jcc, taken)) = labels.last()
+            && before(jcc)
+            && taken == next
             && let Some(way) = self.ways.last_mut()
             && at_end(way.0)
             && let Some(exit) = self.exits.last_mut()
@@ -518,7 +611,10 @@ impl<'a> Translator<'a> {
         };
         let label = match j.copy {
             Copy::Exact => Label::Gate(to),
-            Copy::Joined(round) => j.plan.follow((round, j.block), to),
+            Copy::Joined(round) => match j.plan.follow((round, j.block), to) {
+                Label::Gate(to) if !j.exchanges.is_empty() => Label::Inner(to),
+                label => label,
+            },
         };
         if let Label::Node(node) = label
             && j.plan.one_way(node)
@@ -547,15 +643,18 @@ impl<'a> Translator<'a> {
     }
 
     /// How many jumps there are that are still to be aimed.
-    pub(super) fn marks(&self) -> (usize, usize) {
+    pub(super) fn marks(&self) -> Marks {
         let joining = self.joining.as_ref();
-        joining.map_or((0, 0), |j| (j.labels.len(), j.again.len()))
+        joining.map_or((0, 0, 0), |j| {
+            (j.labels.len(), j.again.len(), j.detours.len())
+        })
     }
 
     /// Takes back later ones.
-    pub(super) fn back_to(&mut self, (labels, again): (usize, usize)) {
+    pub(super) fn back_to(&mut self, (labels, again, detours): Marks) {
         if let Some(j) = &mut self.joining {
             j.labels.truncate(labels);
+            j.detours.truncate(detours);
             j.again.truncate(again);
         }
     }
@@ -590,10 +689,11 @@ impl<'a> Translator<'a> {
             if known != here {
                 continue;
             }
+            self.exchange_back();
             for (reg, guest) in held.into_iter().enumerate() {
                 if let Some(guest) = guest {
                     let from = register(usize::from(guest));
-                    self.a.load(Reg(reg as u8), from);
+                    self.a.raw_load(Reg(reg as u8), from);
                 }
             }
             let jump = self.a.jump(0);
@@ -623,8 +723,13 @@ impl<'a> Translator<'a> {
             let told = self.told.drain(told..).enumerate();
             aims.extend(told.map(|(n, t)| (t.from(), place(n))));
         }
+        let renamed = self.is_renamed();
         for (from, to) in aims {
             match (to, &mut self.joining) {
+                (Some(to), Some(joining)) if renamed => {
+                    let to = Aim::Code(to);
+                    joining.detours.push(Detour { from, to });
+                }
                 (Some(to), _) => self.a.aim(from, to),
                 (None, Some(joining)) => joining.failed = true,
                 (None, None) => {}

@@ -6,7 +6,7 @@ use super::window::Range;
 use super::{ByHandler, Done, Translator};
 use crate::asm::{Legacy, Mem, Reg, Rm, Vex};
 use crate::fields::{self, Encoding, Field, General};
-use crate::layout::{ADDRESS, GUEST_RCX, RCX, SLOT, host, register};
+use crate::layout::{ADDRESS, GUEST_RCX, RCX, SLOT, register};
 use softcpu::insn::Facts;
 
 impl Translator<'_> {
@@ -99,7 +99,7 @@ impl Translator<'_> {
         // 32 bits clear what is above them; what reads all of it would wait for fewer to arrive there.
         let clears = g.written && g.size < 8;
         let high = g.high || e.any_high();
-        if !e.or_memory || differs || clears || high || host(g.number).is_some() {
+        if !e.or_memory || differs || clears || high || self.a.host(g.number).is_some() {
             return false;
         }
         self.a.holder(g.number).is_none() && other(e.reg) && other(e.vvvv)
@@ -177,7 +177,7 @@ impl Translator<'_> {
                 Ok(g.number + 4)
             };
         }
-        if let Some(r) = host(g.number) {
+        if let Some(r) = self.a.host(g.number) {
             return Ok(r.0);
         }
         if let Some((_, r)) = p.placed.iter().find(|(number, _)| *number == g.number) {
@@ -235,7 +235,7 @@ impl Translator<'_> {
             prefixes: e.prefixes(),
             wide: e.wide,
             opcode: e.opcode(),
-            low_bytes: low_bytes(e),
+            low_bytes: low_bytes(e, reg, rm, opcode_reg),
         };
         match opcode_reg {
             Some(r) => self.a.in_opcode(&i, Reg(r)),
@@ -320,18 +320,23 @@ fn without_rex(e: &Encoding, reg: u8, in_rm: Option<u8>, in_opcode: Option<u8>) 
         && in_opcode.is_none_or(|r| r < 8)
 }
 
-/// Whether it has SPL to DIL, which are AH to BH without REX.
-fn low_bytes(e: &Encoding) -> bool {
-    let in_opcode = e.in_opcode.map(Field::General);
-    [e.reg, e.rm].into_iter().chain(in_opcode).any(|f| {
-        matches!(
-            f,
+/// Whether it has SPL to DIL, which are AH to BH without REX, among the host's registers for its fields.
+fn low_bytes(e: &Encoding, reg: u8, rm: Rm, opcode_reg: Option<u8>) -> bool {
+    let in_rm = match rm {
+        Rm::Reg(r) => Some(r.0),
+        Rm::Mem(_) => None,
+    };
+    let fields = [(e.reg, Some(reg)), (e.rm, in_rm)].into_iter();
+    let in_opcode = (e.in_opcode.map(Field::General)).map(|f| (f, opcode_reg));
+    fields.chain(in_opcode).any(|(field, at)| {
+        let byte = matches!(
+            field,
             Field::General(General {
                 size: 1,
                 high: false,
-                number: 4..=7,
                 ..
             })
-        )
+        );
+        byte && matches!(at, Some(4..=7))
     })
 }

@@ -11,7 +11,7 @@ use super::{ByHandler, Done, Translator};
 use crate::asm::{Legacy, Mem, Rm};
 use crate::layout::{
     ADDRESS, CPL, GUEST_RCX, IN_GUEST, INTERRUPT_WAITING, KERNEL_GS_BASE, RCX, REST, SLOT,
-    WATCHES_IF, field, host, register, segment_base, segments,
+    WATCHES_IF, field, register, segment_base, segments,
 };
 
 impl Translator<'_> {
@@ -44,7 +44,7 @@ impl Translator<'_> {
         self.check(size, write, insn.has_lock_prefix());
         self.a.lea(ADDRESS, Mem::indexed(SLOT, ADDRESS, 0, 0));
         // Which bit of it.
-        let from = host(bit).unwrap_or_else(|| {
+        let from = self.a.host(bit).unwrap_or_else(|| {
             self.a.load(RCX, register(usize::from(bit)));
             RCX
         });
@@ -212,7 +212,7 @@ impl Translator<'_> {
     /// Moves [`RCX`] to a guest register.
     fn write_general(&mut self, to: Register) {
         let number = to.full_register().number() as u8;
-        match host(number) {
+        match self.a.host(number) {
             Some(r) => self.a.mov(r, RCX),
             None => self.a.store(register(usize::from(number)), RCX),
         }

@@ -45,12 +45,18 @@ impl Translator<'_> {
         }
         let number = self.numbers.way + self.exits.len() as u32;
         self.exits.push(Exit { jump, leave: 0 });
-        self.ways.push((jump, offset, Leaving::By(number)));
+        self.leaves(jump, offset, Leaving::By(number));
     }
 
     pub(super) fn leave_page(&mut self, offset: i64, miss: Miss) {
         self.look_up_in_code(offset, miss);
+        self.go_there();
+    }
+
+    /// Goes to what a look-up has found.
+    fn go_there(&mut self) {
         self.a.store(PAGE, ADDRESS);
+        self.exchange_back();
         self.a.jump_reg(SLOT);
     }
 
@@ -61,13 +67,13 @@ impl Translator<'_> {
         if miss == Miss::Handler {
             return self.look_up();
         }
-        let ways = &mut self.ways;
+        let mut leave = 0;
         emit_look_up(&mut self.a, self.stubs.search, |a| {
             let found = a.if_zero();
-            let leave = a.jump(0);
+            leave = a.jump(0);
             a.land(found);
-            ways.push((leave, offset, Leaving::Behind));
         });
+        self.leaves(leave, offset, Leaving::Behind);
     }
 
     /// Looks for the block at the linear address in [`ADDRESS`]; out of line if it is not there.
@@ -141,6 +147,7 @@ impl Translator<'_> {
         self.push_return(next);
         self.a.load(RCX, scratch(0));
         self.a.store(PAGE, RCX);
+        self.exchange_back();
         self.a.through(false, scratch(1));
     }
 
@@ -160,8 +167,7 @@ impl Translator<'_> {
         }
         self.look_up();
         if insn.mnemonic() == M::Jmp {
-            self.a.store(PAGE, ADDRESS);
-            self.a.jump_reg(SLOT);
+            self.go_there();
             return Ok(());
         }
         self.call_found(next);
@@ -179,8 +185,7 @@ impl Translator<'_> {
         self.a.load(ADDRESS, from);
         self.look_up();
         self.a.lea(RSP, Mem::at(RSP, release));
-        self.a.store(PAGE, ADDRESS);
-        self.a.jump_reg(SLOT);
+        self.go_there();
         Ok(())
     }
 }

@@ -41,7 +41,15 @@ pub const DEVICE: u64 = 0x22;
 /// Where the second set of entries for the pages begins.
 pub const ALIAS: u64 = 0x40;
 /// What may be added to a linear address for another one of the same byte.
-pub const ALIASES: [u64; 5] = [0, ALIAS << 12, 0x100_0000, 0x200_0000, 0x104_0000];
+pub const ALIASES: [u64; 5] = [
+    0,
+    ALIAS << 12,
+    SAME_SLOTS,
+    2 * SAME_SLOTS,
+    SAME_SLOTS + (ALIAS << 12),
+];
+/// What lies so far apart shares the TLB's slots.
+const SAME_SLOTS: u64 = (softcpu::mem::SLOTS as u64) << 12;
 /// What is kept of CR3 for the address of the root, then what is added.
 pub const ROOT_MASK: u64 = 0x9028;
 /// What handlers count.
@@ -134,8 +142,8 @@ pub fn image() -> Vec<u8> {
     for (root, table) in ROOTS.into_iter().zip(TABLES) {
         quad(i, root, (root + 0x1000) | 7);
         quad(i, root + 0x1000, (root + 0x2000) | 7);
-        for directory in [0, 8, 16] {
-            quad(i, root + 0x2000 + 8 * directory, table | 7);
+        for at in [0, SAME_SLOTS, 2 * SAME_SLOTS] {
+            quad(i, root + 0x2000 + 8 * (at >> 21), table | 7);
         }
     }
     let descriptors = [
