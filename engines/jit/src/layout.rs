@@ -15,7 +15,8 @@
 //! | the x87's state but FIP, FDP and FOP | the guest's while [`Native::no_x87`] is zero |
 //! | base of GS | the address of [`Cpu`] |
 //!
-//! The guest's R9, R10, R11 and R13 to R15 are in [`Cpu::regs`].
+//! The guest's R9, R10, R11 and R13 to R15 are in [`Cpu::regs`]. In the joined copies of a region some of these have changed places
+//! with others (`translate::renaming`).
 
 use std::mem::offset_of;
 
