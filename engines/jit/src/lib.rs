@@ -446,7 +446,7 @@ impl BlockExecutor for Translator {
         self.counts.bytes += r.code.len() as u64;
         self.keep(origin, &r.exits, r.records);
         let number = self.regions.len() as u32;
-        let watched = self.threshold > 0;
+        let watched = (self.threshold > 0, cpu.retired_now());
         let region = (number, origin);
         self.sites.give(&mut self.area, region, &r.checks, watched);
         self.changed = true;
@@ -521,7 +521,8 @@ impl BlockExecutor for Translator {
                 }
                 cpu.flags.set_bits(flags_of(cpu.native.flags));
                 if cpu.budget <= 0 {
-                    self.changed |= self.sites.look(&mut self.area, &mut cpu.tlb);
+                    let instructions = cpu.retired_now();
+                    self.changed |= self.sites.look(&mut self.area, &mut cpu.tlb, instructions);
                 }
                 (left != NO_WAY).then_some(Way(left as u32))
             }

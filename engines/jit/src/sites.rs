@@ -4,7 +4,9 @@
 //! A check before an access can be written anew in two forms of the same length: by the TLB, or by a site. Those in the
 //! joined blocks of a region get sites. Each is watched first: it goes out of line, where its pages are compared. If it
 //! goes on with the same page as a rule, its misses fill the site from then on, else it is by the TLB again. One that
-//! misses often is watched again. What code counts is looked at when time was up.
+//! misses often is watched again; and as it is known from then how often it is accessed, one that misses more than rarely
+//! is by the TLB again, too: there are more places than sites, and another one takes its site away. What code counts is
+//! looked at when time was up.
 //!
 //! A site answers aligned accesses only: they lie in one page.
 
@@ -131,9 +133,9 @@ struct Counter {
     low: u64,
     /// The number of the page that was accessed last, with [`softcpu::mem::Sites::flushes`], negated.
     last: u64,
-    /// Accesses while it was watched.
+    /// Accesses out of line.
     seen: u64,
-    /// Those to the page of the one before, aligned.
+    /// Those to the page of the one before out of line, aligned.
     same: u64,
     /// So many more accesses out of line until it is told of, and from then on.
     left: u64,
@@ -171,10 +173,8 @@ fn count(a: &mut Asm, base: Reg, offset: usize) {
 /// Functions that the code out of line calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Counting {
-    /// Counts for the [`Counter`] at [`SLOT`] an access at [`ADDRESS`], of a place that is watched.
-    watch: u64,
-    /// Counts a miss for the [`Counter`] at [`SLOT`].
-    miss: u64,
+    /// Counts for the [`Counter`] at [`SLOT`] an access at [`ADDRESS`].
+    access: u64,
 }
 
 /// Writes them. `told` is the address of a [`Noted`].
@@ -182,9 +182,6 @@ pub fn emit_counting(a: &mut Asm, told: u64) -> Counting {
     const RET: u8 = 0xc3;
     const RDI: Reg = Reg(7);
     let at = |a: &Asm| a.origin + a.here() as u64;
-    let miss = at(a);
-    a.store(scratch(3), RDI);
-    a.mov(RDI, SLOT);
     let tail = at(a);
     a.load(RCX, counter(RDI, offset_of!(Counter, left)));
     a.lea(RCX, Mem::at(RCX, -1));
@@ -212,7 +209,7 @@ pub fn emit_counting(a: &mut Asm, told: u64) -> Counting {
     a.load(RDI, scratch(3));
     a.raw(&[RET]);
 
-    let watch = at(a);
+    let access = at(a);
     a.store(scratch(3), RDI);
     a.mov(RDI, SLOT);
     count(a, RDI, offset_of!(Counter, seen));
@@ -234,7 +231,7 @@ pub fn emit_counting(a: &mut Asm, told: u64) -> Counting {
     a.land(whole);
     count(a, RDI, offset_of!(Counter, same));
     a.jump(tail);
-    Counting { watch, miss }
+    Counting { access }
 }
 
 /// Checks that have a site.
@@ -244,6 +241,10 @@ struct Place {
     site: u16,
     /// How often it was watched.
     watched: u32,
+    /// Instructions executed when it was last looked at.
+    since: u64,
+    /// Accesses when it was last watched, and how many instructions were executed meanwhile.
+    rate: (u64, u64),
 }
 
 /// Bytes of a check, at most.
@@ -265,7 +266,7 @@ const MOST: usize = 1 << 14;
 const PART: usize = 256;
 /// Accesses to be watched.
 const SEEN: u64 = 64;
-/// One access of so many may be to another page than the one before.
+/// One access of so many may be to another page than the one before, or not find its page at the site.
 const RARELY: u64 = 32;
 /// Misses after which a place is watched for the second time, and how often that doubles.
 const MISSES: u64 = 256;
@@ -353,13 +354,14 @@ impl Sites {
         &mut self.counters[place / PART][place % PART]
     }
 
-    /// Gives the checks of a region, whose code begins at `origin`, sites. They are watched first if `watched`.
+    /// Gives the checks of a region, whose code begins at `origin`, sites, after so many instructions. They
+    /// are watched first if `watched`.
     pub fn give(
         &mut self,
         area: &mut CodeArea,
         (region, origin): (u32, u64),
         checks: &[Check],
-        watched: bool,
+        (watched, instructions): (bool, u64),
     ) {
         let mut groups = BTreeMap::<_, Vec<_>>::new();
         for check in checks.iter().filter(|c| c.can_have_site()) {
@@ -405,6 +407,8 @@ impl Sites {
                 checks,
                 site: site as u16,
                 watched: 0,
+                since: instructions,
+                rate: (0, 0),
             });
             self.given += 1;
             places.push(index as u32);
@@ -431,8 +435,8 @@ impl Sites {
         }
     }
 
-    /// Looks at the places that were told of. True if code was changed.
-    pub fn look(&mut self, area: &mut CodeArea, tlb: &mut Tlb) -> bool {
+    /// Looks at the places that were told of, after so many instructions. True if code was changed.
+    pub fn look(&mut self, area: &mut CodeArea, tlb: &mut Tlb, instructions: u64) -> bool {
         let taken = self.taken;
         let mut seen = Vec::new();
         while self.heard != self.told.last as u8 {
@@ -446,12 +450,21 @@ impl Sites {
             }
             seen.push(index);
             let counter = &mut self.counters[index / PART][index % PART];
-            let often = (counter.seen - counter.same) * RARELY > counter.seen;
-            if counter.watched != 0 && often {
+            let watched = counter.watched == 0;
+            let took = instructions.saturating_sub(place.since);
+            place.since = instructions;
+            let serves = if watched {
+                let (accesses, meanwhile) = place.rate;
+                let missed = counter.seen.saturating_mul(meanwhile);
+                missed.saturating_mul(RARELY) <= accesses.saturating_mul(took)
+            } else {
+                place.rate = (counter.seen, took);
+                (counter.seen - counter.same) * RARELY <= counter.seen
+            };
+            if !serves {
                 self.take(area, index);
                 continue;
             }
-            let watched = counter.watched == 0;
             let times = if watched {
                 tlb.drop_site(usize::from(place.site));
                 SEEN
@@ -489,13 +502,13 @@ fn emit_out_of_line(
     a.set_wide(SLOT, counter_address);
     a.load(RCX, counter(SLOT, offset_of!(Counter, watched)));
     let fills = a.if_zero();
-    a.call(counting.watch);
+    a.call(counting.access);
     emit_right(a, check.access);
     a.jump_unless_zero(miss);
     a.load(SLOT, PLACE);
     a.jump(end);
     a.land(fills);
-    a.call(counting.miss);
+    a.call(counting.access);
     emit_right(a, check.access);
     a.jump_unless_zero(miss);
     let word = Legacy {

@@ -210,3 +210,20 @@ fn sites_are_for_what_stays_on_its_page() {
     let counts = &m.vcpu.profile().counts;
     assert_eq!([counts["sites_given"], counts["sites_taken"]], [2, 1]);
 }
+
+/// So is one whose site is empty each time although it stays on its page.
+#[test]
+fn sites_are_for_what_finds_its_page_there() {
+    let mut m = Machine::translated_from(1);
+    m.slices.lock().unwrap().drawn = Some((Random(1), 300));
+    prepare(&mut m, RW, RW);
+    [m.state.gpr[6], m.state.gpr[3]] = [DATA[0], PAGE];
+    // mov ecx, 100000; again: add rdx, [rbx]; add rdx, [rsi]; invlpg [rbx]; dec ecx; jnz again
+    let program = [
+        0xb9, 0xa0, 0x86, 1, 0, 0x48, 0x03, 0x13, 0x48, 0x03, 0x16, 0x0f, 0x01, 0x3b, 0xff, 0xc9,
+        0x75, 0xf3,
+    ];
+    assert_eq!(m.run(&program), End::Whole);
+    let counts = &m.vcpu.profile().counts;
+    assert_eq!(counts["sites_taken"], 1);
+}
