@@ -99,7 +99,9 @@ impl Translator<'_> {
         // 32 bits clear what is above them; what reads all of it would wait for fewer to arrive there.
         let clears = g.written && g.size < 8;
         let high = g.high || e.any_high();
-        if !e.or_memory || differs || clears || high || self.a.host(g.number).is_some() {
+        // A temporary holds the value for whoever reads it next, who would wait for the store.
+        let changes = g.written && !e.reads_cl;
+        if !e.or_memory || differs || clears || high || changes || self.a.host(g.number).is_some() {
             return false;
         }
         self.a.holder(g.number).is_none() && other(e.reg) && other(e.vvvv)
