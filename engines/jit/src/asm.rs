@@ -377,8 +377,18 @@ impl Asm {
 
     /// LEA of 64 bits.
     pub fn lea(&mut self, to: Reg, from: Mem) {
+        self.lea_of(true, to, from);
+    }
+
+    /// LEA of 64 bits, or of 32, the rest zero.
+    pub fn lea_of(&mut self, wide: bool, to: Reg, from: Mem) {
         self.changes(to);
-        self.wide(0x8d, to, Rm::Mem(from));
+        let i = Legacy {
+            wide,
+            opcode: &[0x8d],
+            ..Legacy::default()
+        };
+        self.legacy(&i, to.0, Rm::Mem(from));
     }
 
     /// NOT of 64 bits. Leaves the flags alone.

@@ -147,6 +147,12 @@ pub const LEFT: Mem = native(offset_of!(Native, left));
 pub const fn scratch(index: usize) -> Mem {
     native(offset_of!(Native, scratch) + 8 * index)
 }
+/// How many words of [`Native::windows`] there are.
+pub const WINDOWS: usize = 6;
+/// A word of [`Native::windows`].
+pub const fn window_word(index: usize) -> Mem {
+    native(offset_of!(Native, windows) + 8 * index)
+}
 /// How far [`Native::crossing`] is behind the beginning of the processor.
 pub const CROSSING: i32 = (offset_of!(Cpu, native) + offset_of!(Native, crossing)) as i32;
 /// The word at an offset in bytes there.

@@ -253,6 +253,8 @@ pub struct Native {
     pub left: u64,
     /// Words for values on their way.
     pub scratch: [u64; 4],
+    /// Addresses on the host of bytes of guest pages.
+    pub windows: [u64; 6],
     /// Bytes read from two pages, which lie beside each other here.
     pub crossing: [u64; 8],
     /// Zero while the host's XMM registers and MXCSR are the guest's.

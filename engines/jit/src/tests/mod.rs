@@ -13,6 +13,7 @@ mod sites;
 mod strings;
 mod system;
 mod vectors;
+mod windows;
 mod x87;
 
 use std::sync::atomic::{AtomicU32, Ordering};

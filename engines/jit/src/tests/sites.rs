@@ -7,7 +7,7 @@ use super::{DATA, End, Machine, STACK, TABLE};
 const PAGE: u64 = 0x2_6000;
 const OTHER_FRAME: u64 = 0x2_8000;
 /// Where all of memory is mapped once more; pages there share the TLB's slots with those they stand for.
-const AGAIN: u64 = (softcpu::mem::SLOTS as u64) << 12;
+pub(super) const AGAIN: u64 = (softcpu::mem::SLOTS as u64) << 12;
 /// Rounds of a loop: enough for it to be a region.
 const ROUNDS: u8 = 60;
 /// Of a page-table entry: present, writable, accessed.
@@ -200,10 +200,11 @@ fn sites_are_for_what_stays_on_its_page() {
     m.slices.lock().unwrap().drawn = Some((Random(1), 300));
     prepare(&mut m, RW, RW);
     [m.state.gpr[6], m.state.gpr[3]] = [DATA[0], PAGE];
-    // mov ecx, 100000; again: add rdx, [rbx]; add rdx, [rsi]; xor rsi, 2000h; dec ecx; jnz again
+    // mov ecx, 100000; again: add rdx, [rbx]; xor rbx, 8, so that there is no window; add rdx, [rsi];
+    // xor rsi, 2000h; dec ecx; jnz again
     let program = [
-        0xb9, 0xa0, 0x86, 1, 0, 0x48, 0x03, 0x13, 0x48, 0x03, 0x16, 0x48, 0x81, 0xf6, 0, 0x20, 0,
-        0, 0xff, 0xc9, 0x75, 0xef,
+        0xb9, 0xa0, 0x86, 1, 0, 0x48, 0x03, 0x13, 0x48, 0x83, 0xf3, 8, 0x48, 0x03, 0x16, 0x48,
+        0x81, 0xf6, 0, 0x20, 0, 0, 0xff, 0xc9, 0x75, 0xeb,
     ];
     assert_eq!(m.run(&program), End::Whole);
     assert_eq!(DATA[0] ^ 0x2000, DATA[1]);

@@ -22,6 +22,34 @@ impl Translator<'_> {
         self.linear((ADDRESS, SLOT), parts, at)
     }
 
+    /// Computes the address that a LEA gives into `to`, whole or the lower 32 bits of it. Changes no other but
+    /// [`SLOT`].
+    pub(super) fn address_into(&mut self, insn: &Instruction, to: Reg, whole: bool) -> Done {
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        let displacement = insn.memory_displacement64() as i64;
+        if base == Register::RIP {
+            let at = i32::try_from(self.in_page(displacement)).map_err(|_| ByHandler)?;
+            self.a.load(to, PAGE);
+            self.a.lea_of(whole, to, Mem::at(to, at));
+            return Ok(());
+        }
+        let at = i32::try_from(displacement).map_err(|_| ByHandler)?;
+        let wide = |r: Register| r == Register::None || r.is_gpr64();
+        if !wide(base) || !wide(index) {
+            return Err(ByHandler);
+        }
+        let scale = insn.memory_index_scale().trailing_zeros() as u8;
+        let (base, index) = self.base_and_index((to, SLOT), base, index);
+        let from = Mem {
+            base,
+            index: index.map(|i| (i, scale)),
+            disp: at,
+            gs: false,
+        };
+        self.a.lea_of(whole, to, from);
+        Ok(())
+    }
+
     /// Computes a linear address into the first of two registers that are its own: base, index, scale, segment, and
     /// displacement. With RIP as its base that counts from the start of the page.
     pub(super) fn linear(

@@ -37,7 +37,7 @@ use crate::stubs::Stubs;
 use region::Joining;
 pub use region::translate_region;
 use vector::{Lent, Request};
-use window::{Path, Windows};
+use window::{NO_WINDOWS, Path, Windows};
 use written::Told;
 
 /// A way out that can be joined to a block of the same page.
@@ -233,7 +233,7 @@ impl<'a> Translator<'a> {
             rests: BTreeMap::new(),
             start: 0,
             joining: None,
-            windows: [None; 2],
+            windows: NO_WINDOWS,
             path: Path::new(),
         }
     }
@@ -363,6 +363,8 @@ impl Translator<'_> {
                 self.exchange();
             }
             self.given = Lent::default();
+            // It may have changed what pages are where.
+            self.windows = NO_WINDOWS;
         }
         if self.is_joined() {
             let misses = std::mem::take(&mut self.misses);

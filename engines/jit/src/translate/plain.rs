@@ -152,14 +152,9 @@ impl Translator<'_> {
             // A segment's base is no part of it.
             return Err(ByHandler);
         }
-        self.address(insn)?;
         let guest = to.full_register().number() as u8;
         let target = self.a.host(guest).unwrap_or(RCX);
-        if size == 8 {
-            self.a.mov(target, ADDRESS);
-        } else {
-            self.a.move_32(target, Rm::Reg(ADDRESS));
-        }
+        self.address_into(insn, target, size == 8)?;
         if self.a.host(guest).is_none() {
             self.a.store(register(usize::from(guest)), RCX);
         }

@@ -14,13 +14,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use iced_x86::Decoder;
+use iced_x86::{Decoder, InstructionInfoFactory};
 use softcpu::code::{Source, successors};
 use softcpu::cpu::Cpu;
 
 use super::renaming::{Aim, Detour, Exchange, choose};
 use super::vector::Lent;
-use super::window::{AHEAD, Path, Windows};
+use super::window::{AHEAD, NO_WINDOWS, Path, Step, Windows};
 use super::{Away, Exit, Numbers, Translator};
 use crate::asm::{Held, Mem, Reg};
 use crate::layout::{BUDGET, register};
@@ -306,7 +306,11 @@ fn instructions_in(cpu: &Cpu, source: &Source) -> Path {
     let options = cpu.vectors.decoder_options();
     let decoder = Decoder::with_ip(64, source.bytes, 0, options);
     let start = (source.start.0 & 0xfff) as i64;
-    decoder.into_iter().map(|insn| (insn, start)).collect()
+    let mut info = InstructionInfoFactory::new();
+    let steps = decoder.into_iter();
+    steps
+        .map(|insn| Step::new(cpu, &mut info, insn, start))
+        .collect()
 }
 
 /// Translates blocks of one page to run at `origin`; the first is where most time is spent.
@@ -520,7 +524,7 @@ impl<'a> Translator<'a> {
         self.given = Lent::default();
         let state = joining.states.remove(&node);
         self.path = joining.path_from(node);
-        self.windows = [None; 2];
+        self.windows = NO_WINDOWS;
         if let Some(state) = state {
             self.a.recall(state.held);
             self.given = state.given;

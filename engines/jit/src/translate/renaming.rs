@@ -64,8 +64,8 @@ pub(super) fn choose(blocks: &[(&Path, bool)]) -> Vec<Exchange> {
         fixed: 1 << 0 | 1 << 4,
     };
     for (path, in_loop) in blocks {
-        for (insn, _) in *path {
-            uses.count(&mut info, insn, if *in_loop { LOOP } else { 1 });
+        for step in *path {
+            uses.count(&mut info, &step.insn, if *in_loop { LOOP } else { 1 });
         }
     }
     let free = |n: &u8| uses.fixed & 1 << n == 0;

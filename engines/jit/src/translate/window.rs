@@ -1,10 +1,12 @@
 //! One check for several accesses beside each other.
 //!
-//! In a joined copy [`ADDRESS`] and [`SLOT`] may each stay the address on the host of bytes that were checked: a
-//! *window* into one page, seen from the guest's registers that an address is made of. Further accesses by the same registers that lie in it
-//! need no check. It is made where the instructions that follow say that it will serve for more than one, and ends
-//! with the next instruction that wants the register for something else, or changes those of the guest by more than a
-//! constant.
+//! In a joined copy the address on the host of bytes that were checked may stay known: a *window* into one page, seen
+//! from the guest's registers that an address is made of. Further accesses by the same registers that lie in it need no
+//! check. It is made where the instructions that follow say that it will serve for more than one, and ends with an
+//! instruction that changes those registers by more than a constant, or with the call of a handler.
+//!
+//! Where a window leads is in [`ADDRESS`] or [`SLOT`]. If what follows has accesses to other places in between, it is
+//! also in a word of its own, from where the next access that wants it takes it into a register again.
 //!
 //! If the check of a window fails, the exact copy executes the instruction from its beginning: that may well have the
 //! access that the first one is.
@@ -12,11 +14,14 @@
 use iced_x86::{
     Code, Instruction, InstructionInfoFactory, Mnemonic as M, OpAccess, OpKind, Register,
 };
+use softcpu::cpu::Cpu;
 use softcpu::insn::table::{self, Bind, Strategy};
 
 use super::{Done, Translator};
 use crate::asm::{Mem, Reg};
-use crate::layout::{ADDRESS, PLACE, RCX, READ, RSP, SLOT, WRITE, alignment, mask};
+use crate::layout::{
+    ADDRESS, PLACE, RCX, READ, RSP, SLOT, WINDOWS, WRITE, alignment, mask, window_word,
+};
 
 /// Most bytes of a window.
 const WIDEST: i64 = 640;
@@ -72,8 +77,21 @@ pub(super) struct Range {
     pub aligned: bool,
 }
 
-/// What windows there are, by register.
-pub(super) type Windows = [Option<Window>; 2];
+/// What windows there are, by the words they may be in.
+pub(super) type Windows = [Option<Open>; WINDOWS];
+
+/// None.
+pub(super) const NO_WINDOWS: Windows = [None; WINDOWS];
+
+/// A window, and where what leads to it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Open {
+    window: Window,
+    /// In this register, while that does not change.
+    reg: Option<Reg>,
+    /// In its word.
+    saved: bool,
+}
 
 /// Bytes that were checked.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +155,16 @@ impl Window {
     }
 }
 
+impl Open {
+    /// The same when the base is more by `n`.
+    fn moved(self, n: i64) -> Self {
+        Self {
+            window: self.window.moved(n),
+            ..self
+        }
+    }
+}
+
 /// What an instruction does with the registers of a key.
 enum Change {
     Nothing,
@@ -145,16 +173,30 @@ enum Change {
     Other,
 }
 
-/// What an instruction does to the base of addresses.
-fn change_of(info: &mut InstructionInfoFactory, insn: &Instruction, key: Key) -> Change {
-    let writes = info.info(insn).used_registers().iter().any(|u| {
-        let written = !matches!(
+/// The general registers that an instruction writes, a bit each.
+fn written_by(info: &mut InstructionInfoFactory, insn: &Instruction) -> u16 {
+    let used = info.info(insn).used_registers().iter();
+    let written = used.filter(|u| {
+        !matches!(
             u.access(),
             OpAccess::Read | OpAccess::CondRead | OpAccess::None
-        );
-        written && key.has(u.register().full_register())
+        )
     });
-    if !writes {
+    written.fold(0, |all, u| all | bit_of(u.register()))
+}
+
+/// The bit of a general register.
+fn bit_of(r: Register) -> u16 {
+    if r.is_gpr() {
+        1 << r.full_register().number()
+    } else {
+        0
+    }
+}
+
+/// What an instruction that writes these registers does to the base of addresses.
+fn change_of(insn: &Instruction, written: u16, key: Key) -> Change {
+    if written & (bit_of(key.base) | bit_of(key.index)) == 0 {
         return Change::Nothing;
     }
     let changed = insn.op0_register();
@@ -195,26 +237,54 @@ const REGISTERS: [Reg; 2] = [ADDRESS, SLOT];
 /// How many instructions are looked at ahead.
 pub(super) const AHEAD: usize = 80;
 
-/// Instructions, and the offset in the page of what their RIP counts from.
-pub(super) type Path = Vec<(Instruction, i64)>;
+/// An instruction of a block, and what it means for windows.
+#[derive(Clone, Copy)]
+pub(super) struct Step {
+    pub insn: Instruction,
+    access: Access,
+    /// The general registers that it writes, a bit each.
+    written: u16,
+}
+
+/// Instructions one after the other.
+pub(super) type Path = Vec<Step>;
+
+impl Step {
+    /// `page` is the offset in the page of what RIP counts from.
+    pub fn new(cpu: &Cpu, info: &mut InstructionInfoFactory, insn: Instruction, page: i64) -> Self {
+        Self {
+            insn,
+            access: access_of(cpu, info, &insn, page),
+            written: written_by(info, &insn),
+        }
+    }
+}
+
+/// What follows says of a window.
+struct Ahead {
+    window: Window,
+    /// Further accesses in it, before the first one that may take its register, and all.
+    near: u32,
+    uses: u32,
+    /// The last one comes behind one that does.
+    apart: bool,
+}
 
 impl Translator<'_> {
     /// The windows that are left.
     pub(super) fn windows(&self) -> Windows {
-        let [one, other] = REGISTERS;
-        [
-            self.windows[0].filter(|_| self.a.keeps(one)),
-            self.windows[1].filter(|_| self.a.keeps(other)),
-        ]
+        self.windows.map(|open| {
+            let open = open?;
+            let reg = open.reg.filter(|r| self.a.keeps(*r));
+            (open.saved || reg.is_some()).then_some(Open { reg, ..open })
+        })
     }
 
     /// Takes up windows known from elsewhere.
     pub(super) fn take_up(&mut self, windows: Windows) {
         self.windows = windows;
-        for (window, reg) in windows.iter().zip(REGISTERS) {
-            if window.is_some() {
-                self.a.keep_in(reg);
-            }
+        for reg in windows.into_iter().flatten().filter_map(|w| w.reg) {
+            self.a.keep_in(reg);
         }
     }
 
@@ -241,12 +311,18 @@ impl Translator<'_> {
         if !self.is_joined() {
             return None;
         }
-        let windows = self.windows();
-        for (window, reg) in windows.into_iter().zip(REGISTERS) {
-            if let Some(w) = window
-                && w.covers(key, range)
+        self.windows = self.windows();
+        for place in 0..WINDOWS {
+            if let Some(open) = self.windows[place]
+                && open.window.covers(key, range)
             {
-                let at = i32::try_from(range.at - w.origin).ok()?;
+                let at = i32::try_from(range.at - open.window.origin).ok()?;
+                let reg = open.reg.unwrap_or_else(|| {
+                    let to = self.register_for_window();
+                    self.a.load(to, window_word(place));
+                    self.leads(place, to);
+                    to
+                });
                 return Some(Mem::at(reg, at));
             }
         }
@@ -254,39 +330,74 @@ impl Translator<'_> {
         if !wide(key.base) || !wide(key.index) {
             return None;
         }
-        let (window, serves_more) = self.look_ahead(key, range);
-        if !serves_more {
-            // A check by a site is better than one that nothing else uses.
+        let ahead = self.look_ahead(key, range);
+        if ahead.near == 0 && ahead.uses < 2 {
+            // A check by a site is better than one that hardly anything else uses.
             return None;
         }
-        let place = self.place_for(&windows);
-        self.open(window, REGISTERS[place]).ok()?;
-        self.windows[place] = Some(window);
+        let window = ahead.window;
         let at = i32::try_from(range.at - window.origin).ok()?;
-        Some(Mem::at(REGISTERS[place], at))
+        let to = self.register_for_window();
+        let place = self.place_for_window();
+        self.windows[place] = None;
+        self.open(window, to).ok()?;
+        if ahead.apart {
+            self.a.store(window_word(place), to);
+        }
+        self.windows[place] = Some(Open {
+            window,
+            reg: None,
+            saved: ahead.apart,
+        });
+        self.leads(place, to);
+        Some(Mem::at(to, at))
     }
 
-    /// The place of the window that will be wanted latest, if at all.
-    fn place_for(&mut self, windows: &Windows) -> usize {
-        let path = std::mem::take(&mut self.path);
-        let rest = path.get(self.op + 1..).unwrap_or_default();
-        let wanted = windows.map(|w| match w {
-            Some(w) => self.next_use(rest, w),
-            None => usize::MAX,
+    /// A register leads to a window from now on, and to no other.
+    fn leads(&mut self, place: usize, to: Reg) {
+        for (n, open) in self.windows.iter_mut().enumerate() {
+            if let Some(w) = open {
+                if n == place {
+                    w.reg = Some(to);
+                } else if w.reg == Some(to) {
+                    w.reg = None;
+                }
+            }
+        }
+        self.a.keep_in(to);
+        self.windows = self.windows();
+    }
+
+    /// The register that no window is in, or the one that will be wanted latest.
+    fn register_for_window(&self) -> Reg {
+        let wanted = REGISTERS.map(|reg| {
+            let open = self.windows.iter().flatten();
+            let mut there = open.filter(|w| w.reg == Some(reg));
+            there.next().map_or(usize::MAX, |w| self.next_use(w.window))
         });
-        self.path = path;
-        usize::from(wanted[1] > wanted[0])
+        REGISTERS[usize::from(wanted[1] > wanted[0])]
+    }
+
+    /// The place of no window, or of the one that will be wanted latest.
+    fn place_for_window(&self) -> usize {
+        let wanted = |open: &Option<Open>| match open {
+            Some(open) => self.next_use(open.window),
+            None => usize::MAX,
+        };
+        let places = self.windows.iter().enumerate();
+        let latest = places.max_by_key(|(_, open)| (wanted(open), open.is_none()));
+        latest.map_or(0, |(place, _)| place)
     }
 
     /// How many instructions further on a window is used.
-    fn next_use(&self, path: &[(Instruction, i64)], mut window: Window) -> usize {
-        let mut info = InstructionInfoFactory::new();
-        for (number, (insn, page)) in path.iter().enumerate() {
-            match self.access_of(&mut info, insn, *page) {
+    fn next_use(&self, mut window: Window) -> usize {
+        let path = self.path.get(self.op + 1..).unwrap_or_default();
+        for (number, step) in path.iter().enumerate() {
+            match step.access {
                 Access::Some(key, range) if window.covers(key, range) => return number,
                 _ => {}
             }
-            match change_of(&mut info, insn, window.key) {
+            match change_of(&step.insn, step.written, window.key) {
                 Change::Nothing => {}
                 Change::Adds(n) => window = window.moved(n),
                 Change::Other => break,
@@ -295,10 +406,10 @@ impl Translator<'_> {
         usize::MAX
     }
 
-    /// What window serves for an access and those that follow it, and whether any do.
-    fn look_ahead(&mut self, key: Key, range: Range) -> (Window, bool) {
+    /// What window serves for an access and those that follow it.
+    fn look_ahead(&self, key: Key, range: Range) -> Ahead {
         let size = i64::from(range.size);
-        let mut window = Window {
+        let window = Window {
             key,
             origin: range.at,
             low: range.at,
@@ -306,95 +417,46 @@ impl Translator<'_> {
             write: range.write,
             aligned: if range.aligned { size } else { 1 },
         };
-        let path = std::mem::take(&mut self.path);
-        let rest = path.get(self.op..).unwrap_or_default();
-        let mut info = InstructionInfoFactory::new();
-        let (mut moved, mut more) = (0, false);
-        for (number, (insn, page)) in rest.iter().enumerate() {
+        let mut ahead = Ahead {
+            window,
+            near: 0,
+            uses: 0,
+            apart: false,
+        };
+        // With other vCPUs a store takes the registers.
+        let takes = |range: Range| range.write && self.cpu.shared;
+        let path = self.path.get(self.op..).unwrap_or_default();
+        let (mut moved, mut others) = (0, takes(range));
+        for (number, step) in path.iter().take(AHEAD).enumerate() {
             if number > 0 {
-                match self.access_of(&mut info, insn, *page) {
+                match step.access {
                     Access::None => {}
                     Access::Some(other, next) if other == key => {
                         let next = Range {
                             at: next.at + moved,
                             ..next
                         };
-                        let Some(wider) = window.with(next) else {
+                        let Some(wider) = ahead.window.with(next) else {
                             break;
                         };
-                        window = wider;
-                        more = true;
+                        ahead.window = wider;
+                        ahead.uses += 1;
+                        ahead.near += u32::from(!others);
+                        ahead.apart = others;
+                        others |= takes(next);
                     }
-                    // It has a check of its own, which takes the registers.
-                    Access::Some(..) | Access::Other => break,
+                    Access::Some(..) => others = true,
+                    Access::Other => break,
                 }
             }
-            match change_of(&mut info, insn, key) {
+            match change_of(&step.insn, step.written, key) {
                 Change::Nothing => {}
                 Change::Adds(n) => moved += n,
                 Change::Other => break,
             }
         }
-        self.path = path;
-        let window = Window {
-            origin: window.low,
-            ..window
-        };
-        (window, more)
-    }
-
-    /// What an instruction further on accesses.
-    fn access_of(
-        &self,
-        info: &mut InstructionInfoFactory,
-        insn: &Instruction,
-        page: i64,
-    ) -> Access {
-        let native = table::row(insn.mnemonic()).is_some_and(|r| {
-            let other = matches!(r.bind, Bind::StringOrHost(_)) && !insn.is_string_instruction();
-            r.strategy == Strategy::Native && !other
-        });
-        let facts = (!native)
-            .then(|| self.cpu.vectors.facts(insn, info))
-            .flatten();
-        if !native && facts.is_none() || insn.is_string_instruction() {
-            return Access::Other;
-        }
-        let stack = |at, write| Access::Some(Key::STACK, stack_range(at, write));
-        let register = insn.op0_kind() == OpKind::Register && insn.op0_register().is_gpr64();
-        let memory = insn.op_kinds().any(|k| k == OpKind::Memory);
-        match insn.mnemonic() {
-            M::Push if memory || insn.stack_pointer_increment() != -8 => return Access::Other,
-            M::Push => return stack(-8, true),
-            M::Pop if register => return stack(0, false),
-            M::Ret if insn.code() == Code::Retnq => return stack(0, false),
-            M::Call if insn.op0_kind() == OpKind::NearBranch64 => return stack(-8, true),
-            M::Pop | M::Ret | M::Call | M::Leave | M::Pushfq => return Access::Other,
-            M::Lea | M::Nop | M::Reservednop => return Access::None,
-            M::Div | M::Idiv | M::Cmpxchg16b | M::Swapgs | M::Cli | M::Cld | M::Std => {
-                return Access::Other;
-            }
-            _ if !memory => return Access::None,
-            _ => {}
-        }
-        let used = info.info(insn).used_memory();
-        let [used] = used else {
-            return Access::Other;
-        };
-        let size = used.memory_size().size();
-        let write = !matches!(used.access(), OpAccess::Read | OpAccess::CondRead);
-        let bits = matches!(insn.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc);
-        if !(1..=32).contains(&size) || bits && insn.op1_kind() == OpKind::Register {
-            return Access::Other;
-        }
-        let locked = insn.has_lock_prefix() || insn.mnemonic() == M::Xchg;
-        let range = Range {
-            at: displacement(insn, page),
-            size: size as u8,
-            write,
-            aligned: size > 1 && (locked || facts.is_some_and(|f| f.alignment > 1)),
-        };
-        Access::Some(Key::of(insn), range)
+        ahead.window.origin = ahead.window.low;
+        ahead
     }
 
     /// Checks a window and has a register lead to it. Changes no other but [`RCX`].
@@ -424,15 +486,16 @@ impl Translator<'_> {
 
     /// An instruction was written: what it does to windows.
     pub(super) fn follow_windows(&mut self, insn: &Instruction) {
-        let windows = self.windows();
-        self.windows = windows.map(|window| {
-            let w = window?;
+        let written = written_by(&mut self.info, insn);
+        self.windows = self.windows().map(|open| {
+            let open = open?;
+            let w = open.window;
             if insn.mnemonic() == M::Swapgs && w.key.segment != Register::None {
                 return None;
             }
-            match change_of(&mut self.info, insn, w.key) {
-                Change::Nothing => Some(w),
-                Change::Adds(n) => Some(w.moved(n)),
+            match change_of(insn, written, w.key) {
+                Change::Nothing => Some(open),
+                Change::Adds(n) => Some(open.moved(n)),
                 Change::Other => None,
             }
         });
@@ -440,8 +503,8 @@ impl Translator<'_> {
 
     /// A return address was pushed, and the block goes on elsewhere.
     pub(super) fn stack_grows(&mut self) {
-        self.windows = self.windows().map(|window| match window {
-            Some(w) if w.key == Key::STACK => Some(w.moved(-8)),
+        self.windows = self.windows().map(|open| match open {
+            Some(open) if open.window.key == Key::STACK => Some(open.moved(-8)),
             other => other,
         });
     }
@@ -475,7 +538,60 @@ fn stack_range(at: i8, write: bool) -> Range {
     }
 }
 
+/// What an instruction further on accesses.
+fn access_of(
+    cpu: &Cpu,
+    info: &mut InstructionInfoFactory,
+    insn: &Instruction,
+    page: i64,
+) -> Access {
+    let native = table::row(insn.mnemonic()).is_some_and(|r| {
+        let other = matches!(r.bind, Bind::StringOrHost(_)) && !insn.is_string_instruction();
+        r.strategy == Strategy::Native && !other
+    });
+    let facts = (!native).then(|| cpu.vectors.facts(insn, info)).flatten();
+    if !native && facts.is_none() || insn.is_string_instruction() {
+        return Access::Other;
+    }
+    let stack = |at, write| Access::Some(Key::STACK, stack_range(at, write));
+    let register = insn.op0_kind() == OpKind::Register && insn.op0_register().is_gpr64();
+    let memory = insn.op_kinds().any(|k| k == OpKind::Memory);
+    match insn.mnemonic() {
+        M::Push if memory || insn.stack_pointer_increment() != -8 => return Access::Other,
+        M::Push => return stack(-8, true),
+        M::Pop if register => return stack(0, false),
+        M::Ret if insn.code() == Code::Retnq => return stack(0, false),
+        M::Call if insn.op0_kind() == OpKind::NearBranch64 => return stack(-8, true),
+        M::Pop | M::Ret | M::Call | M::Leave | M::Pushfq => return Access::Other,
+        M::Lea | M::Nop | M::Reservednop => return Access::None,
+        M::Div | M::Idiv | M::Cmpxchg16b | M::Swapgs | M::Cli | M::Cld | M::Std => {
+            return Access::Other;
+        }
+        _ if !memory => return Access::None,
+        _ => {}
+    }
+    let used = info.info(insn).used_memory();
+    let [used] = used else {
+        return Access::Other;
+    };
+    let size = used.memory_size().size();
+    let write = !matches!(used.access(), OpAccess::Read | OpAccess::CondRead);
+    let bits = matches!(insn.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc);
+    if !(1..=32).contains(&size) || bits && insn.op1_kind() == OpKind::Register {
+        return Access::Other;
+    }
+    let locked = insn.has_lock_prefix() || insn.mnemonic() == M::Xchg;
+    let range = Range {
+        at: displacement(insn, page),
+        size: size as u8,
+        write,
+        aligned: size > 1 && (locked || facts.is_some_and(|f| f.alignment > 1)),
+    };
+    Access::Some(Key::of(insn), range)
+}
+
 /// What an instruction accesses in memory.
+#[derive(Clone, Copy)]
 enum Access {
     None,
     Some(Key, Range),
