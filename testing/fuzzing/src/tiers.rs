@@ -43,12 +43,12 @@ const VMXE: u64 = 1 << 13;
 /// The machines that translate: how many processors, from the which run on, in how much room.
 const KINDS: [Kind; 6] = [
     kind(1, 0, 1 << 20, 1 << 17),
-    kind(1, 2, 1 << 20, 1 << 17),
+    checking(kind(1, 2, 1 << 20, 1 << 17), 0),
     // Room for one of the longest regions, and little more.
-    kind(1, 0, 0x1_2000, 1 << 17),
+    checking(kind(1, 0, 0x1_2000, 1 << 17), 0),
     kind(1, 1, 0x1_2000, 700),
     kind(2, 0, 1 << 20, 1 << 17),
-    kind(2, 3, 0x1_3000, 2000),
+    checking(kind(2, 3, 0x1_3000, 2000), 1),
 ];
 
 const fn kind(vcpus: u32, threshold: u16, area: usize, ops: usize) -> Kind {
@@ -57,6 +57,15 @@ const fn kind(vcpus: u32, threshold: u16, area: usize, ops: usize) -> Kind {
         threshold: Some(threshold),
         area,
         ops,
+        often: None,
+    }
+}
+
+/// The same where code that was changed so often is compared each time it is entered.
+const fn checking(kind: Kind, often: u8) -> Kind {
+    Kind {
+        often: Some(often),
+        ..kind
     }
 }
 
@@ -74,6 +83,7 @@ impl Pair {
         let interprets = Kind {
             threshold: None,
             ops: 1 << 17,
+            often: None,
             ..kind
         };
         Self {
@@ -117,7 +127,7 @@ impl Pair {
 pub struct Figures(pub [u64; NAMES.len()]);
 
 /// What is counted.
-pub const NAMES: [&str; 31] = [
+pub const NAMES: [&str; 32] = [
     "cases",
     "blocks translated",
     "regions",
@@ -128,6 +138,7 @@ pub const NAMES: [&str; 31] = [
     "joined",
     "misses",
     "dropped blocks",
+    "checked blocks",
     "all dropped",
     "stores told",
     "interrupts",
@@ -280,7 +291,7 @@ impl Tiers {
 }
 
 /// What is counted of a profile.
-const COUNTED: [(&str, &str); 11] = [
+const COUNTED: [(&str, &str); 12] = [
     ("blocks_translated", "blocks translated"),
     ("regions", "regions"),
     ("instructions_translated", "instructions translated"),
@@ -288,6 +299,7 @@ const COUNTED: [(&str, &str); 11] = [
     ("joined", "joined"),
     ("missed", "misses"),
     ("blocks_dropped", "dropped blocks"),
+    ("blocks_checked", "checked blocks"),
     ("code_clears", "all dropped"),
     ("stores_told", "stores told"),
     ("tlb_flushes", "flushes"),

@@ -86,6 +86,7 @@ fn tiers() {
     reaches(&figures, "joined", 5 * COUNT, 1);
     reaches(&figures, "misses", 5 * COUNT, 1);
     reaches(&figures, "dropped blocks", COUNT, 4);
+    reaches(&figures, "checked blocks", 3 * COUNT, 1);
     // In machines with little room.
     reaches(&figures, "all dropped", 3 * COUNT, 2);
     reaches(&figures, "stores told", COUNT, 1);

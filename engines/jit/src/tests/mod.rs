@@ -1,6 +1,7 @@
 //! Small guests, interpreted and translated.
 
 mod bytes;
+mod checked;
 mod crossing;
 mod encodings;
 mod jumps;

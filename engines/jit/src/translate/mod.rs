@@ -8,6 +8,7 @@
 //! before its checks, so a handler always begins it anew. What executes vector instructions natively is in `vector`,
 //! what follows a store in `written`.
 
+mod checked;
 mod memory;
 mod plain;
 mod region;
@@ -298,6 +299,7 @@ impl Translator<'_> {
     /// Leaves if anything but this block is to be done; else takes its instructions off the budget.
     fn prologue(&mut self, instructions: i32) {
         let leave = self.unless_quiet(0);
+        self.compare();
         let a = &mut self.a;
         a.lea(BUDGET, Mem::at(BUDGET, -instructions));
         let start = self.in_page(0);
@@ -328,7 +330,10 @@ impl Translator<'_> {
             .flatten();
         let at = usize::from(op.offset);
         let bytes = &self.source.bytes[at..at + usize::from(op.length)];
-        let done = if let Some(facts) = facts {
+        let varying = self.source.checked.and_then(|c| c.varying_of(self.op));
+        let done = if let Some(varying) = varying {
+            self.with_value(insn, varying)
+        } else if let Some(facts) = facts {
             if matches!(facts.class, Class::X87 | Class::X87NoWait) {
                 self.x87(op, insn, bytes, &facts)
             } else {

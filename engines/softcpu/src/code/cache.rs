@@ -6,9 +6,10 @@
 
 mod pages;
 
-use guestmem::RamOffset;
+use guestmem::{GuestRam, RamOffset};
 
-use self::pages::Page;
+use self::pages::{Changes, OFTEN, Page};
+use super::checked::Checked;
 use super::executor::Entry;
 use super::op::Op;
 use crate::hashing::{NumberMap, Secret};
@@ -82,6 +83,10 @@ pub struct Block {
     alive: bool,
     /// The one instruction crosses into a second page.
     pub crosses: bool,
+    /// Nobody says if its bytes change: they are compared each time it is entered.
+    pub checked: bool,
+    /// One of the two: it is not enough to have found it.
+    pub asks: bool,
     replace: u8,
     /// How often translated code was left before it because time was up.
     pub samples: u8,
@@ -143,13 +148,20 @@ pub struct BlockCache {
     book: Vec<Bookkeeping>,
     ops: Vec<Op>,
     pages: NumberMap<u32, Box<Page>>,
+    changes: Changes,
+    /// What of the living blocks is compared when they are entered.
+    checked: NumberMap<u32, Checked>,
     /// Blocks that a store hits.
     hit: Vec<u32>,
     room: usize,
     /// Blocks that were dropped and had been translated, for the translator to hear of.
     pub orphans: Vec<u32>,
+    /// Changes of code somewhere from which on it is changed often there. With 0 all code that can be is checked.
+    pub often: u8,
     /// Blocks decoded; a statistic.
     pub decoded: u64,
+    /// Of them checked ones; a statistic.
+    pub decoded_checked: u64,
     /// Blocks dropped because their bytes changed; a statistic.
     pub invalidated: u64,
 }
@@ -172,9 +184,13 @@ impl BlockCache {
             book: room_for(room / OPS_TO_A_BLOCK),
             ops: room_for(room),
             pages: NumberMap::default(),
+            changes: Changes::default(),
+            checked: NumberMap::default(),
             hit: Vec::new(),
             orphans: Vec::new(),
+            often: OFTEN,
             decoded: 0,
+            decoded_checked: 0,
             invalidated: 0,
         }
     }
@@ -233,10 +249,10 @@ impl BlockCache {
         &self.blocks[index as usize]
     }
 
-    /// The living block at a place in RAM that is not on two pages.
+    /// The living block at a place in RAM, if to find it is enough.
     pub fn at(&mut self, at: RamOffset, mode: u8) -> Option<u32> {
         let index = self.find(BlockKey::new(at, mode))?;
-        (!self.block(index).crosses).then_some(index)
+        (!self.block(index).asks).then_some(index)
     }
 
     /// A block by index, to be changed.
@@ -274,8 +290,8 @@ impl BlockCache {
 
     /// Remembers that block `from` continued with block `to`.
     pub fn link(&mut self, from: u32, va: u64, tag: u64, to: u32) {
-        // Crossing blocks are checked on each entry, so they are never linked to.
-        if self.blocks[to as usize].crosses {
+        // What is asked on each entry is never linked to.
+        if self.blocks[to as usize].asks {
             return;
         }
         if let Some(b) = self.blocks.get_mut(from as usize) {
@@ -286,6 +302,60 @@ impl BlockCache {
 
     /// Adds a decoded block. The caller has noted its bytes in `CodePages`.
     pub fn insert(
+        &mut self,
+        key: BlockKey,
+        start: RamOffset,
+        bytes: u32,
+        second: Option<RamOffset>,
+        ops: &[Op],
+    ) -> u32 {
+        let index = self.add(key, start, bytes, second, ops);
+        self.enter(index);
+        index
+    }
+
+    /// Adds a decoded block that lies in one page and need not hear of stores.
+    pub fn insert_checked(
+        &mut self,
+        key: BlockKey,
+        start: RamOffset,
+        checked: Checked,
+        ops: &[Op],
+    ) -> u32 {
+        let index = self.add(key, start, checked.bytes().len() as u32, None, ops);
+        let block = &mut self.blocks[index as usize];
+        (block.checked, block.asks) = (true, true);
+        self.checked.insert(index, checked);
+        self.decoded_checked += 1;
+        index
+    }
+
+    /// What of a block is compared when it is entered.
+    pub fn checked(&self, index: u32) -> Option<&Checked> {
+        self.checked.get(&index)
+    }
+
+    /// Whether a checked block is still what RAM holds. If so, its operations have the values that are there now; else
+    /// it is dropped.
+    pub fn check(&mut self, index: u32, ram: &GuestRam, pages: &mut CodePages) -> bool {
+        let block = &self.blocks[index as usize];
+        let (start, first) = (block.start, block.ops as usize);
+        if let Some(checked) = self.checked.get(&index) {
+            let now = checked.now(ram, RamOffset(start));
+            if checked.holds(&now) {
+                let ops = &mut self.ops[first..];
+                for varying in checked.varying() {
+                    ops[usize::from(varying.op)].imm = varying.value(&now);
+                }
+                return true;
+            }
+        }
+        self.note_change(start);
+        self.kill(index, pages);
+        false
+    }
+
+    fn add(
         &mut self,
         key: BlockKey,
         start: RamOffset,
@@ -307,6 +377,8 @@ impl BlockCache {
             mode: key.0 as u8,
             alive: true,
             crosses: second.is_some(),
+            checked: false,
+            asks: second.is_some(),
             replace: 0,
             samples: 0,
             regions: 0,
@@ -321,7 +393,6 @@ impl BlockCache {
             next_in_chain: std::mem::replace(&mut self.chains[chain], index),
         });
         self.ops.extend_from_slice(ops);
-        self.enter(index);
         self.slots[key.slot()] = (key, index);
         index
     }
@@ -350,6 +421,7 @@ impl BlockCache {
         self.book.clear();
         self.ops.clear();
         self.orphans.clear();
+        self.checked.clear();
         self.pages.clear();
         pages.clear();
     }
@@ -366,7 +438,9 @@ impl BlockCache {
         if self.slots[key.slot()].0 == key {
             self.slots[key.slot()] = (BlockKey(u64::MAX), NONE);
         }
-        self.leave(index, pages);
+        if self.checked.remove(&index).is_none() {
+            self.leave(index, pages);
+        }
     }
 }
 

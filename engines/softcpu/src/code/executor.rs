@@ -10,6 +10,7 @@ use guestmem::RamOffset;
 use vcpu::Profile;
 
 use super::cache::BlockCache;
+use super::checked::Checked;
 use super::decode::Mode;
 use super::op::Op;
 use crate::cpu::{Cpu, Trap};
@@ -35,6 +36,8 @@ pub struct Source<'a> {
     pub entry: Option<Entry>,
     /// It is to be entered by that also if it is translated once more.
     pub keeps: bool,
+    /// It is entered only while this holds of RAM, and takes the values in it from there.
+    pub checked: Option<&'a Checked>,
 }
 
 /// A way out of a translated block that can be joined to the block it leads to.

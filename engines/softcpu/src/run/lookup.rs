@@ -5,7 +5,7 @@ use vcpu::Attention;
 use x86defs::exception;
 
 use super::Runner;
-use crate::code::{BlockKey, Decoded, MOST_BYTES, Mode, Op, decode_block, sum_of};
+use crate::code::{BlockKey, Checked, Decoded, MOST_BYTES, Mode, Op, decode_block, sum_of};
 use crate::cpu::{Cpu, Fault, RIP, Trap, canonical, pending, sreg};
 use crate::insn::HostSide;
 use crate::mem::STALE_LIMIT;
@@ -30,12 +30,12 @@ impl Runner {
             None => fetch_page(cpu, va)?,
         };
         match self.cache.find(BlockKey::new(at, mode.code())) {
-            Some(i) if !self.cache.block(i).crosses => Ok(i),
+            Some(i) if !self.cache.block(i).asks => Ok(i),
             found => self.find_slow(va, at, mode, found),
         }
     }
 
-    /// The slow half of finding a block: crossing instructions, then decoding.
+    /// The slow half of finding a block: what is asked of those that were found, then decoding.
     #[cold]
     #[inline(never)]
     fn find_slow(
@@ -45,7 +45,15 @@ impl Runner {
         mode: Mode,
         found: Option<u32>,
     ) -> Result<u32, NoBlock> {
-        if let Some(i) = found {
+        if let Some(i) = found.filter(|i| self.cache.block(*i).checked) {
+            let Cpu {
+                ram, code_pages, ..
+            } = &mut self.cpu;
+            if self.cache.check(i, ram, code_pages) {
+                return Ok(i);
+            }
+            self.drop_orphans();
+        } else if let Some(i) = found {
             // The second page may be mapped elsewhere than when the block was decoded.
             let second = fetch_page_quiet(&mut self.cpu, (va & !0xfff).wrapping_add(4096));
             match second {
@@ -119,6 +127,13 @@ impl Runner {
         second: Option<RamOffset>,
         ops: &[Op],
     ) -> Result<u32, NoBlock> {
+        if second.is_none() && self.cache.prefers_checks(at) {
+            let options = self.cpu.vectors.decoder_options();
+            if let Some(checked) = Checked::of(bytes, ops, mode, options) {
+                let key = BlockKey::new(at, mode.code());
+                return Ok(self.cache.insert_checked(key, at, checked, ops));
+            }
+        }
         let in_page = (4096 - (at.0 & 0xfff)) as usize;
         let (first_bytes, rest) = bytes.split_at(bytes.len().min(in_page));
         self.now_code(at, first_bytes);

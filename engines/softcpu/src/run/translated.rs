@@ -43,14 +43,21 @@ impl Runner {
         if block.crosses || mode.bits != 64 {
             return None;
         }
-        let mut bytes = [0; MOST_BYTES];
-        let bytes = bytes.get_mut(..usize::from(block.bytes))?;
         let start = RamOffset(block.start);
-        cpu.ram.read_at(start, bytes);
-        if cpu.shared && sum_of(bytes) != block.sum {
-            // Another vCPU has changed them since they were decoded, and its word of that is on its way.
-            return None;
-        }
+        let checked = self.cache.checked(index);
+        let mut bytes = [0; MOST_BYTES];
+        let bytes = match checked {
+            Some(checked) => checked.bytes(),
+            None => {
+                let bytes = bytes.get_mut(..usize::from(block.bytes))?;
+                cpu.ram.read_at(start, bytes);
+                if cpu.shared && sum_of(bytes) != block.sum {
+                    // Another vCPU has changed them since they were decoded, and its word of that is on its way.
+                    return None;
+                }
+                bytes
+            }
+        };
         let source = Source {
             index,
             mode,
@@ -59,6 +66,7 @@ impl Runner {
             ops: self.cache.ops(&block),
             entry: None,
             keeps: false,
+            checked,
         };
         let entry = executor.translate(cpu, &source);
         self.cache.block_mut(index).entry = entry;
@@ -100,6 +108,7 @@ impl Runner {
         let mut profile = Profile::default();
         profile.count("instructions", self.cpu.retired_now());
         profile.count("blocks_decoded", self.cache.decoded);
+        profile.count("blocks_checked", self.cache.decoded_checked);
         profile.count("blocks_dropped", self.cache.invalidated);
         profile.count("tlb_fills", self.cpu.tlb.fills);
         profile.count("tlb_walks", self.cpu.tlb.walks);

@@ -220,6 +220,8 @@ pub struct Kind {
     pub area: usize,
     /// Operations that are kept of blocks.
     pub ops: usize,
+    /// Changes of code after which blocks there compare their bytes, if not as many as usual.
+    pub often: Option<u8>,
 }
 
 /// The machine.
@@ -259,6 +261,9 @@ impl System {
             );
             let mut runner = Runner::new(cpu, kind.vcpus);
             runner.cache = BlockCache::of_room(kind.ops);
+            if let Some(often) = kind.often {
+                runner.cache.often = often;
+            }
             if let Some(threshold) = kind.threshold {
                 let translator = jit::Translator::with_room(threshold, 64, kind.area);
                 runner.set_executor(Box::new(translator.expect("memory for code")));

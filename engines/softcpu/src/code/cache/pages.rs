@@ -1,13 +1,23 @@
-//! Which blocks begin where in a page, so that a store finds those it overlaps without looking at the others.
+//! Which blocks begin where in a page, so that a store finds those it overlaps without looking at the others; and where
+//! code is changed often.
 
 use guestmem::RamOffset;
 
-use super::{BlockCache, NONE};
+use super::{Block, BlockCache, NONE};
+use crate::hashing::NumberMap;
 use crate::mem::CodePages;
 
 /// Bytes of the parts of a page that blocks are found by.
 const PART: u64 = 128;
 const PARTS: usize = 4096 / PART as usize;
+/// Changes of the code of a part from which on it is changed often.
+pub(super) const OFTEN: u8 = 32;
+/// Blocks decoded until all changes are forgotten: what is changed often is so within fewer.
+const MEMORY: u64 = 1 << 16;
+/// Pages whose changes are remembered.
+const MOST_PAGES: usize = 1 << 12;
+/// Checked blocks there may be.
+const MOST_CHECKED_BLOCKS: usize = 1 << 14;
 
 /// The blocks of a page that have to hear of stores there.
 pub(super) struct Page {
@@ -28,6 +38,15 @@ impl Page {
         living: 0,
         longest: 1,
     };
+}
+
+/// Where code was changed.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// How often, by page, in each part.
+    of: NumberMap<u32, [u8; PARTS]>,
+    /// Blocks that had been decoded when they began to be counted.
+    since: u64,
 }
 
 fn page_of(at: u64) -> u32 {
@@ -119,12 +138,40 @@ impl BlockCache {
                 at = self.book[at as usize].next_in_page;
             }
         }
+        let mut noted = u64::MAX;
         for index in hit.drain(..) {
-            if self.blocks[index as usize].alive {
-                self.kill(index, pages);
+            let Block { start, alive, .. } = self.blocks[index as usize];
+            if !alive {
+                continue;
             }
+            if start / PART != noted {
+                noted = start / PART;
+                self.note_change(start);
+            }
+            self.kill(index, pages);
         }
         self.hit = hit;
+    }
+
+    /// Notes that code in the part of `at` was changed.
+    pub(super) fn note_change(&mut self, at: u64) {
+        let long_ago = self.decoded - self.changes.since > MEMORY;
+        if long_ago || self.changes.of.len() >= MOST_PAGES {
+            self.changes.of.clear();
+            self.changes.since = self.decoded;
+        }
+        let parts = self.changes.of.entry(page_of(at)).or_default();
+        let part = &mut parts[part_of(at)];
+        *part = part.saturating_add(1);
+    }
+
+    /// Whether code at `at` is better checked: code around it is changed often.
+    pub fn prefers_checks(&self, at: RamOffset) -> bool {
+        if self.checked.len() >= MOST_CHECKED_BLOCKS {
+            return false;
+        }
+        let parts = self.changes.of.get(&page_of(at.0));
+        parts.is_some_and(|parts| parts[part_of(at.0)] >= self.often) || self.often == 0
     }
 }
 
