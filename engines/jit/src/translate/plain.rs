@@ -1,6 +1,6 @@
 //! Instructions that go on behind themselves.
 
-use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
+use iced_x86::{Decoder, Instruction, Mnemonic as M, OpKind, Register, RflagsBits};
 
 use super::{ByHandler, Done, Translator};
 use crate::asm::{Legacy, Mem, Reg, Rm};
@@ -214,21 +214,52 @@ impl Translator<'_> {
             self.a.move_32(RCX, Rm::Reg(rdx));
         }
         self.found();
-        self.a.mov(ADDRESS, rax);
-        self.a.flags_to_rax();
-        self.a.mov(RCX, rax);
-        self.a.mov(rax, ADDRESS);
         let i = Legacy {
             wide,
             opcode: &[0xf7],
             ..Legacy::default()
         };
-        self.a.legacy(&i, if signed { 7 } else { 6 }, Rm::Reg(SLOT));
+        let divide = |t: &mut Self| t.a.legacy(&i, if signed { 7 } else { 6 }, Rm::Reg(SLOT));
+        if self.flags_are_lost() {
+            divide(self);
+            return Ok(());
+        }
+        self.a.mov(ADDRESS, rax);
+        self.a.flags_to_rax();
+        self.a.mov(RCX, rax);
+        self.a.mov(rax, ADDRESS);
+        divide(self);
         self.a.mov(ADDRESS, rax);
         self.a.mov(rax, RCX);
         self.a.flags_from_rax();
         self.a.mov(rax, ADDRESS);
         Ok(())
+    }
+
+    /// Whether what follows in the block writes all arithmetic flags before anything can see what they are now: an
+    /// instruction that reads them, a fault, the end of the block.
+    fn flags_are_lost(&self) -> bool {
+        const ALL: u32 = RflagsBits::OF
+            | RflagsBits::SF
+            | RflagsBits::ZF
+            | RflagsBits::AF
+            | RflagsBits::PF
+            | RflagsBits::CF;
+        let ops = self.source.ops.get(self.op + 1..).unwrap_or_default();
+        let Some(from) = ops.first().map(|o| usize::from(o.offset)) else {
+            return false;
+        };
+        let bytes = self.source.bytes.get(from..).unwrap_or_default();
+        let options = self.cpu.vectors.decoder_options();
+        for insn in &mut Decoder::new(64, bytes, options) {
+            if insn.rflags_read() & ALL != 0 || !is_plain_computation(&insn) {
+                return false;
+            }
+            if insn.rflags_modified() & ALL == ALL {
+                return true;
+            }
+        }
+        false
     }
 
     /// PUSHFQ: RF and VM read as zero in the image (SDM Vol 2 "PUSHF").
@@ -260,4 +291,33 @@ impl Translator<'_> {
         self.written(to, 8);
         Ok(())
     }
+}
+
+/// It computes with general registers of 32 or 64 bits and immediates, and cannot fault.
+fn is_plain_computation(insn: &Instruction) -> bool {
+    let known = matches!(
+        insn.mnemonic(),
+        M::Mov
+            | M::Movsxd
+            | M::Add
+            | M::Sub
+            | M::And
+            | M::Or
+            | M::Xor
+            | M::Neg
+            | M::Not
+            | M::Inc
+            | M::Dec
+            | M::Cmp
+            | M::Test
+    );
+    let operands = (0..insn.op_count()).all(|n| match insn.op_kind(n) {
+        OpKind::Register => {
+            let r = insn.op_register(n);
+            r.is_gpr32() || r.is_gpr64()
+        }
+        OpKind::Memory => false,
+        _ => true,
+    });
+    known && operands && !insn.has_lock_prefix()
 }

@@ -114,7 +114,8 @@ fn movable(insn: &Instruction) -> u16 {
         return 0;
     }
     let mut movable = 0;
-    let mut fixed = 0;
+    // Of those that it does not name.
+    let mut fixed = if is_of_rax(insn) { 1 << 0 | 1 << 2 } else { 0 };
     for (n, kind) in insn.op_code().op_kinds().iter().enumerate() {
         let n = n as u32;
         if insn.op_kind(n) != OpKind::Register {
@@ -140,6 +141,12 @@ fn movable(insn: &Instruction) -> u16 {
         }
     }
     movable & !fixed
+}
+
+/// MUL, DIV and IDIV, and IMUL with one operand: the others are RAX and RDX.
+fn is_of_rax(insn: &Instruction) -> bool {
+    let one = insn.mnemonic() == M::Imul && insn.op_count() == 1;
+    one || matches!(insn.mnemonic(), M::Mul | M::Div | M::Idiv)
 }
 
 /// It may use registers that it does not name.
@@ -229,7 +236,7 @@ fn has_unnamed(insn: &Instruction) -> bool {
         );
     let jump = insn.is_jmp_short_or_near() || insn.is_jmp_near_indirect();
     let wide = insn.code_size() == CodeSize::Code64 || insn.code_size() == CodeSize::Unknown;
-    !(wide && (known || three || if_so || plain_vector || jump))
+    !(wide && (known || three || if_so || plain_vector || jump || is_of_rax(insn)))
 }
 
 /// An operand is a vector register.
