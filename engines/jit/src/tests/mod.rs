@@ -3,6 +3,7 @@
 mod bytes;
 mod checked;
 mod crossing;
+mod divisions;
 mod encodings;
 mod jumps;
 mod near;
