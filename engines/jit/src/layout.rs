@@ -22,7 +22,7 @@ use std::mem::offset_of;
 
 use softcpu::cpu::{Cpu, Native};
 use softcpu::insn::KnownLeaves;
-use softcpu::mem::{Sites, View};
+use softcpu::mem::{Jump, Sites, View};
 
 use crate::asm::{Mem, Reg};
 
@@ -129,8 +129,6 @@ pub const POLL: Mem = native(offset_of!(Native, poll));
 pub const VIEW_ADDRESS: Mem = native(offset_of!(Native, view));
 /// [`Native::flags`].
 pub const FLAGS: Mem = native(offset_of!(Native, flags));
-/// [`Native::next`].
-pub const NEXT: Mem = native(offset_of!(Native, next));
 /// [`Cpu::rflags_rest`].
 pub const REST: Mem = field(offset_of!(Cpu, rflags_rest));
 /// [`Native::table`].
@@ -226,14 +224,16 @@ const fn in_view(offset: usize) -> Mem {
 
 /// [`View::jump_mask`].
 pub const JUMP_MASK: Mem = in_view(offset_of!(View, jump_mask));
-/// [`View::any_jumps`].
-pub const ANY_JUMPS: Mem = in_view(offset_of!(View, any_jumps));
-/// The slot's [`View::jump_from`].
-pub const JUMP_FROM: Mem = in_slot(offset_of!(View, jump_from));
-/// The slot's [`View::jump_page`].
-pub const JUMP_PAGE: Mem = in_slot(offset_of!(View, jump_page));
-/// The slot's [`View::jump_to`].
-pub const JUMP_TO: Mem = in_slot(offset_of!(View, jump_to));
+/// [`View::jump_group_mask`].
+pub const JUMP_GROUP_MASK: Mem = in_view(offset_of!(View, jump_group_mask));
+/// A byte of [`View::jump_groups`], by the number in [`RCX`].
+pub const JUMP_GROUP: Mem = Mem::indexed(VIEW, RCX, 0, offset_of!(View, jump_groups) as i32);
+/// What [`SLOT`] is multiplied by for [`JUMP_FROM`] and [`JUMP_TO`], beside the scale of an address.
+pub const JUMP_WORDS: usize = size_of::<Jump>() / 8;
+/// A jump's [`Jump::from`].
+pub const JUMP_FROM: Mem = in_slot(offset_of!(View, jumps) + offset_of!(Jump, from));
+/// A jump's [`Jump::to`].
+pub const JUMP_TO: Mem = in_slot(offset_of!(View, jumps) + offset_of!(Jump, to));
 /// What leads from the linear address to the byte.
 pub const PLACE: Mem = in_slot(offset_of!(View, place));
 

@@ -5,10 +5,10 @@
 
 use std::mem::offset_of;
 
-use crate::asm::{Asm, Mem};
+use crate::asm::{Asm, Legacy, Mem, Rm};
 use crate::layout::{
-    ADDRESS, ANY_JUMPS, FETCH, JUMP_FROM, JUMP_MASK, JUMP_PAGE, JUMP_TO, NEXT, PLACE, RCX, SLOT,
-    TABLE, mask, scratch,
+    ADDRESS, FETCH, JUMP_FROM, JUMP_GROUP, JUMP_GROUP_MASK, JUMP_MASK, JUMP_TO, JUMP_WORDS, PLACE,
+    RCX, SLOT, TABLE, mask, scratch,
 };
 
 /// Slots there can be; bits of the address choose.
@@ -80,19 +80,28 @@ impl Table {
 /// [`emit_search`]. If it is there, [`SLOT`] is the address of its code and [`ADDRESS`] its linear page. `unless_zero`
 /// writes what is done if RCX is not zero: the block is not at hand then.
 pub fn emit_look_up(a: &mut Asm, search: u64, unless_zero: impl FnOnce(&mut Asm)) {
-    a.extract(SLOT, ADDRESS, JUMP_MASK);
+    choose_jump(a);
     a.load(RCX, JUMP_FROM);
     a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
     let known = a.if_zero();
     a.call(search);
     unless_zero(a);
     a.land(known);
-    a.load(ADDRESS, JUMP_PAGE);
     a.load(SLOT, JUMP_TO);
+    // The page's number, times its size.
+    a.extract(ADDRESS, ADDRESS, mask(1));
+    a.rorx(ADDRESS, ADDRESS, 64 - 12);
+}
+
+/// Has [`SLOT`] be that of the address in [`ADDRESS`] among the view's jumps.
+fn choose_jump(a: &mut Asm) {
+    const { assert!(JUMP_WORDS == 2) };
+    a.extract(SLOT, ADDRESS, JUMP_MASK);
+    a.lea(SLOT, Mem::indexed(SLOT, SLOT, 0, 0));
 }
 
 /// A function that makes the block at the linear address in [`ADDRESS`] one of the view's jumps. RCX is zero then, and
-/// [`SLOT`] its slot there; else it is not at hand.
+/// [`SLOT`] what [`choose_jump`] makes it; else it is not at hand, and [`ADDRESS`] something else.
 pub fn emit_search(a: &mut Asm) {
     const RET: u8 = 0xc3;
     let unless_zero = |a: &mut Asm| {
@@ -108,11 +117,6 @@ pub fn emit_search(a: &mut Asm) {
     unless_zero(a);
     a.load(RCX, PLACE);
     a.lea(ADDRESS, Mem::indexed(ADDRESS, RCX, 0, 0));
-    // The page, from its negation.
-    a.load(RCX, FETCH);
-    a.not(RCX);
-    a.lea(RCX, Mem::at(RCX, 1));
-    a.store(NEXT, RCX);
     a.load(SLOT, TABLE);
     a.rorx(RCX, ADDRESS, SPREAD as u8);
     a.lea(RCX, Mem::indexed(RCX, ADDRESS, 0, 0));
@@ -130,15 +134,19 @@ pub fn emit_search(a: &mut Asm) {
     a.land(first);
     a.load(RCX, in_slot(offset_of!(Slot, code)));
     a.load(ADDRESS, scratch(2));
-    a.extract(SLOT, ADDRESS, JUMP_MASK);
+    choose_jump(a);
     a.store(JUMP_TO, RCX);
-    a.load(RCX, NEXT);
-    a.store(JUMP_PAGE, RCX);
-    a.not(ADDRESS);
-    a.lea(ADDRESS, Mem::at(ADDRESS, 1));
-    a.store(JUMP_FROM, ADDRESS);
-    a.set(RCX, 1);
-    a.store(ANY_JUMPS, RCX);
+    a.extract(RCX, ADDRESS, JUMP_GROUP_MASK);
+    let byte = Legacy {
+        opcode: &[0xc6],
+        ..Legacy::default()
+    };
+    a.legacy(&byte, 0, Rm::Mem(JUMP_GROUP));
+    a.raw(&[1]);
+    a.mov(RCX, ADDRESS);
+    a.not(RCX);
+    a.lea(RCX, Mem::at(RCX, 1));
+    a.store(JUMP_FROM, RCX);
     a.set(RCX, 0);
     a.raw(&[RET]);
 }

@@ -239,8 +239,6 @@ pub struct Native {
     pub view: u64,
     /// The arithmetic flags as LAHF and SETO AL leave them.
     pub flags: u64,
-    /// Linear address of a page that is about to be [`Native::page`].
-    pub next: u64,
     /// Address of the executor's table of blocks.
     pub table: u64,
     /// Address of the code to enter.

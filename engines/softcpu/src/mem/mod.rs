@@ -18,5 +18,5 @@ pub use code_pages::{CodePages, STALE_LIMIT};
 pub use ept::EptCache;
 pub use large::{Covered, LargePages};
 pub use sites::{READ_SITES, SITES, Sites};
-pub use tlb::{SLOTS, Space, Tlb, View};
+pub use tlb::{Jump, SLOTS, Space, Tlb, View};
 pub use walk::{Access, Translation};

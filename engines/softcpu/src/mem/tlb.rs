@@ -19,8 +19,11 @@ use super::sites::Sites;
 
 /// Slots in a view: what 64 MByte take. With 4,096 three of four loads all over so much missed (233 ns each, 152 now).
 pub const SLOTS: usize = 16384;
-/// Slots for jumps in a view.
-pub const JUMPS: usize = 2048;
+/// Slots for jumps in a view. A kernel jumps to a thousand places for a system call or two: of 2,048 slots a fourth of
+/// them would share one with another.
+pub const JUMPS: usize = 8192;
+/// Slots for jumps side by side of which it is known if they have been used.
+const GROUP: usize = 64;
 /// The lowest bit of a linear address that chooses a slot for jumps: functions begin at multiples of 16, and what is
 /// jumped to between them is rarely closer.
 const JUMP_SHIFT: u32 = 4;
@@ -44,6 +47,23 @@ pub struct Space {
     pub rules: u16,
 }
 
+/// Where the code of a block is that a translator's code has jumped to.
+#[derive(Clone, Copy, FromZeros)]
+#[repr(C)]
+pub struct Jump {
+    /// Its negated linear address.
+    pub from: u64,
+    /// Where the code is.
+    pub to: u64,
+}
+
+impl Jump {
+    /// The page of the linear address.
+    fn page(self) -> u64 {
+        self.from.wrapping_neg() & !PAGE_MASK
+    }
+}
+
 /// What a translator finds at the address of [`Tlb::view_address`].
 #[derive(FromZeros)]
 #[repr(C, align(64))]
@@ -55,14 +75,12 @@ pub struct View {
     pub alignments: [u64; 6],
     /// Mask of the bits of a linear address that choose a slot for jumps.
     pub jump_mask: u64,
-    /// Something is in them.
-    pub any_jumps: u64,
-    /// Where blocks are that a translator's code has jumped to: negated linear address.
-    pub jump_from: [u64; JUMPS],
-    /// The page of the linear address.
-    pub jump_page: [u64; JUMPS],
-    /// Where the code is.
-    pub jump_to: [u64; JUMPS],
+    /// Mask of those that choose a group of them.
+    pub jump_group_mask: u64,
+    /// Not zero for groups with something in them.
+    pub jump_groups: [u8; JUMPS / GROUP],
+    /// Where blocks are that a translator's code has jumped to.
+    pub jumps: [Jump; JUMPS],
     /// Reads: negated linear address of the page.
     pub read: [u64; SLOTS],
     /// Writes without further bookkeeping.
@@ -119,7 +137,8 @@ impl View {
         view.masks = [(SLOTS as u64 - 1) << 12, !PAGE_MASK, 1 << 63];
         view.alignments = std::array::from_fn(|n| !PAGE_MASK | ((2 << n) - 1));
         view.jump_mask = (JUMPS as u64 - 1) << JUMP_SHIFT;
-        view.jump_from[0] = no_jump(0);
+        view.jump_group_mask = ((JUMPS / GROUP) as u64 - 1) << (JUMP_SHIFT + GROUP.ilog2());
+        view.jumps[0].from = no_jump(0);
         for i in [0, 1, SLOTS - 1] {
             view.drop_slot(i);
         }
@@ -136,10 +155,23 @@ impl View {
     }
 
     fn drop_jumps(&mut self) {
-        if std::mem::take(&mut self.any_jumps) != 0 {
-            self.jump_from = std::array::from_fn(no_jump);
-        }
+        self.drop_jumps_to(|_, _| true);
+        self.jump_groups = [0; JUMPS / GROUP];
         self.displaced = [0; SLOTS / 64];
+    }
+
+    /// Forgets jumps by their pages.
+    fn drop_jumps_to(&mut self, which: impl Fn(&Self, u64) -> bool) {
+        for group in 0..JUMPS / GROUP {
+            if self.jump_groups[group] == 0 {
+                continue;
+            }
+            for n in group * GROUP..(group + 1) * GROUP {
+                if which(self, self.jumps[n].page()) {
+                    self.jumps[n].from = no_jump(n);
+                }
+            }
+        }
     }
 
     fn drop_page(&mut self, va: u64) {
@@ -147,12 +179,8 @@ impl View {
         let bit = 1 << (i % 64);
         let led_there = self.fetch[i] != no_page(i) || self.displaced[i / 64] & bit != 0;
         self.drop_slot(i);
-        if led_there && self.any_jumps != 0 {
-            for (n, page) in self.jump_page.iter().enumerate() {
-                if slot(*page) == i {
-                    self.jump_from[n] = no_jump(n);
-                }
-            }
+        if led_there {
+            self.drop_jumps_to(|_, page| slot(page) == i);
         }
         self.displaced[i / 64] &= !bit;
     }
@@ -170,13 +198,7 @@ impl View {
         }
         self.filled[words.clone()].fill(0);
         self.displaced[words].fill(0);
-        if self.any_jumps != 0 {
-            for (n, page) in self.jump_page.iter().enumerate() {
-                if slot(*page) / COUNT * COUNT == first {
-                    self.jump_from[n] = no_jump(n);
-                }
-            }
-        }
+        self.drop_jumps_to(|_, page| slot(page) / COUNT * COUNT == first);
     }
 
     /// Forgets what is not global.
@@ -190,15 +212,11 @@ impl View {
                 left &= left - 1;
             }
         }
-        if self.any_jumps != 0 {
-            for (n, page) in self.jump_page.iter().enumerate() {
-                let i = slot(*page);
-                let displaced = self.displaced[i / 64] >> (i % 64) & 1 != 0;
-                if displaced || self.fetch[i] != page.wrapping_neg() {
-                    self.jump_from[n] = no_jump(n);
-                }
-            }
-        }
+        self.drop_jumps_to(|view, page| {
+            let i = slot(page);
+            let displaced = view.displaced[i / 64] >> (i % 64) & 1 != 0;
+            displaced || view.fetch[i] != page.wrapping_neg()
+        });
         self.displaced = [0; SLOTS / 64];
     }
 
@@ -339,8 +357,8 @@ impl Tlb {
     pub fn aim_jump(&mut self, va: u64, code: u64) {
         let view = &mut *self.views[self.current];
         let i = ((va & view.jump_mask) >> JUMP_SHIFT) as usize;
-        if view.jump_from[i] == va.wrapping_neg() {
-            view.jump_to[i] = code;
+        if view.jumps[i].from == va.wrapping_neg() {
+            view.jumps[i].to = code;
         }
     }
 
