@@ -394,6 +394,20 @@ impl Cpu {
         Ok(t.ram)
     }
 
+    /// Where `len` bytes of one page are that may be stored to, if the TLB has the page and gives no right to write only
+    /// because there is code. A store that would change the running block is none of these. Nothing is raised here.
+    pub fn code_to_store(&mut self, va: u64, len: u64) -> Option<RamOffset> {
+        let at = self.tlb.read_hit(va, len)?;
+        if !self.code_pages.holds_code(at) || self.code_pages.touches_running(at, len) {
+            return None;
+        }
+        // A walk as a store makes it: it checks the rights, and sets the dirty bit.
+        match self.targets(va, 1) {
+            Ok((Target::Ram(there), None)) if there == at => Some(at),
+            _ => None,
+        }
+    }
+
     /// Before a store: gives way if it would change the running block.
     pub(super) fn may_store(&mut self, target: Target, len: u64) -> Flow {
         let alone = match target {

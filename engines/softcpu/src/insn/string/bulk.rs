@@ -55,6 +55,15 @@ fn finish<T: Int>(cpu: &mut Cpu, n: u64, source: bool, destination: bool) {
     }
 }
 
+/// Where some bytes of one page are stored to. Pages with code have no right to write in the TLB; a page that is reused
+/// is often full of them.
+fn destination(cpu: &mut Cpu, to: u64, bytes: u64) -> Option<RamOffset> {
+    match cpu.tlb.write_hit(to, bytes) {
+        Some(at) => Some(at),
+        None => cpu.code_to_store(to, bytes),
+    }
+}
+
 fn source(cpu: &Cpu, op: &Op) -> u64 {
     cpu.regs[gpr::RSI].wrapping_add(cpu.ea_base[(op.seg & 7) as usize])
 }
@@ -74,7 +83,10 @@ pub fn movs<T: Int>(cpu: &mut Cpu, op: &Op) -> bool {
     }
     let bytes = n * T::SIZE;
     let (from, to) = (lowest::<T>(from, n, up), lowest::<T>(to, n, up));
-    let (Some(a), Some(b)) = (cpu.tlb.read_hit(from, bytes), cpu.tlb.write_hit(to, bytes)) else {
+    let Some(a) = cpu.tlb.read_hit(from, bytes) else {
+        return false;
+    };
+    let Some(b) = destination(cpu, to, bytes) else {
         return false;
     };
     // A copy onto bytes it has yet to read repeats them: not what memmove does.
@@ -92,7 +104,7 @@ pub fn movs<T: Int>(cpu: &mut Cpu, op: &Op) -> bool {
     } else {
         cpu.ram.copy_within(a, b, bytes);
     }
-    cpu.stored(b, bytes);
+    cpu.note_store(b, bytes);
     finish::<T>(cpu, n, true, true);
     true
 }
@@ -110,7 +122,7 @@ pub fn stos<T: Int>(cpu: &mut Cpu, op: &Op) -> bool {
     }
     let v = T::reg(cpu, 0).to_u64();
     let bytes = n * T::SIZE;
-    let Some(at) = cpu.tlb.write_hit(lowest::<T>(to, n, up), bytes) else {
+    let Some(at) = destination(cpu, lowest::<T>(to, n, up), bytes) else {
         return false;
     };
     let byte = v as u8;
@@ -121,7 +133,7 @@ pub fn stos<T: Int>(cpu: &mut Cpu, op: &Op) -> bool {
             cpu.ram.store(RamOffset(at.0 + i * T::SIZE), T::from_u64(v));
         }
     }
-    cpu.stored(at, bytes);
+    cpu.note_store(at, bytes);
     finish::<T>(cpu, n, false, true);
     true
 }
