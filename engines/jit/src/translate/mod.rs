@@ -11,6 +11,7 @@
 mod checked;
 mod memory;
 mod plain;
+mod plan;
 mod region;
 mod renaming;
 mod rewrite;

@@ -12,12 +12,13 @@
 //! instruction is under way with the same registers, and goes on there until the next gate. So what a handler leaves
 //! behind (a store into code, an interrupt, less time) is seen where it would be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use iced_x86::{Decoder, InstructionInfoFactory};
 use softcpu::code::{Source, successors};
 use softcpu::cpu::Cpu;
 
+use super::plan::{Label, Node, Plan};
 use super::renaming::{Aim, Detour, Exchange, choose};
 use super::vector::Lent;
 use super::window::{AHEAD, NO_WINDOWS, Path, Step, Windows};
@@ -27,11 +28,6 @@ use crate::layout::{BUDGET, register};
 use crate::record::Record;
 use crate::sites::Check;
 use crate::stubs::Stubs;
-
-/// Most rounds.
-const ROUNDS: usize = 4;
-/// Instructions up to which there are several.
-const SEVERAL: usize = 192;
 
 /// A region, translated.
 pub struct Region {
@@ -66,18 +62,6 @@ pub(super) struct Exact {
 
 /// How many labels, instructions to begin again, and detours there were.
 pub(super) type Marks = (usize, usize, usize);
-
-/// A joined block: round, number of the block.
-type Node = (usize, usize);
-
-/// Where a jump inside a region leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Label {
-    Node(Node),
-    Gate(usize),
-    /// The gate for those who come from a joined block.
-    Inner(usize),
-}
 
 /// What is being written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,154 +128,6 @@ impl Joining<'_> {
                 _ => return path,
             }
         }
-    }
-}
-
-/// Which joined blocks there are and where they lead.
-#[derive(Default)]
-struct Plan {
-    /// The blocks, in the order in which they are written.
-    order: Vec<usize>,
-    /// The place in that of each.
-    place: Vec<usize>,
-    /// Where each block leads inside the region.
-    next: Vec<Vec<usize>>,
-    asks: Vec<bool>,
-    rounds: usize,
-    /// Ways that lead to a joined block without a gate.
-    ways: BTreeMap<Node, usize>,
-    /// Blocks that have a gate.
-    gates: BTreeSet<usize>,
-    /// Instructions from the beginning of a joined block on to that of the last one that is not asked before.
-    longest: BTreeMap<Node, i32>,
-}
-
-impl Plan {
-    fn new(next: Vec<Vec<usize>>, asks: Vec<bool>, instructions: &[i32]) -> Self {
-        let blocks = next.len();
-        let mut plan = Self {
-            next,
-            asks,
-            rounds: 1,
-            place: vec![0; blocks],
-            ..Self::default()
-        };
-        plan.put_in_order(0, &mut vec![false; blocks]);
-        plan.order.reverse();
-        for (place, block) in plan.order.iter().enumerate() {
-            plan.place[*block] = place;
-        }
-        let back = |b: usize| plan.next[b].iter().any(|n| plan.place[*n] <= plan.place[b]);
-        let all: i32 = instructions.iter().sum();
-        if plan.order.iter().any(|b| !plan.asks[*b] && back(*b)) {
-            plan.rounds = (SEVERAL / all.max(1) as usize).clamp(1, ROUNDS);
-        }
-        plan.reach();
-        plan.measure(instructions);
-        plan
-    }
-
-    /// Depth first, so that reversed it is an order in which what is behind a jump that is not taken comes next.
-    fn put_in_order(&mut self, block: usize, seen: &mut [bool]) {
-        seen[block] = true;
-        for next in self.next[block].clone() {
-            if !seen[next] {
-                self.put_in_order(next, seen);
-            }
-        }
-        self.order.push(block);
-    }
-
-    /// There is a way from the end of a block to the beginning of another one, or of itself.
-    fn leads_to(&self, from: usize, to: usize) -> bool {
-        let mut seen = vec![false; self.next.len()];
-        let mut left = self.next[from].clone();
-        while let Some(block) = left.pop() {
-            if block == to {
-                return true;
-            }
-            if !std::mem::replace(&mut seen[block], true) {
-                left.extend(&self.next[block]);
-            }
-        }
-        false
-    }
-
-    /// Where a way from a joined block to another block leads.
-    fn follow(&self, (round, from): Node, to: usize) -> Label {
-        if self.asks[from] {
-            Label::Gate(to)
-        } else if self.place[to] > self.place[from] {
-            Label::Node((round, to))
-        } else if round + 1 < self.rounds {
-            Label::Node((round + 1, to))
-        } else {
-            Label::Gate(to)
-        }
-    }
-
-    /// Finds the joined blocks that are ever reached, and the gates.
-    fn reach(&mut self) {
-        let mut left = vec![(0, 0)];
-        let mut seen = BTreeSet::from([(0, 0)]);
-        self.gates.insert(0);
-        while let Some(node) = left.pop() {
-            for to in self.next[node.1].clone() {
-                let to = match self.follow(node, to) {
-                    Label::Node(to) => {
-                        *self.ways.entry(to).or_default() += 1;
-                        to
-                    }
-                    Label::Gate(to) | Label::Inner(to) => {
-                        self.gates.insert(to);
-                        (0, to)
-                    }
-                };
-                if seen.insert(to) {
-                    left.push(to);
-                }
-            }
-        }
-        // Where ways meet nothing is known of what came before, so a gate costs nothing more.
-        for node in seen {
-            let ways = self.ways.entry(node).or_default();
-            if node.0 == 0 && *ways != 1 {
-                self.gates.insert(node.1);
-            }
-        }
-    }
-
-    fn measure(&mut self, instructions: &[i32]) {
-        for round in (0..self.rounds).rev() {
-            for &block in self.order.iter().rev() {
-                let node = (round, block);
-                let behind =
-                    self.next[block]
-                        .iter()
-                        .filter_map(|to| match self.follow(node, *to) {
-                            Label::Node(to) => {
-                                let rest = self.longest.get(&to).copied().unwrap_or(0);
-                                Some(instructions[block] + rest)
-                            }
-                            Label::Gate(_) | Label::Inner(_) => None,
-                        });
-                let longest = behind.max().unwrap_or(0);
-                self.longest.insert(node, longest);
-            }
-        }
-    }
-
-    /// There is one way to it, so what is known at its end is known at its beginning.
-    fn one_way(&self, node: Node) -> bool {
-        let gate = node.0 == 0 && self.gates.contains(&node.1);
-        !gate && self.ways.get(&node) == Some(&1)
-    }
-
-    /// All joined blocks in the order in which they are written.
-    fn nodes(&self) -> Vec<Node> {
-        let rounds = 0..self.rounds;
-        let all = rounds.flat_map(|round| self.order.iter().map(move |block| (round, *block)));
-        all.filter(|node| self.ways.contains_key(node)).collect()
     }
 }
 
