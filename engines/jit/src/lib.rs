@@ -341,6 +341,9 @@ fn handle(cpu: &mut Cpu, calls: &mut Calls, number: u32) -> u64 {
     cpu.regs[RIP] = cpu.native.page + (block.start & 0xfff);
     cpu.code_pages.running_start = block.start;
     cpu.code_pages.running_len = u64::from(block.bytes);
+    if block.crosses {
+        cpu.code_pages.running_second = code.second_page(record.block);
+    }
     if flags {
         cpu.flags.set_bits(flags_of(cpu.native.flags));
     }
@@ -355,6 +358,7 @@ fn handle(cpu: &mut Cpu, calls: &mut Calls, number: u32) -> u64 {
             done = (op.run)(cpu, op);
         }
     }
+    cpu.code_pages.running_second = u64::MAX;
     let goes_on = done.is_ok() && !record.what.has(What::LAST);
     if goes_on {
         if flags {

@@ -1,5 +1,6 @@
 //! Small guests, interpreted and translated.
 
+mod across;
 mod bytes;
 mod checked;
 mod crossing;

@@ -13,7 +13,7 @@ const ROOM: usize = 60;
 
 impl Translator<'_> {
     /// Where a byte of RAM is on the host. It stays there as long as the processor has its RAM.
-    fn on_host(&self, at: RamOffset) -> u64 {
+    pub(super) fn on_host(&self, at: RamOffset) -> u64 {
         self.cpu.ram.host_base() as u64 + at.0
     }
 

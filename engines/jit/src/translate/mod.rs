@@ -9,6 +9,7 @@
 //! what follows a store in `written`.
 
 mod checked;
+mod crossing;
 mod memory;
 mod plain;
 mod plan;
@@ -301,6 +302,7 @@ impl Translator<'_> {
     fn prologue(&mut self, instructions: i32) {
         let leave = self.unless_quiet(0);
         self.compare();
+        self.follows();
         let a = &mut self.a;
         a.lea(BUDGET, Mem::at(BUDGET, -instructions));
         let start = self.in_page(0);

@@ -26,8 +26,10 @@ pub struct Source<'a> {
     pub index: u32,
     /// The mode it was decoded for.
     pub mode: Mode,
-    /// Where its first byte is. It lies in one page.
+    /// Where its first byte is. It lies in one page, but for one instruction that reaches into [`Source::second`].
     pub start: RamOffset,
+    /// The page its last bytes are in, if that is another: it is entered only where that follows.
+    pub second: Option<RamOffset>,
     /// Its bytes.
     pub bytes: &'a [u8],
     /// Its operations.

@@ -148,7 +148,7 @@ impl Runner {
             ops,
         );
         if self.cpu.shared && self.executor.is_some() {
-            self.cache.block_mut(index).sum = sum_of(first_bytes);
+            self.cache.block_mut(index).sum = sum_of(bytes);
         }
         #[cfg(test)]
         if let Some(store) = self.decoded.take() {

@@ -26,7 +26,7 @@ impl Runner {
         };
         let enough = executor.samples();
         let block = self.cache.block_mut(index);
-        if block.entry.is_none() || block.regions > 0 || block.checked {
+        if block.entry.is_none() || block.regions > 0 || block.asks {
             return;
         }
         block.samples = block.samples.saturating_add(1);
@@ -88,6 +88,7 @@ impl Runner {
                     ops: self.cache.ops(block),
                     entry: block.entry,
                     keeps: block.regions > 0,
+                    second: None,
                     checked: None,
                 }
             })

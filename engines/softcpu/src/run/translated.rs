@@ -18,11 +18,23 @@ impl Runner {
     #[inline]
     pub(super) fn translated(&mut self, index: u32) -> Option<Entry> {
         let entry = self.translation(index);
+        if self.cache.block(index).crosses && !self.second_page_is_at_hand(index) {
+            // The code would only say so.
+            return None;
+        }
         if self.sample.is_some() && self.sample.take() == Some(self.cpu.regs[RIP]) {
             self.count_sample(index);
             return self.cache.block(index).entry;
         }
         entry
+    }
+
+    /// Whether the TLB leads from the page of RIP on to the second page of a block that is at RIP.
+    #[cold]
+    fn second_page_is_at_hand(&self, index: u32) -> bool {
+        let next = (self.cpu.regs[RIP] & !0xfff).wrapping_add(4096);
+        let found = self.cpu.tlb.fetch_hit(next);
+        found.is_some_and(|at| at.0 == self.cache.second_page(index))
     }
 
     fn translation(&mut self, index: u32) -> Option<Entry> {
@@ -40,17 +52,27 @@ impl Runner {
         let block = *block;
         let cpu = &self.cpu;
         let mode = mode_of(cpu, false);
-        if block.crosses || mode.bits != 64 {
+        if mode.bits != 64 {
             return None;
         }
         let start = RamOffset(block.start);
+        let second = block.crosses.then(|| self.cache.second_page(index));
+        let second = second.map(RamOffset);
         let checked = self.cache.checked(index);
         let mut bytes = [0; MOST_BYTES];
         let bytes = match checked {
             Some(checked) => checked.bytes(),
             None => {
-                let bytes = bytes.get_mut(..usize::from(block.bytes))?;
-                cpu.ram.read_at(start, bytes);
+                let first = usize::from(block.bytes);
+                let whole = match self.cache.ops(&block).first() {
+                    Some(op) if block.crosses => usize::from(op.length).max(first),
+                    _ => first,
+                };
+                let bytes = bytes.get_mut(..whole)?;
+                cpu.ram.read_at(start, &mut bytes[..first]);
+                if let Some(second) = second {
+                    cpu.ram.read_at(second, &mut bytes[first..]);
+                }
                 if cpu.shared && sum_of(bytes) != block.sum {
                     // Another vCPU has changed them since they were decoded, and its word of that is on its way.
                     return None;
@@ -62,6 +84,7 @@ impl Runner {
             index,
             mode,
             start,
+            second,
             bytes,
             ops: self.cache.ops(&block),
             entry: None,
