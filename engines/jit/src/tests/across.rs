@@ -108,7 +108,7 @@ fn second_value(before: usize, between: &[u8]) -> [u64; 2] {
         let mut rest = MOVE[before..].to_vec();
         *rest.last_mut().unwrap() = 0xaa;
         m.put(SECOND[1], &rest);
-        m.put(SECOND[1] + rest.len() as u64, &[RET]);
+        m.put(SECOND[1] + rest.len() as u64, &[RET; 64]);
         m.state.gpr[9] = SECOND[1] | RW;
         assert_eq!(m.run(&program(function, between)), End::Whole);
         m.state.gpr[2] - u64::from(ROUNDS) * 0x1122_3344
@@ -127,6 +127,32 @@ fn a_second_page_that_moves_is_followed() {
             &[0x4d, 0x89, 0x08, 0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8],
         );
         assert_eq!(found, [0xaa22_3344 * u64::from(ROUNDS); 2]);
+    }
+}
+
+/// The TLB knows where it is now from what was executed there before.
+#[test]
+fn a_second_page_that_was_executed_where_it_is_now_is_followed() {
+    for before in 1..5 {
+        // mov [r8], r9; invlpg [rbx]; lea rax, [rbx+20h]; call rax
+        let mut between = vec![0x4d, 0x89, 0x08, 0x0f, 0x01, 0x3b];
+        between.extend([0x48, 0x8d, 0x43, 0x20, 0xff, 0xd0]);
+        let found = second_value(before, &between);
+        assert_eq!(found, [0xaa22_3344 * u64::from(ROUNDS); 2]);
+    }
+}
+
+/// Where the TLB answers nothing, as while data breakpoints are looked for, the interpreter executes it.
+#[test]
+fn without_a_tlb_they_are_executed_all_the_same() {
+    for make in BOTH {
+        let mut m = make();
+        let function = prepare(&mut m, &MOVE, 2);
+        // Stores to a byte that nothing stores to: G0, R/W0 (SDM Vol 3 19.2.4).
+        m.state.system.dr[0] = DATA[2];
+        m.state.system.dr7 = 0x400 | 1 << 1 | 1 << 16;
+        assert_eq!(m.run(&program(function, &[])), End::Whole);
+        assert_eq!(m.state.gpr[2], 2 * u64::from(ROUNDS) * 0x1122_3344);
     }
 }
 
