@@ -39,7 +39,7 @@ fn prepare(m: &mut Machine, instruction: &[u8], before: usize) -> u64 {
 /// Calls a function some times and adds what it gives in EAX to RDX; after `between` once more.
 fn program(function: u64, between: &[u8]) -> Vec<u8> {
     let mut p = Vec::new();
-    let mut calls = |p: &mut Vec<u8>| {
+    let calls = |p: &mut Vec<u8>| {
         p.extend([0xb9, ROUNDS, 0, 0, 0]);
         let again = p.len();
         p.push(0xe8);
