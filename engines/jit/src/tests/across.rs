@@ -58,6 +58,11 @@ fn program(function: u64, between: &[u8]) -> Vec<u8> {
 /// What executes it.
 type Make = fn() -> Machine;
 const BOTH: [Make; 2] = [Machine::translated, || Machine::one_interpreted_of(1)];
+/// With other vCPUs, whose stores may change code.
+const SHARED: [Make; 2] = [
+    || Machine::one_translated_of(2),
+    || Machine::one_interpreted_of(2),
+];
 
 #[test]
 fn they_do_what_they_do_in_one_page() {
@@ -101,7 +106,13 @@ fn they_do_what_they_do_in_one_page() {
 
 /// What the function gives after something was done to it.
 fn second_value(before: usize, between: &[u8]) -> [u64; 2] {
-    BOTH.map(|make| {
+    let alone = second_value_in(BOTH, before, between);
+    assert_eq!(alone, second_value_in(SHARED, before, between));
+    alone
+}
+
+fn second_value_in(machines: [Make; 2], before: usize, between: &[u8]) -> [u64; 2] {
+    machines.map(|make| {
         let mut m = make();
         let function = prepare(&mut m, &MOVE, before);
         // The other frame has another end of it: AAh.

@@ -8,8 +8,8 @@
 //! before its checks, so a handler always begins it anew. What executes vector instructions natively is in `vector`,
 //! what follows a store in `written`.
 
+mod across;
 mod checked;
-mod crossing;
 mod memory;
 mod plain;
 mod plan;
