@@ -49,7 +49,7 @@ pub struct Space {
 
 /// Where the code of a block is that a translator's code has jumped to.
 #[derive(Clone, Copy, FromZeros)]
-#[repr(C)]
+#[repr(C, align(16))]
 pub struct Jump {
     /// Its negated linear address.
     pub from: u64,
@@ -66,7 +66,7 @@ impl Jump {
 
 /// What a translator finds at the address of [`Tlb::view_address`].
 #[derive(FromZeros)]
-#[repr(C, align(64))]
+#[repr(C)]
 pub struct View {
     /// Masks for the extraction of bits: those that choose the slot, those above the offset in a page, the
     /// sign.
@@ -131,19 +131,17 @@ const fn no_jump(i: usize) -> u64 {
 }
 
 impl View {
-    fn new() -> Box<Self> {
-        // The allocator fails only where all others of the program would.
-        let mut view = Self::new_box_zeroed().expect("memory for a view of the TLB");
-        view.masks = [(SLOTS as u64 - 1) << 12, !PAGE_MASK, 1 << 63];
-        view.alignments = std::array::from_fn(|n| !PAGE_MASK | ((2 << n) - 1));
-        view.jump_mask = (JUMPS as u64 - 1) << JUMP_SHIFT;
-        view.jump_group_mask = ((JUMPS / GROUP) as u64 - 1) << (JUMP_SHIFT + GROUP.ilog2());
-        view.jumps[0].from = no_jump(0);
+    /// Makes one of zeros.
+    fn begin(&mut self) {
+        self.masks = [(SLOTS as u64 - 1) << 12, !PAGE_MASK, 1 << 63];
+        self.alignments = std::array::from_fn(|n| !PAGE_MASK | ((2 << n) - 1));
+        self.jump_mask = (JUMPS as u64 - 1) << JUMP_SHIFT;
+        self.jump_group_mask = ((JUMPS / GROUP) as u64 - 1) << (JUMP_SHIFT + GROUP.ilog2());
+        self.jumps[0].from = no_jump(0);
         for i in [0, 1, SLOTS - 1] {
-            view.drop_slot(i);
+            self.drop_slot(i);
         }
-        view.sites.begin();
-        view
+        self.sites.begin();
     }
 
     fn drop_slot(&mut self, i: usize) {
@@ -256,8 +254,11 @@ pub struct Allowed {
 
 /// The software TLB of a vCPU.
 pub struct Tlb {
-    /// [`NOTHING`], and those that were filled so far: each takes up to 700 KByte.
-    views: Vec<Box<View>>,
+    /// [`NOTHING`], those that were filled so far, and zeros for all others that there can be. They come from the host as
+    /// they are used, 740 KByte each at most; what asks for all at once gets them so.
+    views: Box<[View]>,
+    /// How many are no zeros.
+    begun: usize,
     /// Which of them a bank's view is.
     held: [usize; BANKS * VIEWS],
     /// The one in force.
@@ -289,8 +290,11 @@ impl Tlb {
     /// An empty TLB; `ram` is the address of RAM on the host, for [`View::place`].
     #[must_use]
     pub fn new(ram: u64) -> Self {
+        // The allocator fails only where all others of the program would.
+        let views = <[View]>::new_box_zeroed_with_elems(BANKS * VIEWS + 1);
         let mut tlb = Self {
-            views: vec![View::new()],
+            views: views.expect("room for the TLB"),
+            begun: 0,
             held: [NOTHING; BANKS * VIEWS],
             current: 0,
             ram,
@@ -305,15 +309,24 @@ impl Tlb {
             stamp: 0,
             walks: 0,
         };
+        tlb.begin_view();
         tlb.select_space(Space::default());
         tlb
+    }
+
+    /// The number of a view that is empty.
+    fn begin_view(&mut self) -> usize {
+        let number = self.begun;
+        self.views[number].begin();
+        self.begun += 1;
+        number
     }
 
     /// The address of the view in force.
     #[inline]
     #[must_use]
     pub fn view_address(&self) -> u64 {
-        &raw const *self.views[self.current] as u64
+        &raw const self.views[self.current] as u64
     }
 
     #[inline(always)]
@@ -348,14 +361,14 @@ impl Tlb {
 
     /// Forgets all jumps: translated code is gone.
     pub fn drop_jumps(&mut self) {
-        for view in &mut self.views {
+        for view in &mut self.views[..self.begun] {
             view.drop_jumps();
         }
     }
 
     /// Has the view's jump to `va`, if there is one, go to `code`: where it went may be gone.
     pub fn aim_jump(&mut self, va: u64, code: u64) {
-        let view = &mut *self.views[self.current];
+        let view = &mut self.views[self.current];
         let i = ((va & view.jump_mask) >> JUMP_SHIFT) as usize;
         if view.jumps[i].from == va.wrapping_neg() {
             view.jumps[i].to = code;
@@ -376,9 +389,8 @@ impl Tlb {
         self.fills += 1;
         let i = slot(va);
         if self.current == NOTHING {
-            self.current = self.views.len();
+            self.current = self.begin_view();
             self.held[self.bank * VIEWS + self.view] = self.current;
-            self.views.push(View::new());
         }
         let view = &mut self.views[self.current];
         view.sites.drop_slot(i);
@@ -422,8 +434,7 @@ impl Tlb {
         // Few parts have any: each is looked through as a whole first, which the compiler makes vector compares of.
         const PART: usize = 64;
         let page = writable_page(page);
-        for view in &mut self.views {
-            let view = &mut **view;
+        for view in &mut self.views[..self.begun] {
             for (part, pages) in view.writable.chunks_mut(PART).enumerate() {
                 if view.filled[part] == 0 {
                     continue;
@@ -443,7 +454,7 @@ impl Tlb {
 
     /// Empties a site in all views.
     pub fn drop_site(&mut self, site: usize) {
-        for view in &mut self.views {
+        for view in &mut self.views[..self.begun] {
             view.sites.drop_site(site);
         }
     }
