@@ -32,6 +32,7 @@ use std::arch::asm;
 use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use guestmem::RamOffset;
 use hostexec::CodeArea;
@@ -44,7 +45,7 @@ use softcpu::cpu::{Cpu, RIP, Trap};
 use softcpu::hashing::NumberMap;
 use stubs::{ELSEWHERE, GOES_ON, HANDLER, LEAVES, NO_WAY, Stubs};
 use table::Table;
-use translate::{Exit, Numbers, translate, translate_region};
+use translate::{Exit, Numbers, Windowing, translate, translate_region};
 use vcpu::Profile;
 
 /// A way out of a block.
@@ -72,8 +73,34 @@ const NONE: u32 = u32::MAX;
 /// A way is joined to no block.
 const NOT_JOINED: u32 = u32::MAX - 1;
 
-/// A region in the area: its blocks, with what they are entered by where that is in it. Empty if it is gone.
-type Joint = Vec<(u32, Option<Entry>)>;
+/// A region in the area.
+#[derive(Default)]
+struct Joint {
+    /// Its blocks, with what they are entered by where that is in it. Empty if it is gone.
+    members: Vec<(u32, Option<Entry>)>,
+    /// Instructions of all of them.
+    instructions: u64,
+    /// How often the check of a window failed, which its code counts.
+    failed: Box<AtomicU64>,
+    /// That when it was last looked at, and how many instructions had been executed.
+    seen: (u64, u64),
+}
+
+impl Joint {
+    /// Whether a good part of the ways through it end with the check of a window, since it was last looked at and while
+    /// it was where time was spent.
+    fn fails_often(&mut self, instructions: u64) -> bool {
+        /// Fewer say nothing.
+        const SOME: u64 = 64;
+        /// One of so many ways through all of it.
+        const OFTEN: u64 = 4;
+        let failed = self.failed.load(Ordering::Relaxed);
+        let (before, since) = std::mem::replace(&mut self.seen, (failed, instructions));
+        let times = failed.wrapping_sub(before);
+        let took = instructions.saturating_sub(since);
+        times > SOME && times.saturating_mul(OFTEN * self.instructions) > took
+    }
+}
 
 /// Bytes of code memory of a vCPU, and of all of a VM. Only what is used takes memory of the host.
 const AREA: usize = 64 << 20;
@@ -145,6 +172,8 @@ pub struct Translator {
     regions: Vec<Joint>,
     /// Regions that a block is part of.
     regions_of: NumberMap<u32, Vec<u32>>,
+    /// Blocks whose regions have no windows: the page ends where they would be.
+    without_windows: NumberMap<u32, ()>,
     threshold: u16,
     full: bool,
     /// Code that may have run was changed since it ran last.
@@ -157,6 +186,7 @@ pub struct Translator {
 struct Counts {
     blocks: u64,
     regions: u64,
+    parted: u64,
     bytes: u64,
     entries: u64,
     instructions: u64,
@@ -199,6 +229,7 @@ impl Translator {
             blocks: NumberMap::default(),
             regions: Vec::new(),
             regions_of: NumberMap::default(),
+            without_windows: NumberMap::default(),
             sites: Sites::new(stubs.counting, told),
             table: Table::new(vcpus),
             calls: Box::new(Calls {
@@ -442,7 +473,14 @@ impl BlockExecutor for Translator {
             return None;
         }
         let origin = self.area.next_address();
-        let r = translate_region(cpu, sources, &self.stubs, origin, self.numbers())?;
+        let without = |s: &Source| self.without_windows.contains_key(&s.index);
+        let failed = Box::<AtomicU64>::default();
+        let windowing = Windowing {
+            any: !sources.iter().any(without),
+            failed: &raw const *failed as u64,
+        };
+        let numbers = self.numbers();
+        let r = translate_region(cpu, sources, &self.stubs, origin, numbers, windowing)?;
         if r.code.len() > LONGEST || self.area.append(&r.code).is_none() {
             return None;
         }
@@ -467,8 +505,13 @@ impl BlockExecutor for Translator {
             entries.push(entry);
         }
         let members = sources.iter().map(|s| s.index);
-        let region = members.zip(entries.iter().copied()).collect();
-        self.regions.push(region);
+        let instructions = sources.iter().map(|s| s.ops.len() as u64).sum();
+        self.regions.push(Joint {
+            members: members.zip(entries.iter().copied()).collect(),
+            instructions,
+            failed,
+            seen: (0, cpu.retired_now()),
+        });
         Some(entries)
     }
 
@@ -556,7 +599,7 @@ impl BlockExecutor for Translator {
         others: &mut Vec<(u32, Option<Entry>)>,
     ) {
         for region in self.regions_of.remove(&index).unwrap_or_default() {
-            let members = std::mem::take(&mut self.regions[region as usize]);
+            let members = std::mem::take(&mut self.regions[region as usize].members);
             self.sites.drop_region(region);
             for (member, entry) in members {
                 if let Some(entry) = entry {
@@ -576,6 +619,28 @@ impl BlockExecutor for Translator {
         }
     }
 
+    fn part_blocks(&mut self, cpu: &Cpu, index: u32) -> Vec<(u32, Option<Entry>)> {
+        let instructions = cpu.retired_now();
+        let regions = self.regions_of.get(&index).into_iter().flatten().copied();
+        let fails = |region: &u32| self.regions[*region as usize].fails_often(instructions);
+        let Some(region) = regions.collect::<Vec<_>>().into_iter().find(fails) else {
+            return Vec::new();
+        };
+        self.counts.parted += 1;
+        let members = std::mem::take(&mut self.regions[region as usize].members);
+        self.sites.drop_region(region);
+        for (member, entry) in &members {
+            if let Some(entry) = entry {
+                self.unlink(*entry);
+            }
+            if let Some(of) = self.regions_of.get_mut(member) {
+                of.retain(|r| *r != region);
+            }
+            self.without_windows.insert(*member, ());
+        }
+        members
+    }
+
     fn clear(&mut self) {
         self.area.cut(self.first);
         self.changed = true;
@@ -584,6 +649,7 @@ impl BlockExecutor for Translator {
         self.blocks.clear();
         self.regions.clear();
         self.regions_of.clear();
+        self.without_windows.clear();
         self.table.clear();
         self.calls.past = self.calls.by_mnemonic();
         self.calls.records.clear();
@@ -595,6 +661,7 @@ impl BlockExecutor for Translator {
         let c = &self.counts;
         profile.count("blocks_translated", c.blocks);
         profile.count("regions", c.regions);
+        profile.count("regions_parted", c.parted);
         profile.count("code_bytes", c.bytes + self.sites.bytes);
         profile.count("code_clears", c.clears);
         profile.count("entries", c.entries);

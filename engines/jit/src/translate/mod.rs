@@ -38,7 +38,7 @@ use crate::record::{Record, What};
 use crate::sites::Check;
 use crate::stubs::Stubs;
 use region::Joining;
-pub use region::translate_region;
+pub use region::{Windowing, translate_region};
 use vector::{Lent, Request};
 use window::{NO_WINDOWS, Path, Windows};
 use written::Told;

@@ -24,7 +24,7 @@ use super::vector::Lent;
 use super::window::{AHEAD, NO_WINDOWS, Path, Step, Windows};
 use super::{Away, Exit, Numbers, Translator};
 use crate::asm::{Held, Mem, Reg};
-use crate::layout::{BUDGET, register};
+use crate::layout::{BUDGET, RCX, SLOT, register};
 use crate::record::Record;
 use crate::sites::Check;
 use crate::stubs::Stubs;
@@ -41,6 +41,15 @@ pub struct Region {
     pub checks: Vec<Check>,
     /// Of each block that has a gate: its offset, and that of the code that leaves before the block.
     pub gates: Vec<Option<(usize, usize)>>,
+}
+
+/// How a region is to use windows.
+#[derive(Clone, Copy, Debug)]
+pub struct Windowing {
+    /// It has some.
+    pub any: bool,
+    /// The address of a number of 64 bits that is one more each time the check of one fails.
+    pub failed: u64,
 }
 
 /// What is known of the exact copy of a block: by operation, where in its cold code that is.
@@ -91,6 +100,7 @@ pub(super) struct Joining<'a> {
     block: usize,
     copy: Copy,
     plan: Plan,
+    windowing: Windowing,
     /// What registers are exchanged in joined copies.
     pub(super) exchanges: Vec<Exchange>,
     /// Jumps that leave those while registers are exchanged.
@@ -156,8 +166,9 @@ pub fn translate_region(
     stubs: &Stubs,
     origin: u64,
     numbers: Numbers,
+    windowing: Windowing,
 ) -> Option<Region> {
-    joined_to(cpu, sources, stubs, origin, numbers, true)
+    joined_to(cpu, sources, stubs, origin, numbers, windowing, true)
 }
 
 fn joined_to(
@@ -166,6 +177,7 @@ fn joined_to(
     stubs: &Stubs,
     origin: u64,
     numbers: Numbers,
+    windowing: Windowing,
     near: bool,
 ) -> Option<Region> {
     let first = sources.first()?;
@@ -180,6 +192,7 @@ fn joined_to(
         block: 0,
         copy: Copy::Exact,
         plan: Plan::default(),
+        windowing,
         exchanges: Vec::new(),
         detours: Vec::new(),
         states: BTreeMap::new(),
@@ -207,7 +220,7 @@ fn joined_to(
         return None;
     }
     if t.a.out_of_reach {
-        return joined_to(cpu, sources, stubs, origin, numbers, false);
+        return joined_to(cpu, sources, stubs, origin, numbers, windowing, false);
     }
     Some(Region {
         code: t.a.code,
@@ -465,6 +478,11 @@ impl<'a> Translator<'a> {
         true
     }
 
+    /// Whether windows may be made where code is being written.
+    pub(super) fn has_windows(&self) -> bool {
+        self.is_joined() && self.joining.as_ref().is_some_and(|j| j.windowing.any)
+    }
+
     /// Whether a joined copy is being written.
     pub(super) fn is_joined(&self) -> bool {
         self.joined_block().is_some()
@@ -530,6 +548,11 @@ impl<'a> Translator<'a> {
                 continue;
             }
             self.exchange_back();
+            let failed = self.joining.as_ref()?.windowing.failed;
+            self.a.set_wide(SLOT, failed);
+            self.a.load(RCX, Mem::at(SLOT, 0));
+            self.a.lea(RCX, Mem::at(RCX, 1));
+            self.a.store(Mem::at(SLOT, 0), RCX);
             for (reg, guest) in held.into_iter().enumerate() {
                 if let Some(guest) = guest {
                     let from = register(usize::from(guest));

@@ -308,7 +308,7 @@ impl Translator<'_> {
     }
 
     fn windowed(&mut self, key: Key, range: Range) -> Option<Mem> {
-        if !self.is_joined() {
+        if !self.has_windows() {
             return None;
         }
         self.windows = self.windows();

@@ -84,6 +84,10 @@ pub trait BlockExecutor: Send {
     /// on, for each that has a new way in.
     fn join_blocks(&mut self, cpu: &Cpu, sources: &[Source]) -> Option<Vec<Option<Entry>>>;
 
+    /// Time was up before a block that was joined with others. Gives blocks that serve better if they are joined anew, if
+    /// it is one of them: they have lost what they were entered by if it is that.
+    fn part_blocks(&mut self, cpu: &Cpu, index: u32) -> Vec<(u32, Option<Entry>)>;
+
     /// There was no room for a block: all code has to be dropped.
     fn full(&self) -> bool;
 

@@ -7,7 +7,7 @@ use guestmem::RamOffset;
 
 use super::Runner;
 use super::lookup::mode_of;
-use crate::code::{Source, successors, sum_of};
+use crate::code::{Entry, Source, successors, sum_of};
 
 /// Most blocks of a region.
 const MOST_BLOCKS: usize = 12;
@@ -21,12 +21,16 @@ impl Runner {
     #[cold]
     #[inline(never)]
     pub(super) fn count_sample(&mut self, index: u32) {
-        let Some(executor) = &self.executor else {
+        let Some(executor) = &mut self.executor else {
             return;
         };
+        if self.cache.block(index).regions > 0 {
+            let parted = executor.part_blocks(&self.cpu, index);
+            return self.take_apart(parted);
+        }
         let enough = executor.samples();
         let block = self.cache.block_mut(index);
-        if block.entry.is_none() || block.regions > 0 || block.asks {
+        if block.entry.is_none() || block.asks {
             return;
         }
         block.samples = block.samples.saturating_add(1);
@@ -117,7 +121,12 @@ impl Runner {
             let entry = self.cache.block_mut(index).entry.take();
             executor.drop_block(index, entry, &mut others);
         }
-        for (index, entry) in others {
+        self.take_apart(others);
+    }
+
+    /// Blocks are in one region less, and have lost what they were entered by if it is what is given.
+    fn take_apart(&mut self, blocks: Vec<(u32, Option<Entry>)>) {
+        for (index, entry) in blocks {
             let block = self.cache.block_mut(index);
             block.regions = block.regions.saturating_sub(1);
             block.samples = 0;

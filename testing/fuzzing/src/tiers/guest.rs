@@ -7,7 +7,7 @@
 //!      20, 21    stacks
 //!      22        no RAM
 //!      40 to 7f  the same once more, by entries of their own
-//!    1000, 2000  all of it once more, by the same entries: pages that share slots of the TLB
+//!    4000, 8000  all of it once more, by the same entries: pages that share slots of the TLB
 //! ```
 //!
 //! 1000h PML4, PDPT, PD, page table; 5000h GDT, 5800h two TSSs; 6000h IDT; 7000h handlers; 8000h their stacks; 9000h what
