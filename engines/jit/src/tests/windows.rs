@@ -1,7 +1,8 @@
 //! Accesses that go without a check, since one before has made it.
 
+use super::random::Random;
 use super::sites::AGAIN;
-use super::{DATA, DIRECTORY, End, Machine, STACK, TABLE};
+use super::{DATA, DIRECTORY, End, Machine, STACK, Slices, TABLE};
 
 /// A page.
 const PAGE: u64 = 0x2_6000;
@@ -109,5 +110,35 @@ fn streams_cross_page_ends() {
         });
         let found: [u8; 32 * ROUNDS as usize] = m.get(target);
         assert_eq!(found[..], bytes, "{before_source} {before_target}");
+    }
+}
+
+/// Where the page ends inside of what a window would be, in every round, the region is made anew without windows; where it
+/// does not, it stays.
+#[test]
+fn a_region_whose_windows_fail_is_made_anew() {
+    const MANY: u32 = 20_000;
+    // add rdx, [rbx]; add rdx, [rbx+8]; add rdx, [rbx+16]
+    let body = [0x48, 0x03, 0x13, 0x48, 0x03, 0x53, 8, 0x48, 0x03, 0x53, 16];
+    let mut program = counted(&body);
+    program[1..5].copy_from_slice(&MANY.to_le_bytes());
+    for (before_end, parted) in [(8, 1), (16, 1), (24, 0), (64, 0)] {
+        let m = both(&program, |m| {
+            let at = DATA[0] + 4096 - before_end;
+            for n in 0..3 {
+                m.put(at + 8 * n, &(1_u64 << (20 * n)).to_le_bytes());
+            }
+            m.state.gpr[3] = at;
+            // Time is up again and again.
+            let drawn = Some((Random(7), 2000));
+            *m.slices.lock().unwrap() = Slices {
+                drawn,
+                ends: Vec::new(),
+            };
+        });
+        let sum = (1 | 1 << 20 | 1_u64 << 40).wrapping_mul(MANY.into());
+        assert_eq!(m.state.gpr[2], sum, "{before_end}");
+        let counts = m.vcpu.profile().counts;
+        assert_eq!(counts["regions_parted"], parted, "{before_end}");
     }
 }
