@@ -10,8 +10,9 @@
 //!
 //! # Safety
 //! Generated code reads and writes these: the processor behind GS, the TLB's view in force, its own table of blocks, what
-//! it counts ([`sites`]), and guest RAM by addresses that the TLB gave out. It calls nothing but the handlers, with MXCSR
-//! as Rust code expects it. The processor stays where it is while it runs.
+//! it counts ([`sites`], and what a region counts of itself), guest RAM by addresses that the TLB gave out, and the bytes in
+//! guest RAM it was made from, which it only reads. It calls nothing but the handlers, with MXCSR as Rust code expects it. The
+//! processor stays where it is while it runs, and a region's count until its code is gone.
 
 mod asm;
 mod crossing;
@@ -291,6 +292,21 @@ impl Translator {
         }
         let leave = self.in_area(leave);
         self.blocks.insert(new, Placed { leave, joined });
+    }
+
+    /// Nobody comes to a region any more. Gives its blocks, with what they were entered by where that was in it.
+    fn drop_region(&mut self, region: u32) -> Vec<(u32, Option<Entry>)> {
+        let members = std::mem::take(&mut self.regions[region as usize].members);
+        self.sites.drop_region(region);
+        for (member, entry) in &members {
+            if let Some(entry) = entry {
+                self.unlink(*entry);
+            }
+            if let Some(of) = self.regions_of.get_mut(member) {
+                of.retain(|r| *r != region);
+            }
+        }
+        members
     }
 
     /// Who comes to a block leaves before it.
@@ -599,20 +615,8 @@ impl BlockExecutor for Translator {
         others: &mut Vec<(u32, Option<Entry>)>,
     ) {
         for region in self.regions_of.remove(&index).unwrap_or_default() {
-            let members = std::mem::take(&mut self.regions[region as usize].members);
-            self.sites.drop_region(region);
-            for (member, entry) in members {
-                if let Some(entry) = entry {
-                    self.unlink(entry);
-                }
-                if member == index {
-                    continue;
-                }
-                if let Some(of) = self.regions_of.get_mut(&member) {
-                    of.retain(|r| *r != region);
-                }
-                others.push((member, entry));
-            }
+            let members = self.drop_region(region);
+            others.extend(members.into_iter().filter(|(member, _)| *member != index));
         }
         if let Some(entry) = entry {
             self.unlink(entry);
@@ -627,17 +631,9 @@ impl BlockExecutor for Translator {
             return Vec::new();
         };
         self.counts.parted += 1;
-        let members = std::mem::take(&mut self.regions[region as usize].members);
-        self.sites.drop_region(region);
-        for (member, entry) in &members {
-            if let Some(entry) = entry {
-                self.unlink(*entry);
-            }
-            if let Some(of) = self.regions_of.get_mut(member) {
-                of.retain(|r| *r != region);
-            }
-            self.without_windows.insert(*member, ());
-        }
+        let members = self.drop_region(region);
+        let blocks = members.iter().map(|(member, _)| (*member, ()));
+        self.without_windows.extend(blocks);
         members
     }
 
