@@ -115,6 +115,30 @@ pub fn instructions_per_second(line: &str) -> Option<f64> {
     positive(found?)
 }
 
+/// What is counted of a run, and the words `nestling run --stats` has for it.
+pub const COUNTS: [(&str, &[&str]); 7] = [
+    ("blocks translated", &["blocks_translated"]),
+    ("regions made", &["regions"]),
+    ("blocks looked for outside code", &["left_for_block"]),
+    ("handlers called", &["handled", "missed"]),
+    ("TLB fills", &["tlb_fills"]),
+    ("page walks", &["tlb_walks"]),
+    ("events looked for outside code", &["left_for_event"]),
+];
+
+/// [`COUNTS`] for a million instructions, as `nestling run --stats` says at its end; `None` for other lines.
+pub fn counts(line: &str) -> Option<[f64; COUNTS.len()]> {
+    let (_, words) = line.split_once("nestling: profile ")?;
+    let value = |key: &str| {
+        let mut words = words.split_whitespace().filter_map(|w| w.split_once('='));
+        let (_, found) = words.find(|(name, _)| *name == key)?;
+        found.parse::<f64>().ok().filter(|n| n.is_finite())
+    };
+    let millions = value("instructions").filter(|n| *n > 0.0)? / 1e6;
+    let sum = |keys: &[&str]| keys.iter().filter_map(|key| value(key)).sum::<f64>();
+    Some(COUNTS.map(|(_, keys)| sum(keys) / millions))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,6 +207,15 @@ mod tests {
         ] {
             assert_eq!(parse(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn counts_are_for_a_million_instructions() {
+        let line = "nestling: profile blocks_translated=6 handled=4 instructions=2000000 missed=8 tlb_walks=3";
+        assert_eq!(counts(line), Some([3.0, 0.0, 0.0, 6.0, 0.0, 1.5, 0.0]));
+        assert_eq!(counts("nestling: profile handled=4"), None);
+        assert_eq!(counts("nestling: profile handled=4 instructions=0"), None);
+        assert_eq!(counts("nestling: stats instructions=2000000"), None);
     }
 
     #[test]

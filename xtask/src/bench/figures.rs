@@ -23,6 +23,8 @@ pub enum Figure {
     Memory,
     /// Millions of instructions a second.
     Speed,
+    /// One of [`super::console::COUNTS`] for a million instructions of the boot.
+    Count(usize),
     /// A part in a level, in nanoseconds an operation.
     Part { level: u8, name: String },
 }
@@ -183,6 +185,9 @@ impl Machine {
             }
             if let Some(speed) = found.instructions_per_second {
                 self.add(run, Figure::Speed, plain(speed / 1e6));
+            }
+            for (number, count) in found.counts.into_iter().flatten().enumerate() {
+                self.add(run, Figure::Count(number), plain(count));
             }
         }
     }

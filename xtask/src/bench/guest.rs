@@ -128,6 +128,8 @@ pub struct Finished {
     pub end: Option<Moment>,
     /// Instructions a second, as our monitor says.
     pub instructions_per_second: Option<f64>,
+    /// What it counted ([`console::counts`]).
+    pub counts: Option<[f64; console::COUNTS.len()]>,
     /// The monitor's own memory in bytes when the innermost level was up.
     pub own_memory: Option<u64>,
     /// What each part took, by level.
@@ -188,6 +190,10 @@ impl Finished {
     fn take_other(&mut self, line: String) {
         if let Some(speed) = console::instructions_per_second(&line) {
             self.instructions_per_second = Some(speed);
+            return;
+        }
+        if let Some(counts) = console::counts(&line) {
+            self.counts = Some(counts);
             return;
         }
         self.last_lines.push(line);

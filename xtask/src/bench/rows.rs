@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::catalogue::{Catalogue, PartInfo};
+use super::console::COUNTS;
 use super::figures::{Figure, Machine, Side, Work, mean_ratios, ratios};
 use super::statistics::Spread;
 
@@ -118,6 +119,10 @@ impl Measured {
             "",
             &Figure::Speed,
         ));
+        for (number, (counted, _)) in COUNTS.iter().enumerate() {
+            let what = format!("{counted}, of a million instructions of the boot");
+            rows.push(self.figure(what, "", &Figure::Count(number)));
+        }
         rows.retain(|row| row.ours.is_some() || row.peer.is_some() || row.peer_to_ours.is_some());
         rows
     }
